@@ -1,0 +1,1 @@
+"""Train, transfer, compare and ship image classifiers of the ResNet family."""

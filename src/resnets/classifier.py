@@ -1,0 +1,143 @@
+"""Open a trained model, bundle or ONNX file, as one thing: uint8 crops in, probabilities out.
+
+An ONNX file is opened without torch. Both kinds give the same answers: classes, preprocessing and
+temperature come from the file, and everything but the network itself is shared.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
+from resnets.errors import ArtefactError, ParamsError
+from resnets.evaluation import log_softmax
+from resnets.inference import Crops, Floats, Forward, Output, check_finite, torch_forward
+from resnets.runtime import resolve_device
+
+INPUT = "images"  # of an ONNX file; its internal values are called as in `Output`
+HEAD = ("model.fc.weight", "model.fc.bias")  # the head's weights in an ONNX file
+REMAKE = "make it again with `dvc repro export`, or restore it with `dvc checkout`"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Hold what a model says about N images."""
+
+    probabilities: NDArray[np.float64]  # (N, K), calibrated
+    features: Floats | None  # (N, F)
+    feature_map: Floats | None  # (N, F, h, w)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Hold an opened model: `forward` gives `output`, and `head` turns features into logits."""
+
+    meta: BundleMeta
+    forward: Forward
+    output: str  # one of `Output`, or probabilities
+    head: tuple[Floats, Floats] | None  # weight (K, F) and bias (K,); needed for features
+
+    def score(self, crops: Crops) -> Scores:
+        """Classify uint8 crops (N, crop, crop, C); raise NumericalError for NaN and Inf."""
+        values = self.forward(crops)
+        check_finite(values)
+        if self.output == "probabilities":
+            return Scores(values.astype(np.float64), None, None)
+        feature_map = features = None
+        logits = values
+        if self.head:
+            feature_map = values if self.output == "feature_map" else None
+            features = values if feature_map is None else values.mean(axis=(2, 3))
+            logits = features @ self.head[0].T + self.head[1]
+        probabilities = np.exp(log_softmax(logits / self.meta.temperature))
+        return Scores(probabilities, features, feature_map)
+
+
+def open_classifier(path: Path, *, output: Output = "logits", device: str = "auto") -> Classifier:
+    """Open a `.safetensors` bundle or an `.onnx` file; the latter always runs on the CPU, in fp32.
+
+    Raises ParamsError for another kind of file and ArtefactError for one that is damaged.
+    """
+    if path.suffix == ".onnx":
+        return _open_onnx(path, output)
+    if path.suffix != ".safetensors":
+        raise ParamsError(f"{path}: not a model file", "give a .safetensors or an .onnx file")
+    bundle = load_bundle(path)
+    head = None if output == "logits" else bundle.head()
+    forward = torch_forward(
+        bundle.model,
+        preprocess=bundle.meta.preprocess,
+        device=resolve_device(device),
+        precision="fp32",
+        output=output,
+    )
+    return Classifier(bundle.meta, forward, output, head)
+
+
+def _open_onnx(path: Path, output: Output) -> Classifier:
+    """Open an ONNX file with ONNX Runtime."""
+    import onnxruntime
+
+    raw, head = path.read_bytes(), None
+    if output != "logits":
+        raw, head = _expose(raw, output, path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    try:
+        session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no common base
+        raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        raise ArtefactError(f"{path}: has no {KEY!r} metadata", "give the file of the export stage")
+    meta = parse_meta(text, path)
+    source, result = session.get_inputs()[0], session.get_outputs()[0]
+    inside = source.type == "tensor(uint8)"
+    if (source.shape[1:], result.shape[1:]) != _shapes(meta, inside):
+        raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
+    name = result.name if output == "logits" else output
+
+    def forward(crops: Crops) -> Floats:
+        batch = crops if inside else normalise_on_host(crops, meta.preprocess)
+        values: Floats = session.run([name], {source.name: batch})[0]
+        return values
+
+    return Classifier(meta, forward, name, head)
+
+
+def _shapes(meta: BundleMeta, inside: bool) -> tuple[list[int], list[int]]:
+    """Return the shapes of one input and one output that the metadata promise."""
+    crop, channels = meta.preprocess.crop, meta.preprocess.channels
+    image = [crop, crop, channels] if inside else [channels, crop, crop]
+    return image, [len(meta.classes)]
+
+
+def _expose(raw: bytes, name: str, path: Path) -> tuple[bytes, tuple[Floats, Floats]]:
+    """Make an internal value an output of an ONNX model too, and read the head's weights."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load_model_from_string(raw)
+    except DecodeError as error:
+        raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
+    tensors = {t.name: t for t in model.graph.initializer}
+    if not set(HEAD) <= tensors.keys():
+        raise ArtefactError(f"{path}: has no weights {', '.join(HEAD)}", REMAKE)
+    weight, bias = (onnx.numpy_helper.to_array(tensors[key]) for key in HEAD)
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    return model.SerializeToString(), (weight, bias)
+
+
+def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Floats:
+    """Do with numpy what `normalise` does with torch, to the bit; returns (N, C, crop, crop)."""
+    batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
+    center, scale = (
+        np.array(v, np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std)
+    )
+    batch /= np.float32(255)
+    batch -= center
+    batch /= scale
+    return batch

@@ -1,0 +1,159 @@
+"""Define the `resnets` command: fetch, check, predict, compare and summary."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, transfer, compare and ship image classifiers of the ResNet family. "
+    "The pipeline itself runs with `dvc repro`.",
+)
+
+
+@app.command(
+    epilog="Examples:\n\nresnets summary resnet50\n\n"
+    "resnets summary resnet20 --size 32 --classes 10 --layers\n\n"
+    "resnets summary resnet18 --channels 1 --classes 10 --stem pad2 --conv-bias"
+)
+def summary(
+    name: str,
+    size: Annotated[int, typer.Option(min=1, max=65536, help="Side of the square image.")] = 224,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
+    classes: Annotated[int, typer.Option(min=1, help="Classes of the head.")] = 1000,
+    stem: Annotated[str | None, typer.Option(help="imagenet, small, pad2 or floor_pool.")] = None,
+    shortcut: Annotated[str | None, typer.Option(help="projection, pad or none.")] = None,
+    stride_on: Annotated[str, typer.Option(help="conv3x3 or conv1x1.")] = "conv3x3",
+    conv_bias: Annotated[bool, typer.Option(help="Convolutions with a bias.")] = False,
+    top: Annotated[bool, typer.Option(help="With the head.")] = True,
+    layers: Annotated[bool, typer.Option("--layers", help="One row per layer.")] = False,
+) -> None:
+    """Print a network's output shapes, parameters and multiply-adds, per stage or layer.
+
+    Two 3×3 convolutions on 256 channels have 1,179,648 weights (layer3 of resnet34),
+    the 256-64-64-256 bottleneck has 69,632 (layer1 of resnet50).
+    """
+    from resnets.models.summary import print_summary
+
+    print_summary(
+        name,
+        size,
+        layers=layers,
+        num_classes=classes,
+        in_channels=channels,
+        stem=stem,
+        shortcut=shortcut,
+        stride_on=stride_on,
+        conv_bias=conv_bias,
+        include_top=top,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist"
+)
+def check(
+    path: Annotated[Path, typer.Argument(help="A folder, zip or tar of class folders, or IDX.")],
+) -> None:
+    """Judge every image of a dataset: classes, sizes, formats, and all that is wrong.
+
+    Ends with exit code 3 if something would stop `prepare`.
+    """
+    from resnets.data.check import check as check_dataset
+
+    check_dataset(path)
+
+
+@app.command(
+    epilog="Examples:\n\nresnets fetch\n\nresnets fetch fashion_mnist\n\n"
+    "resnets fetch fashion_mnist --from /usr/share/datasets/fashion-mnist\n\n"
+    "resnets fetch hymenoptera --from hymenoptera_data.zip --sha256 0123…\n\n"
+    "resnets fetch resnet18-f37072fd.pth"
+)
+def fetch(
+    name: Annotated[str | None, typer.Argument(help="What to fetch; nothing lists it all.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="A local file or folder.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The checksum to insist on.")] = None,
+) -> None:
+    """Bring a dataset or published weights to data/, verified; lists what there is."""
+    from resnets.data.fetch import fetch_by_name
+    from resnets.models.weights import PUBLISHED
+
+    fetch_by_name(name, list(PUBLISHED), Path("data"), source=source, sha256=sha256)
+
+
+@app.command(
+    epilog="Examples:\n\nresnets compare main\n\nresnets compare HEAD~1 HEAD\n\n"
+    "resnets compare main --gate --report reports/review.md"
+)
+def compare(
+    base: Annotated[str, typer.Argument(help="A commit, branch or tag.")],
+    head: Annotated[str | None, typer.Argument(help="Another one; else what lies here.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 if gates.yaml is broken.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Markdown file for the whole report.")] = None,
+) -> None:
+    """Say of each model if it became better, worse, or neither beyond noise.
+
+    Compares the committed predictions image by image, with paired tests that allow for the
+    spread from seed to seed; needs neither the data nor the models.
+    """
+    from resnets.review import review
+
+    for block in review(base, head, gate=gate, report=report, root=Path()):
+        typer.echo(f"{block}\n")
+
+
+@app.command(
+    epilog="Examples:\n\nresnets predict photo.jpg\n\n"
+    "resnets predict photos/ more.zip 'scans/*.png' --output answers.csv\n\n"
+    "find . -name '*.jpg' | resnets predict - --threshold 0.8 --output answers.json\n\n"
+    "resnets predict photos/ --model artifacts/finetune/model.safetensors --explain heat/"
+)
+def predict(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, archives, or -.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A .onnx or .safetensors file; else the exported one, int8 if made."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv or .json.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Call answers below this probability unsure.")
+    ] = 0.0,
+    plot: Annotated[Path | None, typer.Option(help="Folder for titled pictures.")] = None,
+    explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM overlays.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help=".npy file for the penultimate features.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; an ONNX file uses the CPU.")] = (
+        "auto"
+    ),
+) -> None:
+    """Classify images with calibrated probabilities; needs nothing but the model file.
+
+    Every input gets a row. Ends with exit code 3 if some could not be read.
+    """
+    import sys
+
+    from resnets.answers import Reports
+    from resnets.predict import predict as predict_images
+
+    reports = Reports(output, features, plot, explain, top, threshold)
+    predict_images(
+        inputs, sys.stdin.buffer, model=model, reports=reports, batch_size=batch_size, device=device
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

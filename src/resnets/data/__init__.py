@@ -1,0 +1,1 @@
+"""Read, check, pack, split and batch images."""

@@ -1,0 +1,205 @@
+"""Draw batches: order, augmentation and assembly, all a pure function of (seed, epoch, index).
+
+One Philox table per epoch holds all random words. Word i belongs to image i, whatever the batch
+size, the number of workers or where a run was interrupted, so a resumed epoch sees the very same
+pixels in the very same order, and no state of a random generator needs to be kept.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional as pixels
+
+from resnets.data.decode import center_crop
+from resnets.data.task import Side
+from resnets.params import Augment, PadCrop, RandomResizedCrop
+
+TRIES = 10  # boxes drawn before a random-resized crop gives up, as torchvision does
+WORDS = 4 + 2 * TRIES  # order, flip, y, x, then area and aspect ratio of each try
+ORDER, FLIP, Y, X, BOX = 0, 1, 2, 3, 4
+WORKERS = 2  # threads that assemble batches ahead; slicing and resizing release the GIL
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold one batch: `inputs` (N, C, H, W) uint8 or (N, F) float, `labels` (N,), their rows."""
+
+    inputs: Tensor
+    labels: Tensor
+    rows: NDArray[np.int64]
+
+
+def epoch_table(seed: int, epoch: int, num_images: int) -> NDArray[np.uint64]:
+    """Return the random words of an epoch, (num_images, WORDS).
+
+    Row i does not depend on how many images there are: Philox is a function of a counter.
+    """
+    bits = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=[0, 0, epoch, 0])
+    return bits.random_raw(num_images * WORDS).reshape(num_images, WORDS)
+
+
+def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Map 64-bit words to numbers in [0, 1)."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
+    """Cut an epoch into batches; a last batch of one image joins the one before.
+
+    Batch normalisation cannot learn from one image: at 1×1 maps it fails, at larger ones it
+    silently learns garbage.
+    """
+    starts = list(range(0, num_images, batch_size))
+    if len(starts) > 1 and num_images - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], num_images], strict=True))
+
+
+def random_box(
+    height: int, width: int, draws: NDArray[np.float64], augment: RandomResizedCrop
+) -> tuple[int, int, int, int]:
+    """Draw a box (top, left, height, width) as torchvision's RandomResizedCrop does.
+
+    `draws` are the numbers of one image, (WORDS,) in [0, 1).
+    """
+    low, high = np.log(augment.ratio)
+    for area, aspect in draws[BOX:].reshape(TRIES, 2):
+        target = height * width * (augment.scale[0] + area * (augment.scale[1] - augment.scale[0]))
+        ratio = np.exp(low + aspect * (high - low))
+        w, h = round(np.sqrt(target * ratio)), round(np.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(draws[Y] * (height - h + 1)), int(draws[X] * (width - w + 1)), h, w
+    ratio = min(max(width / height, augment.ratio[0]), augment.ratio[1])
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def augment_image(
+    image: NDArray[np.uint8],
+    draws: NDArray[np.float64],
+    augment: Augment,
+    *,
+    crop: int,
+    fill: NDArray[np.uint8],
+) -> Tensor:
+    """Cut the training view of one packed image.
+
+    `image` is (H, W, C) uint8, `draws` are its numbers of this epoch, `fill` (C,) pads. Returns
+    (C, crop, crop) uint8.
+    """
+    if isinstance(augment, RandomResizedCrop):
+        box = random_box(image.shape[0], image.shape[1], draws, augment)
+        view: Tensor = pixels.resized_crop(  # on a copy: torch warns of a read-only memory map
+            torch.from_numpy(image.copy()).permute(2, 0, 1), *box, [crop, crop], antialias=True
+        )
+    else:
+        cut = center_crop(image, crop)
+        if isinstance(augment, PadCrop):
+            padded = np.empty(
+                (crop + 2 * augment.padding, crop + 2 * augment.padding, len(fill)), np.uint8
+            )
+            padded[:] = fill
+            padded[augment.padding : -augment.padding, augment.padding : -augment.padding] = cut
+            top, left = (int(draws[axis] * (2 * augment.padding + 1)) for axis in (Y, X))
+            cut = padded[top : top + crop, left : left + crop]
+        view = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
+    return view.flip(2) if augment.flip and draws[FLIP] < 0.5 else view
+
+
+class ImageBatches:
+    """Yield augmented batches of one side of a task."""
+
+    def __init__(
+        self,
+        side: Side,
+        augment: Augment,
+        *,
+        batch_size: int,
+        crop: int,
+        mean: list[float],
+        seed: int,
+        views: int | None = None,
+    ) -> None:
+        """Take the side; `views` repeats the augmentation after so many epochs."""
+        self.side, self.augment, self.crop, self.seed, self.views = (
+            side, augment, crop, seed, views,
+        )  # fmt: skip
+        self.bounds = batch_bounds(len(side.ids), batch_size)
+        self.labels = torch.from_numpy(side.labels)
+        self.fill = np.round(np.array(mean) * 255).astype(np.uint8)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.bounds)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order of the images in an epoch."""
+        return np.argsort(self._table(epoch)[:, ORDER], kind="stable")
+
+    def _table(self, epoch: int) -> NDArray[np.uint64]:
+        return epoch_table(self.seed, epoch, len(self.side.ids))
+
+    def cut(self, rows: NDArray[np.int64], draws: NDArray[np.float64]) -> Tensor:
+        """Return the training views of these images, (N, C, crop, crop) uint8, channels last."""
+        views = [
+            augment_image(
+                self.side.images[row], draws[row], self.augment, crop=self.crop, fill=self.fill
+            )
+            for row in rows
+        ]
+        return torch.stack(views).contiguous(memory_format=torch.channels_last)
+
+    def draws(self, epoch: int) -> NDArray[np.float64]:
+        """Return the augmentation's numbers of an epoch."""
+        return uniform(self._table(epoch if self.views is None else epoch % self.views))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on, assembled ahead in threads."""
+        order, draws = self.order(epoch), self.draws(epoch)
+
+        def assemble(bounds: tuple[int, int]) -> Batch:
+            rows = order[slice(*bounds)]
+            return Batch(self.cut(rows, draws), self.labels[rows], rows)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            ahead: deque[Future[Batch]] = deque()
+            try:
+                for bounds in self.bounds[start:]:
+                    ahead.append(pool.submit(assemble, bounds))
+                    if len(ahead) > 2 * WORKERS:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+
+class FeatureBatches:
+    """Yield batches of cached features: one matrix (images, features) per augmented view."""
+
+    def __init__(
+        self, features: list[Tensor], labels: Tensor, *, batch_size: int, seed: int
+    ) -> None:
+        """Take the features of each view; epoch e uses view e modulo the number of views."""
+        self.features, self.labels, self.seed = features, labels, seed
+        self.bounds = batch_bounds(len(labels), batch_size)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.bounds)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, in the order that `ImageBatches` would have."""
+        table = epoch_table(self.seed, epoch, len(self.labels))
+        order = np.argsort(table[:, ORDER], kind="stable")
+        view = self.features[epoch % len(self.features)]
+        for low, high in self.bounds[start:]:
+            rows = order[low:high]
+            yield Batch(view[rows], self.labels[rows], rows)

@@ -1,0 +1,205 @@
+"""Turn an image file into upright uint8 pixels, and resize and crop them.
+
+Training data, evaluation, export and prediction all come through this one decoder. Its rule:
+
+- The first image of the file counts (animations, multi-page files).
+- EXIF orientation is applied; colour profiles are ignored, as the field's loaders do.
+- Transparent pixels are blended with white.
+- 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. 32-bit and float are refused:
+  nothing in the file says which value is white.
+- CMYK, YCbCr, palettes and 1-bit are converted by Pillow; colour to grey is ITU-R 601 luma.
+
+The format is found from the content, never from the name, and the size is checked in the header
+before any pixel is decoded. A file that ends early is refused, never filled up with grey.
+"""
+
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from resnets.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, C), C = 1 or 3, contiguous
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_FILE_BYTES = 256 * 2**20
+MAX_ASPECT = 20  # a centre crop would see less than a twentieth of a longer strip
+CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+UPRIGHT = {  # EXIF orientation: what turns the stored picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+FIXES = {  # every reason to refuse a file, and what to do about it
+    "empty": "fetch the file again, or remove it",
+    "unreadable": "check the permissions and the disk, or remove the file",
+    "not_an_image": f"remove it; accepted are {', '.join(FORMATS)}",
+    "damaged": "fetch the file again, or remove it",
+    "too_large": "scale it down, or raise data.max_megapixels",
+    "too_thin": "crop it, or remove it",
+    "unsupported": "save it as an 8-bit PNG or JPEG",
+    "bad_name": "rename it",
+    "no_class": "move it into the folder of its class, or remove it",
+    "label_conflict": "keep it under the right label only",
+}
+
+
+class BadImageError(DataError):
+    """Report one file that is refused; `reason` is a key of FIXES."""
+
+    def __init__(self, reason: str, detail: str, name: str = "") -> None:
+        super().__init__(f"{name}: {detail}" if name else detail, FIXES[reason])
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Hold what one file contains: upright pixels, the format, and what is worth a note."""
+
+    pixels: Pixels
+    format: str
+    notes: tuple[str, ...]
+
+
+def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: float) -> Pixels:
+    """Decode one image file to upright pixels (H, W, C).
+
+    Raises BadImageError, a DataError, that says what is wrong with the file.
+    """
+    if isinstance(source, bytes):
+        return examine(source, channels=channels, max_megapixels=max_megapixels).pixels
+    try:
+        data = read_file(source)
+        return examine(data, channels=channels, max_megapixels=max_megapixels).pixels
+    except BadImageError as error:
+        raise BadImageError(error.reason, error.detail, str(source)) from error
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file of an acceptable size; pipes and devices are never opened."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError("unreadable", "not a regular file")
+        check_file_size(status.st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImageError("unreadable", os.strerror(error.errno or 0)) from error
+
+
+def check_file_size(num_bytes: int) -> None:
+    """Refuse a file that no single image fills, before it is read."""
+    if num_bytes > MAX_FILE_BYTES:
+        raise BadImageError("too_large", f"file of {num_bytes} bytes; at most {MAX_FILE_BYTES}")
+
+
+def examine(data: bytes, *, channels: Literal[1, 3], max_megapixels: float) -> Decoded:
+    """Decode the bytes of one image file and note what is unusual about it.
+
+    Raises BadImageError, also for whatever Pillow raises on broken bytes: its plugins raise a dozen
+    types, from OSError to struct.error, and none of them is our bug.
+    """
+    if not data:
+        raise BadImageError("empty", "empty file")
+    # our own check below, on the same header, takes the place of Pillow's fixed limit
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.width, image.height, max_megapixels)
+            image.load()
+            notes = ["first image of several"] if getattr(image, "is_animated", False) else []
+            upright = _upright(image, notes)
+            return Decoded(_to_pixels(upright, channels), image.format or "", tuple(notes))
+    except (BadImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        start = data[:12].decode("latin-1")
+        raise BadImageError("not_an_image", f"not an image (starts with {start!r})") from error
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError("damaged", f"does not decode: {words}") from error
+
+
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    """Refuse what is too large to decode or too thin to crop."""
+    short, long = sorted((width, height))
+    if short < 1:
+        raise BadImageError("damaged", f"{width}×{height} pixels")
+    if width * height > max_megapixels * 1e6:
+        raise BadImageError(
+            "too_large",
+            f"{width}×{height} is {width * height / 1e6:.0f} megapixels; at most {max_megapixels}",
+        )
+    if long > MAX_ASPECT * short:
+        raise BadImageError("too_thin", f"{width}×{height}: more than {MAX_ASPECT} times longer")
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Turn the picture as its EXIF orientation asks; note an orientation that makes no sense."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # broken EXIF data does not spoil the picture
+        orientation = "unreadable"
+    if orientation in UPRIGHT:
+        return image.transpose(UPRIGHT[orientation])
+    if orientation != 1:
+        notes.append("EXIF orientation ignored")
+    return image
+
+
+def _to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
+    """Convert any accepted mode to (H, W, channels) by the rule of this module."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in CONVERTIBLE:
+        raise BadImageError("unsupported", f"pixels of type {image.mode}")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    mode = "L" if channels == 1 else "RGB"
+    converted = image if image.mode == mode else image.convert(mode)
+    return np.asarray(converted).reshape(image.height, image.width, channels)
+
+
+def resize(image: Pixels, size: int, fit: Literal["shorter_side", "stretch"]) -> Pixels:
+    """Resize (H, W, C) as torchvision's Resize does on a Pillow image: bilinear, antialiased.
+
+    With "shorter_side" the shorter side becomes `size` and the aspect is kept (the longer side is
+    rounded down, as torchvision does); with "stretch" the result is a square.
+    """
+    height, width, channels = image.shape
+    if fit == "stretch":
+        new = (size, size)
+    elif width <= height:
+        new = (size, int(size * height / width))
+    else:
+        new = (int(size * width / height), size)
+    if new == (width, height):
+        return image
+    plain = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+    resized = plain.resize(new, Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(new[1], new[0], channels)
+
+
+def center_crop(image: Pixels, crop: int) -> Pixels:
+    """Take the central square, a view, where torchvision's CenterCrop takes it.
+
+    Raises ValueError when the image is smaller than the crop.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < crop:
+        raise ValueError(f"a crop of {crop} does not fit in {width}×{height} pixels")
+    top, left = round((height - crop) / 2), round((width - crop) / 2)
+    return image[top : top + crop, left : left + crop]

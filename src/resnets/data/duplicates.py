@@ -1,0 +1,114 @@
+"""Find copies of one picture: the same bytes, the same pixels, or nearly the same picture.
+
+The perceptual hash is the sign pattern of the 16×16 lowest cosine frequencies of the picture,
+reduced to 32×32 grey (Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010, with 256 bits in place of 64). Two pictures are near-duplicates when at most
+NEAR of the 256 bits differ, and at most NEAR_LOW of the 64 lowest.
+
+Measured on 1,063 photos (every fifth flower and every other insect of the tests' real photos): of
+copies as JPEG of quality 30, at half and double size, squeezed by 10%, brighter by 10%, and with up
+to 2% cut off each side, 100% are found; with 3% cut off 96%, with 4% 65%, with 5% 23%. Of all 9.4
+million pairs of 4,715 photos 42 are that close, and by eye each is two copies or two shots of one
+scene: no false pair. This does not carry over to pictures of a few pixels (50,000 of the 72 million
+pairs of 12,000 Fashion-MNIST images are that close), so pictures below MIN_SIDE have no hash.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from resnets.data.decode import FIXES
+from resnets.data.manifest import Rejected, Row
+
+NEAR = 64
+NEAR_LOW = 18
+MIN_SIDE = 64
+FLAT_SHARE = 0.92  # of the pixels within FLAT_BAND grey levels: next to no content
+FLAT_BAND = 5  # placeholders reach 0.94; of photos and Fashion-MNIST none is above 0.91
+
+_WAVES = np.cos(np.pi / 64 * np.arange(16)[:, None] * (2 * np.arange(32)[None] + 1))
+_LOW = (np.arange(16)[:, None] < 8) & (np.arange(16)[None] < 8)
+_ORDER = np.concatenate([np.flatnonzero(_LOW), np.flatnonzero(~_LOW)])
+
+
+def is_flat(grey: Image.Image) -> bool:
+    """Tell whether a grey picture has next to no content, as placeholders have."""
+    counts = np.convolve(grey.histogram(), np.ones(FLAT_BAND))
+    return bool(counts.max() >= FLAT_SHARE * grey.width * grey.height)
+
+
+def perceptual_hash(grey: Image.Image) -> str:
+    """Return the hash of a grey picture as 64 hex digits, the lowest frequencies first."""
+    small = np.asarray(grey.resize((32, 32), Image.Resampling.BOX), np.float64)
+    waves = (_WAVES @ small @ _WAVES.T).ravel()[_ORDER]
+    return np.packbits(waves > np.median(waves[1:])).tobytes().hex()
+
+
+def near_pairs(hashes: npt.NDArray[np.uint64]) -> Iterable[tuple[int, int]]:
+    """Yield the pairs of near-duplicates among hashes (N, 4), the lowest frequencies in column 0.
+
+    Compares all pairs, one row with all later ones at a time: memory grows with N only.
+    """
+    low = np.ascontiguousarray(hashes[:, 0])
+    for row in range(len(low) - 1):
+        close = np.flatnonzero(np.bitwise_count(low[row + 1 :] ^ low[row]) <= NEAR_LOW) + row + 1
+        if close.size:
+            bits = np.bitwise_count(hashes[close] ^ hashes[row]).sum(axis=1)
+            yield from ((row, int(other)) for other in close[bits <= NEAR])
+
+
+def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return for each word the smallest word that it is joined to, directly or through others."""
+    parent: dict[str, str] = {}
+
+    def find(word: str) -> str:
+        parent.setdefault(word, word)
+        while parent[word] != word:
+            parent[word] = parent[parent[word]]
+            word = parent[word]
+        return word
+
+    for one, other in pairs:
+        first, second = sorted((find(one), find(other)))
+        parent[second] = first
+    return {word: find(word) for word in list(parent)}
+
+
+def mark_near(rows: list[Row]) -> list[Row]:
+    """Fill the column `near`, and note where two pictures that are close have two labels."""
+    by_hash = {row.phash: row.group for row in reversed(rows) if row.phash}
+    words = sorted(by_hash)
+    hashes = np.array([np.frombuffer(bytes.fromhex(word), ">u8") for word in words])
+    pairs = near_pairs(hashes.reshape(-1, 4).astype(np.uint64))
+    same_hash = [(row.group, by_hash[row.phash]) for row in rows if row.phash]
+    near = join([*same_hash, *((by_hash[words[a]], by_hash[words[b]]) for a, b in pairs)])
+    rows = [replace(row, near=near.get(row.group, row.group)) for row in rows]
+    labels: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        labels[row.near].add(row.label)
+    note = "near-duplicate has another label"
+    return [
+        replace(row, note="; ".join(filter(None, (row.note, note))))
+        if len(labels[row.near]) > 1
+        else row
+        for row in rows
+    ]
+
+
+def label_conflicts(rows: list[Row]) -> list[Rejected]:
+    """Return the images whose very pixels stand under another label as well."""
+    copies: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        copies[row.group].append(row)
+    conflicts = []
+    for row in rows:
+        other = next((x for x in copies[row.group] if x.label != row.label), None)
+        if other is not None:
+            detail = f"the same picture is labelled {other.label!r}: {other.id}"
+            fix = FIXES["label_conflict"]
+            conflicts.append(Rejected(row.id, row.label, "label_conflict", detail, fix))
+    return conflicts

@@ -1,0 +1,133 @@
+"""Compute logits or features of images: the only forward loop outside training."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.data.decode import center_crop
+from resnets.errors import NumericalError
+from resnets.params import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+    from resnets.models.resnet import ResNet
+
+Crops = NDArray[np.uint8]  # (N, crop, crop, C)
+Floats = NDArray[np.float32]
+Output = Literal["logits", "features", "feature_map"]  # (N, K), (N, F) and (N, F, h, w)
+Forward = Callable[[Crops], Floats]  # what runs a model, torch's or ONNX Runtime's
+
+
+class Images(Protocol):
+    """Give images one by one as uint8 (H, W, C); a task's images and plain lists do."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, row: int, /) -> NDArray[np.uint8]:
+        """Return one image."""
+
+
+def normalise(batch: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
+    """Scale uint8 (N, C, H, W) to 0…1 and standardise each channel, as torchvision does."""
+    import torch
+
+    center, scale = (
+        torch.tensor(values, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+        for values in (mean, std)
+    )
+    return batch.float().div_(255).sub_(center).div_(scale)
+
+
+def crop_batch(images: Images, start: int, stop: int, crop: int) -> Crops:
+    """Return the centre crops of images start…stop as one new array."""
+    uniform: NDArray[np.uint8] | None = getattr(images, "uniform", None)
+    if uniform is not None and uniform.shape[1:3] == (crop, crop):
+        return np.array(uniform[start:stop])  # whole images of one size: one copy, no loop
+    rows = range(start, min(stop, len(images)))
+    return np.stack([center_crop(images[row], crop) for row in rows])
+
+
+def torch_forward(
+    model: "ResNet", *, preprocess: Preprocess, device: str, precision: str, output: Output
+) -> Forward:
+    """Return the function that runs a model on crops; the model moves to the device, in eval mode.
+
+    `precision` is fp32 or bf16.
+    """
+    import torch
+
+    model.to(device).to(memory_format=torch.channels_last).eval()
+    compute: dict[Output, Callable[[torch.Tensor], torch.Tensor]] = {
+        "logits": model,
+        "features": model.features,
+        "feature_map": model.feature_map,
+    }
+    autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    @torch.inference_mode()
+    def forward(crops: Crops) -> Floats:
+        batch = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)  # (N, C, H, W), no copy
+        with autocast:
+            values = compute[output](normalise(batch, preprocess.mean, preprocess.std))
+        return values.float().cpu().numpy()
+
+    return forward
+
+
+def run_batches(
+    forward: Forward,
+    images: Images,
+    *,
+    crop: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> Floats:
+    """Run a model over all images in order; `progress` is told the size of each finished batch.
+
+    Raises NumericalError where an output is not finite.
+    """
+    results = []
+    for start in range(0, len(images), batch_size):
+        values = forward(crop_batch(images, start, start + batch_size, crop))
+        check_finite(values, start)
+        results.append(values)
+        if progress:
+            progress(len(values))
+    return np.concatenate(results) if results else np.empty((0, 0), np.float32)
+
+
+def check_finite(values: Floats, start: int = 0) -> None:
+    """Raise NumericalError that names the first image, counted from `start`, with a NaN or Inf."""
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not finite.all():
+        row = start + int(np.flatnonzero(~finite)[0])
+        raise NumericalError(
+            f"the model's output for image {row} is not finite", "train again with a lower lr"
+        )
+
+
+def infer(
+    model: "ResNet",
+    images: Images,
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    device: str,
+    precision: str,
+    output: Output = "logits",
+    progress: Callable[[int], None] | None = None,
+) -> Floats:
+    """Return the model's output for all images in order, float32, whatever the batch size.
+
+    The arguments are those of `torch_forward` and `run_batches`.
+    """
+    forward = torch_forward(
+        model, preprocess=preprocess, device=device, precision=precision, output=output
+    )
+    return run_batches(
+        forward, images, crop=preprocess.crop, batch_size=batch_size, progress=progress
+    )

@@ -1,0 +1,465 @@
+"""Define the schema of params.yaml and read it; nothing else in the project reads that file.
+
+The schema has no defaults: every value stands in params.yaml, once. Unknown keys, wrong types and
+contradictions stop a stage before any work, with the key, the value and what is allowed.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from resnets.errors import ParamsError
+
+MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # names of tasks and variants become file names
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=NAME)]
+# the size of a side that is drawn: a fraction of the images, or a number of images per class
+Size = Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)]
+
+
+def _refuse_bool(value: object) -> object:
+    """Refuse true where 1 is allowed; Python takes them for equal."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    return value
+
+
+Channels = Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)]  # grey or RGB
+
+Stem = Literal["imagenet", "small", "pad2", "floor_pool"]
+Shortcut = Literal["projection", "pad", "none"]
+StrideOn = Literal["conv3x3", "conv1x1"]
+Init = Literal["kaiming", "xavier"]
+
+
+class Section(BaseModel):
+    """Hold one section: frozen, strict (no silent conversion) and closed (no unknown keys)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Runtime(Section):
+    """Say where and how precisely to compute."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: Count  # fixed, because the number of threads changes the last bits of every sum
+    checkpoint_steps: Count
+
+
+class Task(Section):
+    """Name a dataset and the classes to take from it."""
+
+    path: str
+    classes: list[str] | None
+    num_classes: Count | None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.classes is not None:
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("classes are listed twice")
+            if self.num_classes not in (None, len(self.classes)):
+                raise ValueError(
+                    f"num_classes is {self.num_classes}, but {len(self.classes)} classes are listed"
+                )
+        return self
+
+
+class Data(Section):
+    """Say how images of every task are judged and packed."""
+
+    resize: Annotated[int, Field(ge=4, le=4096)]
+    fit: Literal["shorter_side", "stretch"]
+    on_bad: Literal["stop", "quarantine"]
+    max_bad_fraction: Fraction
+    max_megapixels: Positive
+
+
+class Preprocess(Section):
+    """Say what the model sees at evaluation: the centre crop, normalised per channel."""
+
+    crop: Annotated[int, Field(ge=4, le=4096)]
+    mean: list[NonNegative]
+    std: list[Positive]
+
+
+class Split(Section):
+    """Say how large the sides are that the dataset does not bring along."""
+
+    seed: Annotated[int, Field(ge=0)]
+    train: Literal["rest"] | Count
+    val: Size
+    test: Size
+    group_regex: str | None
+    group_near: bool  # near-duplicates (resized, re-encoded, cropped) stay on one side
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> Self:
+        val, test = (x if isinstance(x, float) else 0.0 for x in (self.val, self.test))
+        if val + test >= 1:
+            raise ValueError(f"val {val} and test {test} leave nothing to train on")
+        return self
+
+
+class Model(Section):
+    """Describe the network; `resnets.models.build_model` explains the options."""
+
+    name: str
+    in_channels: Channels
+    stem: Stem
+    shortcut: Shortcut
+    stride_on: StrideOn
+    conv_bias: bool
+    zero_init_residual: bool
+    init: Init
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of `build_model`, all but the number of classes."""
+        return self.model_dump()
+
+
+class ModelChange(Section):
+    """Say where one variant's network differs from `model`; what is not named stays."""
+
+    name: str | None = None
+    stem: Stem | None = None
+    shortcut: Shortcut | None = None
+    stride_on: StrideOn | None = None
+    conv_bias: bool | None = None
+    zero_init_residual: bool | None = None
+    init: Init | None = None
+
+
+class Optimizer(Section):
+    """Choose the optimiser; `betas` of Adam are the usual ones."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NonNegative
+    lr_decay: Annotated[float, Field(gt=0, le=1)]  # lr × lr_decay per group away from the head
+    clip_norm: Positive | None
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> Self:
+        if self.name != "sgd" and (self.momentum or self.nesterov):
+            raise ValueError(
+                f"momentum and nesterov belong to sgd; set them to 0 and false for {self.name}"
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Constant(Section):
+    """Keep the learning rate."""
+
+    name: Literal["constant"]
+    warmup_epochs: NonNegative
+
+
+class Cosine(Section):
+    """Let the learning rate fall to zero along a half cosine."""
+
+    name: Literal["cosine"]
+    warmup_epochs: NonNegative
+
+
+class OneCycle(Section):
+    """Let the learning rate rise in a straight line to its peak and fall to zero."""
+
+    name: Literal["one_cycle"]
+    peak: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Step(Section):
+    """Multiply the learning rate by gamma every so many epochs."""
+
+    name: Literal["step"]
+    warmup_epochs: NonNegative
+    epochs: Count
+    gamma: Annotated[float, Field(gt=0, le=1)]
+
+
+Schedule = Annotated[Constant | Cosine | OneCycle | Step, Field(discriminator="name")]
+
+
+class NoCrop(Section):
+    """Train on the evaluation crop."""
+
+    crop: Literal["center"]
+    flip: bool
+
+
+class PadCrop(Section):
+    """Shift by up to `padding` pixels: pad with the mean, then crop at random (ResNet paper, 4.2)."""
+
+    crop: Literal["pad"]
+    padding: Count
+    flip: bool
+
+
+class RandomResizedCrop(Section):
+    """Crop a random box of this share of the area and aspect ratio, resized to the crop size."""
+
+    crop: Literal["random_resized"]
+    scale: tuple[Positive, Positive] = Field(strict=False)
+    ratio: tuple[Positive, Positive] = Field(strict=False)
+    flip: bool
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for key, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
+            if low > high:
+                raise ValueError(f"{key} is [{low}, {high}]; write the smaller number first")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale ends at {self.scale[1]}, above the whole image (1)")
+        return self
+
+
+Augment = Annotated[NoCrop | PadCrop | RandomResizedCrop, Field(discriminator="crop")]
+
+
+class Loss(Section):
+    """Describe the cross-entropy."""
+
+    label_smoothing: Fraction
+    class_weights: Literal["none", "balanced"]
+
+
+class Training(Section):
+    """Hold what the backbone and the variants have in common."""
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]  # batch normalisation cannot train on one image
+    optimizer: Optimizer
+    schedule: Schedule
+    augment: Augment
+    loss: Loss
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        warmup = getattr(self.schedule, "warmup_epochs", 0)
+        if warmup >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs is {warmup}, but there are only {self.epochs} epochs"
+            )
+        return self
+
+
+class Backbone(Training):
+    """Say what the backbone comes from and how it is trained."""
+
+    input: str  # a task folder: train on it; a weights file: import it
+
+
+class Gradual(Section):
+    """Train the head first, then one group more every so many epochs."""
+
+    gradual: Count
+
+
+class Variant(Training):
+    """Describe one way to train on the target task."""
+
+    init: Name  # random, backbone, or another variant (its best checkpoint)
+    train: Literal["all", "head"] | Gradual | list[str]
+    frozen_batchnorm: Literal["freeze", "update"]
+    views: Count  # augmented views per image whose features are cached when only the head trains
+    model: ModelChange
+
+
+class Export(Section):
+    """Say which variant to ship and how exact the export must be."""
+
+    variant: Name  # best, or the name of a variant
+    tolerance: Positive
+    preprocess_inside: bool
+    quantize: Literal["none", "int8"]
+    max_drop: Fraction
+
+
+class Params(Section):
+    """Hold all of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    repeat: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    runtime: Runtime
+    tasks: dict[Name, Task]
+    data: Data
+    preprocess: Preprocess
+    split: dict[Name, Split]
+    model: Model
+    backbone: Backbone
+    transfer: Annotated[dict[Name, Variant], Field(min_length=1)]
+    export: Export
+
+    @field_validator("repeat")
+    @classmethod
+    def _once_each(cls, repeat: list[int]) -> list[int]:
+        if len(set(repeat)) != len(repeat):
+            raise ValueError("a repeat is listed twice")
+        return repeat
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if "target" not in self.tasks:
+            raise ValueError("tasks has no 'target', the task that the variants train on")
+        if set(self.tasks) != set(self.split):
+            raise ValueError(f"tasks are {sorted(self.tasks)}, but split has {sorted(self.split)}")
+        for key in ("mean", "std"):
+            if len(getattr(self.preprocess, key)) != self.model.in_channels:
+                raise ValueError(
+                    f"preprocess.{key} has {len(getattr(self.preprocess, key))} values, but "
+                    f"model.in_channels is {self.model.in_channels}"
+                )
+        if self.preprocess.crop > self.data.resize:
+            raise ValueError(
+                f"preprocess.crop is {self.preprocess.crop}, larger than data.resize "
+                f"({self.data.resize})"
+            )
+        reserved = {"random", "backbone", "export", "best", "leaderboard"} & set(self.transfer)
+        if reserved:
+            raise ValueError(f"transfer has a variant called {reserved.pop()!r}, a reserved name")
+        for name, variant in self.transfer.items():
+            if variant.init not in {"random", "backbone", *self.transfer} - {name}:
+                raise ValueError(
+                    f"transfer.{name}.init is {variant.init!r}; allowed are random, backbone and "
+                    f"the other variants ({', '.join(sorted(set(self.transfer) - {name}))})"
+                )
+        if self.export.variant not in {"best", *self.transfer}:
+            raise ValueError(
+                f"export.variant is {self.export.variant!r}; allowed are best and "
+                f"{', '.join(sorted(self.transfer))}"
+            )
+        return self
+
+    def model_of(self, variant: str) -> Model:
+        """Return the network of a variant: `model` with the variant's changes."""
+        change = self.transfer[variant].model.model_dump(exclude_none=True)
+        return self.model.model_copy(update=change)
+
+
+def _allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the section at this place may have, for "did you mean"."""
+    found: list[type[BaseModel]] = [model]
+    for part in where:
+        inner: list[type[BaseModel]] = []
+        for section in found:
+            field = section.model_fields.get(str(part))
+            inner += _models_in(field.annotation) if field else [section]  # a dict key: stay
+        found = inner
+    return sorted({key for section in found for key in section.model_fields})
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the section classes inside a type such as `dict[str, Split]` or a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _key_of(fault: ErrorDetails, values: object) -> tuple[str, ...]:
+    """Return where in the file a fault is; pydantic adds the names of types, which go."""
+    where: list[str] = []
+    for part in fault["loc"]:
+        if isinstance(values, dict) and (part in values or fault["type"] == "missing"):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        else:
+            continue
+        where.append(str(part))
+    if fault["type"] == "missing" and where[-1:] != [str(fault["loc"][-1])]:
+        where.append(str(fault["loc"][-1]))
+    return tuple(where)
+
+
+def _explain(error: ValidationError, values: object, path: Path) -> ParamsError:
+    """Word the first fault of a params file, as key, value and what is allowed."""
+    # a misspelt key is reported as missing too; its own fault says more
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault, where = faults[0], _key_of(faults[0], values)
+    key = ".".join(where) or "the file"
+    start = f"{path}: {key}"
+    match fault["type"]:
+        case "extra_forbidden":
+            allowed = _allowed(Params, where[:-1])
+            close = difflib.get_close_matches(where[-1], allowed, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            return ParamsError(f"{path}: unknown key {key}", f"{hint}known: {', '.join(allowed)}")
+        case "missing":
+            return ParamsError(f"{start} is missing", f"add it to {path.name}")
+        case "value_error":
+            what = str(fault["ctx"]["error"])
+            return ParamsError(
+                f"{start}: {what}" if where else f"{path}: {what}", f"change it in {path.name}"
+            )
+        case "union_tag_invalid":
+            tag = fault["ctx"]["discriminator"].strip("'")
+            start, found = f"{start}.{tag}", fault["ctx"]["tag"]
+            return ParamsError(f"{start} is {found!r}", f"allowed: {fault['ctx']['expected_tags']}")
+    # a value that may be of several types has one fault for each
+    same = [x["msg"] for x in faults if _key_of(x, values) == where]
+    fix = " or ".join(dict.fromkeys(msg.replace("Input should be ", "") for msg in same))
+    return ParamsError(f"{start} is {fault['input']!r}", f"allowed: {fix} (change {path.name})")
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check a params file.
+
+    Raises ParamsError with the key, its value and what is allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such file", "run from the project's folder, or restore it")
+    if path.stat().st_size > MAX_BYTES:
+        raise ParamsError(f"{path}: larger than {MAX_BYTES} bytes", "this is no params file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and "*" in text and any("<<" in x or "*" in x for x in text.split("\n")):
+            _refuse_aliases(text, path)
+        values = YAML(typ="safe", pure=True).load(text)
+        plain = YAML(typ="base", pure=True).load(text)
+    except (UnicodeDecodeError, YAMLError, RecursionError) as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = error.problem if isinstance(error, MarkedYAMLError) else error
+        raise ParamsError(f"{path}{line}: {problem}", "correct the YAML there") from error
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: not a mapping of sections", "restore it from Git")
+    # class names are words: `0123` must not become the number 123
+    for name, task in (values.get("tasks") or {}).items():
+        if isinstance(task, dict) and isinstance(task.get("classes"), list):
+            task["classes"] = plain["tasks"][str(name)]["classes"]
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, values, path) from None
+
+
+def _refuse_aliases(text: str, path: Path) -> None:
+    """Refuse YAML aliases: they can grow without bound, and a sweep would change every copy."""
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if type(event).__name__ == "AliasEvent":
+            raise ParamsError(f"{path}: uses the YAML alias *{event.anchor}", "write the value out")

@@ -1,0 +1,1 @@
+"""Run the stages of dvc.yaml: one small script each, which loads, calls and saves."""

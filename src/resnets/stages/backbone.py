@@ -1,0 +1,64 @@
+"""Train the backbone on the source task, or import its weights from a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+from resnets.params import load_params
+from resnets.runtime import locked, remove_state
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file for the headline numbers.")],
+    plots: Annotated[Path, typer.Option(help="Folder for the learning curve and the scores.")],
+    params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    r"""Make the backbone from `backbone.input`: a task folder or a weights file.
+
+    \b
+    Example:
+      python -m resnets.stages.backbone --out artifacts/backbone
+        --metrics metrics/backbone.json --plots plots/backbone
+    """
+    values = load_params(params)
+    source, bundle = Path(values.backbone.input), out / "model.safetensors"
+
+    from resnets.training.publish import full_preprocess
+
+    preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
+    if not source.is_dir():
+        from resnets.training.publish import publish_import
+
+        publish_import(source, bundle, values.model, preprocess, metrics=metrics, plots=plots)
+        return
+
+    from resnets.data.task import open_task
+    from resnets.scoring import score_models
+    from resnets.training.publish import publish_bundle, write_history
+    from resnets.training.start import initial_model
+    from resnets.training.trainer import Trainer
+
+    task, state = open_task(source), Path(".state/backbone")
+    trainer = Trainer(
+        task.side("train"), task.side("val"), values.backbone, preprocess, values.runtime, state
+    )
+    with locked(state, "training of the backbone"):
+        model, weights = initial_model(
+            values.model, "random", out, classes=task.classes, seed=values.seed
+        )
+        trained = trainer.run(model, title="backbone", seed=values.seed, inputs={})
+        publish_bundle(
+            bundle, trained, task, network=values.model, preprocess=preprocess,
+            training={"variant": "backbone", "seed": values.seed}, initial_weights=weights,
+        )  # fmt: skip
+        write_history(plots / "history.csv", {0: trained.history})
+        device = trained.summary["device"]
+        score_models({0: bundle}, task, device=device, metrics=metrics, plots=plots)
+        remove_state(state)
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,42 @@
+"""Write the chosen variant as ONNX and prove that it computes the same."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+from resnets.params import load_params
+from resnets.runtime import write_json
+
+
+def main(
+    leaderboard: Annotated[Path, typer.Option(help="What names the variants' bundles.")],
+    task: Annotated[Path, typer.Option(help="Folder of the prepared and split task.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx and what goes with it.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file for the differences found.")],
+    params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    r"""Export the best variant, or the one that `export.variant` names.
+
+    \b
+    Example:
+      python -m resnets.stages.export --leaderboard metrics/leaderboard.json
+        --task data/tasks/target --out artifacts/export --metrics metrics/export.json
+    """
+    options = load_params(params).export
+
+    from resnets.data.task import open_task
+    from resnets.export import export_bundle
+    from resnets.standings import read_choice
+
+    bundle, row = read_choice(leaderboard, options.variant)
+    seeds = {"n": row["seeds"], "mean": row["seeds_mean"], "std": row["seeds_std"]}
+    report = export_bundle(
+        bundle, out, task=open_task(task), options=options, metrics={"seeds": seeds}
+    )
+    write_json(metrics, report)
+
+
+if __name__ == "__main__":
+    run_app(main)

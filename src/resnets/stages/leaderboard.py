@@ -1,0 +1,53 @@
+"""Rank the variants by validation, and show what the test says of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+from resnets.params import load_params
+from resnets.runtime import write_json, write_text
+
+
+def main(
+    plots: Annotated[Path, typer.Option(help="Folder with a folder for each variant.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file for the ranking.")],
+    report: Annotated[Path, typer.Option(help="Markdown file for the ranking.")],
+    curves: Annotated[Path, typer.Option(help="PNG file for all learning curves.")],
+    params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    r"""Rank all variants of params.yaml.
+
+    \b
+    Example:
+      python -m resnets.stages.leaderboard --plots plots --metrics metrics/leaderboard.json
+        --report reports/leaderboard.md --curves reports/curves.png
+    """
+    variants = list(load_params(params).transfer)
+
+    import pandas as pd
+
+    from resnets.plots import plot_curves
+    from resnets.reports import leaderboard, leaderboard_markdown
+    from resnets.standings import read_standing
+
+    standings = {name: read_standing(plots / name) for name in variants}
+    rows = leaderboard(
+        {name: one.record for name, one in standings.items()},
+        {name: one.predictions for name, one in standings.items()},
+    )
+    for row in rows:
+        one = standings[row["variant"]]
+        row |= {"model": one.model, "weights": one.weights}
+    ranked = {row.pop("variant"): row for row in [dict(row) for row in rows]}
+    write_json(metrics, {"best": rows[0]["variant"], "variants": ranked})
+    write_text(report, leaderboard_markdown(rows))
+    histories = {name: one.history for name, one in standings.items()}
+    table = pd.concat(histories, names=["variant"]).reset_index(level=0)
+    write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+    plot_curves(histories, curves)
+
+
+if __name__ == "__main__":
+    run_app(main)

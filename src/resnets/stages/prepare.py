@@ -1,0 +1,57 @@
+"""Read a dataset, judge every image, find duplicates and pack the good ones."""
+
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+from resnets.params import load_params
+from resnets.runtime import write_json
+
+PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
+
+
+def main(
+    task: Annotated[str, typer.Argument(help="A key of `tasks` in params.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder for images.bin and the two tables.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file for the counts.")],
+    samples: Annotated[Path, typer.Option(help="PNG file for a grid of samples.")],
+    params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    r"""Prepare one task.
+
+    \b
+    Example:
+      python -m resnets.stages.prepare target --out data/tasks/target
+        --metrics metrics/data_target.json --samples plots/data_target/samples.png
+    """
+    values = load_params(params)
+    dataset, rules = values.tasks[task], values.data
+
+    from resnets.data.prepare import prepare_task
+    from resnets.data.task import Images
+    from resnets.plots import plot_samples
+
+    summary = prepare_task(
+        Path(dataset.path),
+        out,
+        classes=dataset.classes,
+        num_classes=dataset.num_classes,
+        channels=values.model.in_channels,
+        resize=rules.resize,
+        fit=rules.fit,
+        on_bad=rules.on_bad,
+        max_bad_fraction=rules.max_bad_fraction,
+        max_megapixels=rules.max_megapixels,
+    )
+    write_json(metrics, summary.metrics)
+    shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
+    shown = [r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)]
+    images = Images(out / "images.bin", shown)
+    plot_samples([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
+
+
+if __name__ == "__main__":
+    run_app(main)

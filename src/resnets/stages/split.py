@@ -1,0 +1,34 @@
+"""Assign every image of a task to train, val or test."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+from resnets.params import load_params
+from resnets.runtime import write_json
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="A key of `split` in params.yaml.")],
+    task: Annotated[Path, typer.Option(help="Folder of the prepared task.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file for the counts.")],
+    params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    r"""Split one task.
+
+    \b
+    Example:
+      python -m resnets.stages.split target --task data/tasks/target
+        --metrics metrics/split_target.json
+    """
+    section = load_params(params).split[name]
+
+    from resnets.data.split import split_task
+
+    write_json(metrics, split_task(task, **section.model_dump()))
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,66 @@
+"""Train one variant on the target task, once per entry of `repeat`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.errors import run_app
+from resnets.params import load_params
+from resnets.runtime import locked, remove_state
+
+
+def main(
+    variant: Annotated[str, typer.Argument(help="A key of `transfer` in params.yaml.")],
+    task: Annotated[Path, typer.Option(help="Folder of the prepared and split task.")],
+    init: Annotated[Path, typer.Option(help="Folder of the model to start from.")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundles.")],
+    history: Annotated[Path, typer.Option(help="CSV file for the learning curves.")],
+    params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    r"""Train one variant, or continue where a stopped run of the same inputs was.
+
+    \b
+    Example:
+      python -m resnets.stages.transfer finetune --task data/tasks/target --init artifacts/backbone
+        --out artifacts/finetune --history plots/finetune/history.csv
+    """
+    values = load_params(params)
+    section, network = values.transfer[variant], values.model_of(variant)
+
+    from resnets.data.task import open_task
+    from resnets.training.publish import full_preprocess, publish_bundle, write_history
+    from resnets.training.start import initial_model
+    from resnets.training.trainer import Trainer
+
+    opened = open_task(task)
+    preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
+    state = Path(".state") / f"transfer-{variant}"
+    trainer = Trainer(
+        opened.side("train"), opened.side("val"), section, preprocess, values.runtime, state
+    )
+    histories = {}
+    with locked(state, f"transfer of {variant}"):
+        for repeat in values.repeat:
+            seed = values.seed + repeat
+            model, weights = initial_model(
+                network, section.init, init, classes=opened.classes, seed=seed
+            )
+            trained = trainer.run(
+                model, title=f"{variant} {seed}", seed=seed, inputs={"initial weights": weights},
+                train=section.train, freeze_batchnorm=section.frozen_batchnorm == "freeze",
+                views=section.views,
+            )  # fmt: skip
+            histories[repeat] = trained.history
+            name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
+            publish_bundle(
+                out / f"{name}.safetensors", trained, opened, network=network,
+                preprocess=preprocess, training={"variant": variant, "seed": seed},
+                initial_weights=weights,
+            )  # fmt: skip
+        write_history(history, histories)
+        remove_state(state)
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,1 @@
+"""Train models: the loop, the optimiser, the transfer plan and the saved state."""

@@ -1,0 +1,81 @@
+"""Turn a trained model into what the next stages read: a bundle and a history."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from resnets.bundle import BundleMeta, FullPreprocess, save_bundle
+from resnets.data.task import Task
+from resnets.evaluation import fit_temperature
+from resnets.inference import infer
+from resnets.params import Data, Model, Preprocess
+from resnets.runtime import write_json, write_text
+from resnets.training.start import import_backbone
+from resnets.training.state import code_digest
+from resnets.training.trainer import EVAL_BATCH, Trained
+
+
+def full_preprocess(data: Data, preprocess: Preprocess, channels: Literal[1, 3]) -> FullPreprocess:
+    """Join what `prepare` and evaluation do to an image: all that `predict` must repeat."""
+    return FullPreprocess(
+        resize=data.resize, fit=data.fit, channels=channels, **preprocess.model_dump()
+    )
+
+
+def publish_bundle(
+    path: Path,
+    trained: Trained,
+    task: Task,
+    *,
+    network: Model,
+    preprocess: FullPreprocess,
+    training: dict[str, Any],
+    initial_weights: str,
+) -> None:
+    """Write the bundle of a trained model, with the temperature that fits its validation logits.
+
+    The logits are computed in fp32 on the CPU or GPU that trained, as `evaluate` does.
+    """
+    val = task.side("val")
+    logits = infer(
+        trained.model, val.images, preprocess=preprocess, batch_size=EVAL_BATCH,
+        device=trained.summary["device"], precision="fp32",
+    )  # fmt: skip
+    meta = BundleMeta(
+        architecture={**network.options(), "num_classes": len(task.classes)},
+        classes=task.classes,
+        preprocess=preprocess,
+        temperature=fit_temperature(logits, val.labels),
+        training={**training, **trained.summary},
+        hashes={**task.hashes(), "initial_weights": initial_weights, "code": code_digest()},
+    )
+    save_bundle(path, trained.model, meta)
+
+
+def write_history(path: Path, histories: dict[int, list[dict[str, Any]]]) -> None:
+    """Write one row per epoch and repeat; the first repeat is the one that is shipped."""
+    rows = [{"repeat": repeat, **row} for repeat, rows in histories.items() for row in rows]
+    write_text(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def publish_import(
+    source: Path,
+    path: Path,
+    network: Model,
+    preprocess: FullPreprocess,
+    *,
+    metrics: Path,
+    plots: Path,
+) -> None:
+    """Write the bundle of an imported weights file, and what became of each of its keys."""
+    model, meta, report = import_backbone(source, network, preprocess)
+    save_bundle(path, model, meta)
+    kinds = ("loaded", "skipped", "missing", "unexpected", "mismatched")
+    rows = [(kind, key) for kind in kinds for key in getattr(report, kind)]
+    table = pd.DataFrame(rows, columns=["result", "key"])
+    write_text(plots / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
+    counts = {kind: len(getattr(report, kind)) for kind in kinds}
+    imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
+    write_json(metrics, {"imported": counts, "measured_on": imported})
+    print(f"{source.name}: {report}")

@@ -1,0 +1,74 @@
+"""Give a training run its first weights: random ones, a bundle's, or an imported file's."""
+
+from pathlib import Path
+
+import torch
+
+from resnets.bundle import BundleMeta, FullPreprocess, load_bundle
+from resnets.errors import ArtefactError
+from resnets.models.resnet import ResNet, build_model
+from resnets.models.weights import Report, import_weights, load_weights, published_preprocess
+from resnets.params import Model
+
+
+def initial_model(
+    network: Model, init: str, folder: Path, *, classes: list[str], seed: int
+) -> tuple[ResNet, str]:
+    """Build a network and fill it; return it and the hash of the weights that it starts from.
+
+    `init` "random" draws all weights. Otherwise the bundle in `folder` gives them; its head is
+    kept only when it tells the same classes apart, else a new one is drawn. Raises ArtefactError
+    where the bundle's network is another one.
+    """
+    torch.manual_seed(seed)
+    model = build_model(**network.options(), num_classes=len(classes))
+    if init == "random":
+        return model, "random"
+    bundle = load_bundle(folder / "model.safetensors")
+    wanted, found = network.options(), dict(bundle.meta.architecture)
+    differing = [
+        key for key in wanted if key in found and key not in ("init", "zero_init_residual")
+        and wanted[key] != found[key]
+    ]  # fmt: skip
+    if differing:
+        words = ", ".join(f"{key} is {found[key]}, not {wanted[key]}" for key in differing)
+        raise ArtefactError(
+            f"{folder}/model.safetensors is another network: {words}",
+            "let model in params.yaml describe the network that the weights are of",
+        )
+    weights = bundle.model.state_dict()
+    if bundle.meta.classes != classes:
+        weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
+        weights |= {k: v for k, v in model.state_dict().items() if k.startswith("fc.")}
+    model.load_state_dict(weights)
+    return model, bundle.sha256
+
+
+def import_backbone(
+    source: Path, network: Model, preprocess: FullPreprocess
+) -> tuple[ResNet, BundleMeta, Report]:
+    """Fill the network with the weights of a file, torchvision's published ones or others.
+
+    A stem for RGB serves grey images too, summed over its channels. The bundle notes the
+    preprocessing that a published file was trained with, else that of params.yaml. Raises
+    ArtefactError for a file of another network or one that fits in part.
+    """
+    head = load_weights(source).get("fc.weight")
+    if head is None:
+        raise ArtefactError(
+            f"{source}: has no head (fc.weight)", "give the weights of a classifier"
+        )
+    torch.manual_seed(0)
+    model = build_model(**network.options(), num_classes=len(head))
+    report = import_weights(model, source, adapt_stem=network.in_channels == 1)
+    if report.published:
+        published = published_preprocess(report.published, network.in_channels)
+        preprocess = FullPreprocess.model_validate(published)
+    meta = BundleMeta(
+        architecture={**network.options(), "num_classes": len(head)},
+        classes=[f"class {index}" for index in range(len(head))],
+        preprocess=preprocess,
+        training={"variant": "backbone", "imported": report.published or source.name},
+        hashes={"initial_weights": report.sha256},
+    )
+    return model, meta, report

@@ -1,0 +1,246 @@
+"""Train one model on one task: put batches, plan, optimiser, loss and state together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnets.data.batches import FeatureBatches, ImageBatches
+from resnets.data.task import Side
+from resnets.inference import Images, infer, normalise
+from resnets.models.resnet import ResNet, layer_groups
+from resnets.params import Gradual, Preprocess, Runtime, Training
+from resnets.runtime import make_repeatable, resolve_device, resolve_precision
+from resnets.training.engine import Batches, Run, fit
+from resnets.training.optim import build_optimizer, lr_factor
+from resnets.training.show import EpochLog
+from resnets.training.state import Progress, StateFolder, code_digest
+from resnets.training.transfer import class_weights, train_plan
+
+Prepare = Callable[[Tensor], Tensor]
+Validate = Callable[[nn.Module], tuple[float, float]]
+
+EVAL_BATCH = 256  # images per forward pass outside training; changes no result in fp32
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Hold the outcome: the model with the weights of its best epoch, and how it got there."""
+
+    model: ResNet
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]  # epochs, best epoch, parameters, precision: for metrics and bundle
+
+
+class ViewImages:
+    """Give the augmented views of one epoch as images, so that `infer` can run over them."""
+
+    def __init__(self, batches: ImageBatches, view: int) -> None:
+        self.batches, self.draws = batches, batches.draws(view)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.batches.side.ids)
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the augmented view of one image, (crop, crop, C)."""
+        cut = self.batches.cut(np.array([row]), self.draws)[0]
+        return np.ascontiguousarray(cut.permute(1, 2, 0).numpy())
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Hold the arguments of one run, resolved for this machine."""
+
+    model: ResNet
+    groups: dict[str, list[nn.Module]]
+    plan: list[frozenset[str]]
+    freeze_batchnorm: bool
+    seed: int
+    views: int
+    device: str
+    precision: str
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that computes in this precision."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Hold what every training run of a stage shares."""
+
+    train: Side
+    val: Side
+    section: Training
+    preprocess: Preprocess
+    runtime: Runtime
+    state: Path  # the folder under which each seed keeps its state
+
+    def run(
+        self,
+        model: ResNet,
+        *,
+        title: str,
+        seed: int,
+        inputs: dict[str, Any],
+        train: str | Gradual | list[str] = "all",
+        freeze_batchnorm: bool = True,
+        views: int = 1,
+    ) -> Trained:
+        """Train the model, or continue where a killed run of the same inputs stopped.
+
+        `inputs` names by hash or value whatever else the result depends on, such as the initial
+        weights. The state stays until the caller has published the result and removes it. Raises
+        the errors of `fit`.
+        """
+        make_repeatable(self.runtime.threads)
+        device = resolve_device(self.runtime.device)
+        precision = resolve_precision(self.runtime.precision, device)
+        groups = layer_groups(model)
+        plan = train_plan(train, list(groups), self.section.epochs)
+        trained_groups = frozenset().union(*plan)
+        model.to(device).to(memory_format=torch.channels_last)
+        setup = Setup(model, groups, plan, freeze_batchnorm, seed, views, device, precision)
+        is_cached = trained_groups == {"head"} and freeze_batchnorm
+        part, run = self._cached(setup) if is_cached else self._whole(setup)
+        progress = Progress(part, build_optimizer(groups, self.section.optimizer))
+        identity = {
+            "parameters": [self.section.model_dump(), self.preprocess.model_dump()],
+            "data": [self.train.digest(), self.val.digest()],
+            "seed": seed,
+            "machine": [device, precision, self.runtime.threads, torch.__version__],
+            "code": code_digest(),
+            **inputs,
+        }
+        self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), title)
+        part.load_state_dict(progress.best)
+        best = [row for row in progress.history if row["is_best"]][-1]
+        counts = {k: sum(p.numel() for m in groups[k] for p in m.parameters()) for k in groups}
+        summary = {
+            "epochs": len(progress.history),
+            "best_epoch": best["epoch"],
+            "parameters": sum(counts.values()),
+            "parameters_trained": sum(counts[name] for name in trained_groups),
+            "precision": precision,
+            "device": device,
+            "threads": self.runtime.threads,
+        }
+        return Trained(model.cpu().eval(), progress.history, summary)
+
+    def _fit(self, progress: Progress, run: Run, state: StateFolder, title: str) -> None:
+        num_images = len(self.train.ids)
+        with EpochLog(title, epochs=self.section.epochs, images_per_epoch=num_images) as log:
+            if state.reason:
+                log.console.print(f"{title}: starting fresh ({state.reason})")
+            where = state.load(progress)
+            if where:
+                done = progress.epoch * num_images + int(progress.sums.get("images", 0))
+                log.resume(where, done)
+            fit(progress, run, state, log, checkpoint_steps=self.runtime.checkpoint_steps)
+            log.end(progress.history)
+
+    def _run(self, setup: "Setup", batches: Batches, prepare: Prepare, validate: Validate) -> Run:
+        """Put together what the whole and the cached way have in common."""
+        counts = np.bincount(self.train.labels, minlength=len(self.train.classes)).tolist()
+        weights = class_weights(counts, self.section.loss.class_weights)
+        loss = nn.CrossEntropyLoss(
+            weight=None if weights is None else torch.tensor(weights),
+            label_smoothing=self.section.loss.label_smoothing,
+        )
+        return Run(
+            batches=batches,
+            groups=setup.groups,
+            plan=setup.plan,
+            freeze_batchnorm=setup.freeze_batchnorm,
+            lr_at=lambda step: (
+                self.section.optimizer.lr
+                * lr_factor(
+                    self.section.schedule,
+                    step=step,
+                    steps_per_epoch=len(batches),
+                    epochs=self.section.epochs,
+                )
+            ),
+            loss=loss.to(setup.device),
+            prepare=prepare,
+            validate=validate,
+            name_rows=lambda rows: [self.train.ids[row] for row in rows],
+            device=setup.device,
+            bf16=setup.precision == "bf16",
+            clip_norm=self.section.optimizer.clip_norm,
+        )
+
+    def _batches(self, setup: "Setup", views: int | None) -> ImageBatches:
+        return ImageBatches(
+            self.train,
+            self.section.augment,
+            batch_size=self.section.batch_size,
+            crop=self.preprocess.crop,
+            mean=self.preprocess.mean,
+            seed=setup.seed,
+            views=views,
+        )
+
+    def _whole(self, setup: "Setup") -> tuple[nn.Module, Run]:
+        """Run every image through the whole network in every epoch."""
+        infer_val = self._infer(setup, "logits")
+
+        def prepare(inputs: Tensor) -> Tensor:
+            inputs = inputs.to(setup.device, non_blocking=True)
+            return normalise(inputs, self.preprocess.mean, self.preprocess.std)
+
+        def validate(_: nn.Module) -> tuple[float, float]:
+            return self._score(torch.from_numpy(infer_val(self.val.images)))
+
+        return setup.model, self._run(setup, self._batches(setup, None), prepare, validate)
+
+    def _cached(self, setup: "Setup") -> tuple[nn.Module, Run]:
+        """Run the frozen backbone once per view; only the head sees every epoch.
+
+        The views repeat after `views` epochs, which is the only difference to the long way.
+        """
+        images = self._batches(setup, setup.views)
+        infer_features = self._infer(setup, "features")
+        views = [
+            torch.from_numpy(infer_features(ViewImages(images, view)))
+            for view in range(min(setup.views, len(setup.plan)))
+        ]
+        val = torch.from_numpy(infer_features(self.val.images)).to(setup.device)
+        batches = FeatureBatches(
+            views, images.labels, batch_size=self.section.batch_size, seed=setup.seed
+        )
+
+        def validate(head: nn.Module) -> tuple[float, float]:
+            head.eval()
+            with torch.inference_mode(), setup.autocast():
+                return self._score(head(val).float().cpu())
+
+        run = self._run(setup, batches, lambda inputs: inputs.to(setup.device), validate)
+        assert setup.model.fc is not None  # a network that is trained has a head
+        return setup.model.fc, run
+
+    def _infer(
+        self, setup: "Setup", output: Literal["logits", "features"]
+    ) -> Callable[[Images], NDArray[np.float32]]:
+        return lambda images: infer(
+            setup.model,
+            images,
+            preprocess=self.preprocess,
+            batch_size=EVAL_BATCH,
+            device=setup.device,
+            precision=setup.precision,
+            output=output,
+        )
+
+    def _score(self, logits: Tensor) -> tuple[float, float]:
+        """Return loss and accuracy on the validation side."""
+        labels = torch.from_numpy(self.val.labels)
+        loss = F.cross_entropy(logits.double(), labels).item()
+        return loss, int((logits.argmax(1) == labels).sum()) / len(labels)

@@ -1,0 +1,52 @@
+"""Say which groups of a network train in which epoch, and freeze the others completely."""
+
+from torch import nn
+
+from resnets.errors import ParamsError
+from resnets.params import Gradual
+
+
+def train_plan(
+    train: str | Gradual | list[str], groups: list[str], epochs: int
+) -> list[frozenset[str]]:
+    """Return, for each epoch, the names of the groups that train.
+
+    `groups` are ordered from the stem to the head. Raises ParamsError for an unknown group.
+    """
+    if train == "all":
+        return [frozenset(groups)] * epochs
+    if train == "head":
+        return [frozenset(["head"])] * epochs
+    if isinstance(train, Gradual):
+        # the head first, then one group more, because the features near the head fit least
+        return [frozenset(groups[-1 - epoch // train.gradual :]) for epoch in range(epochs)]
+    unknown = [name for name in train if name not in groups]
+    if unknown or not train:
+        raise ParamsError(
+            f"train lists {unknown or 'no group'}", f"groups of this network: {', '.join(groups)}"
+        )
+    return [frozenset(train)] * epochs
+
+
+def set_trainable(
+    groups: dict[str, list[nn.Module]], training: frozenset[str], *, freeze_batchnorm: bool = True
+) -> None:
+    """Let these groups train and freeze the others; call it after `model.train()`.
+
+    A frozen group is also put into eval mode: `requires_grad=False` alone lets its BatchNorm
+    statistics drift, the best-known bug of transfer-learning tutorials. `freeze_batchnorm=False`
+    keeps that bug, to reproduce what those tutorials publish.
+    """
+    for name, modules in groups.items():
+        is_training = name in training
+        for module in modules:
+            module.train(is_training or not freeze_batchnorm)
+            for parameter in module.parameters():
+                parameter.requires_grad_(is_training)
+
+
+def class_weights(counts: list[int], rule: str) -> list[float] | None:
+    """Return the weight of each class in the loss; "balanced" is scikit-learn's n / (k × count)."""
+    if rule == "none":
+        return None
+    return [sum(counts) / (len(counts) * count) for count in counts]

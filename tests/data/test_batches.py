@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop as Theirs
+
+from resnets.data.batches import (
+    WORDS,
+    FeatureBatches,
+    ImageBatches,
+    augment_image,
+    batch_bounds,
+    epoch_table,
+    random_box,
+    uniform,
+)
+from resnets.data.task import Side
+from resnets.params import NoCrop, PadCrop, RandomResizedCrop
+
+CROP = RandomResizedCrop(crop="random_resized", scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True)
+PAD = PadCrop(crop="pad", padding=2, flip=True)
+FILL = np.array([7], np.uint8)
+
+
+def side(num_images: int = 21, size: int = 12) -> Side:
+    """Return noise images; image i starts with the pixel i, so that it can be recognised."""
+    images = np.random.default_rng(0).integers(0, 256, (num_images, size, size, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(num_images)
+    return Side(
+        [str(i) for i in range(num_images)], np.arange(num_images) % 3, ["a", "b", "c"], images
+    )
+
+
+def batches(augment=PAD, *, batch_size=4, seed=0, views=None) -> ImageBatches:
+    return ImageBatches(
+        side(), augment, batch_size=batch_size, crop=12, mean=[0.3], seed=seed, views=views
+    )
+
+
+def test_words_of_an_image_depend_on_seed_epoch_and_index_only():
+    table = epoch_table(3, 5, 100)
+    assert np.array_equal(table[:40], epoch_table(3, 5, 40))
+    assert len(np.unique(table)) == table.size
+    for other in (epoch_table(4, 5, 100), epoch_table(3, 6, 100)):
+        assert not np.intersect1d(table, other).size
+
+
+def test_words_are_pinned_so_that_no_release_may_change_them():
+    # Philox4x64-10 is specified; these are its words for key (3, 0), counter (1, 0, 5, 0)
+    expected = np.random.Philox(key=3, counter=[0, 0, 5, 0]).random_raw(3).tolist()
+    assert epoch_table(3, 5, 1)[0, :3].tolist() == expected
+
+
+def test_numbers_are_uniform():
+    numbers = uniform(epoch_table(0, 0, 2000))
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert numbers.mean() == pytest.approx(0.5, abs=0.01)
+
+
+@given(st.integers(2, 500), st.integers(2, 64))
+def test_batches_cover_every_image_once_and_none_has_one_image(num_images, batch_size):
+    bounds = batch_bounds(num_images, batch_size)
+    assert [low for low, _ in bounds[1:]] == [high for _, high in bounds[:-1]]
+    assert (bounds[0][0], bounds[-1][1]) == (0, num_images)
+    assert all(2 <= high - low <= batch_size + 1 for low, high in bounds)
+
+
+def test_an_epoch_shows_every_image_once_with_its_own_label():
+    seen = []
+    for batch in batches(NoCrop(crop="center", flip=False)).epoch(2):
+        assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
+        assert batch.inputs[:, 0, 0, 0].tolist() == batch.rows.tolist()
+        assert batch.labels.tolist() == [row % 3 for row in batch.rows]
+        seen += batch.rows.tolist()
+    assert sorted(seen) == list(range(21))
+
+
+@pytest.mark.parametrize("augment", [NoCrop(crop="center", flip=True), PAD, CROP])
+@pytest.mark.parametrize("start", [1, 3, 4])
+def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_bits(augment, start):
+    whole = list(batches(augment).epoch(3))
+    rest = list(batches(augment).epoch(3, start))
+    assert len(rest) == len(whole) - start
+    for a, b in zip(whole[start:], rest, strict=True):
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_views_of_an_image_do_not_depend_on_the_batch_size():
+    by_row = []
+    for size in (4, 9):
+        views = {}
+        for batch in batches(CROP, batch_size=size).epoch(1):
+            views |= dict(zip(batch.rows.tolist(), batch.inputs, strict=True))
+        by_row.append(views)
+    assert all(torch.equal(by_row[0][row], by_row[1][row]) for row in range(21))
+
+
+def test_seed_and_epoch_change_order_and_views():
+    first, other_epoch = (next(iter(batches().epoch(epoch))) for epoch in (0, 1))
+    other_seed = next(iter(batches(seed=1).epoch(0)))
+    assert not torch.equal(first.inputs, other_epoch.inputs)
+    assert not torch.equal(first.inputs, other_seed.inputs)
+
+
+def test_views_repeat_where_features_are_cached_but_the_order_does_not():
+    repeating = batches(PAD, views=2)
+    assert np.array_equal(repeating.draws(0), repeating.draws(2))
+    assert not np.array_equal(repeating.draws(0), repeating.draws(1))
+    assert not np.array_equal(repeating.order(0), repeating.order(2))
+
+
+def test_cached_features_come_in_the_order_of_the_images():
+    features = [torch.full((21, 2), float(view)) + torch.arange(21)[:, None] for view in range(2)]
+    cached = FeatureBatches(features, torch.arange(21) % 3, batch_size=4, seed=0)
+    for epoch in range(3):
+        pairs = zip(cached.epoch(epoch), batches().epoch(epoch), strict=True)
+        for ours, images in pairs:
+            assert np.array_equal(ours.rows, images.rows)
+            expected = torch.from_numpy(images.rows).float() + epoch % 2
+            assert torch.equal(ours.inputs[:, 0], expected)
+
+
+def test_padded_crop_is_a_window_of_the_padded_image():
+    image = side().images[5]
+    padded = np.pad(image[:, :, 0], 2, constant_values=7)
+    windows = {padded[y : y + 12, x : x + 12].tobytes() for y in range(5) for x in range(5)}
+    found = set()
+    for draws in uniform(epoch_table(0, 0, 300)):
+        view = augment_image(
+            image, draws, PAD.model_copy(update={"flip": False}), crop=12, fill=FILL
+        )
+        found.add(view[0].numpy().tobytes())
+    assert found == windows
+
+
+def test_flip_happens_in_half_of_the_cases_and_mirrors():
+    image = side().images[5]
+    plain = augment_image(
+        image, np.full(WORDS, 0.9), NoCrop(crop="center", flip=True), crop=12, fill=FILL
+    )
+    flips = 0
+    for draws in uniform(epoch_table(0, 0, 1000)):
+        view = augment_image(image, draws, NoCrop(crop="center", flip=True), crop=12, fill=FILL)
+        is_flipped = torch.equal(view, plain.flip(2))
+        assert is_flipped or torch.equal(view, plain)
+        flips += is_flipped
+    assert 440 < flips < 560
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (30, 30), (20, 200)])
+def test_random_boxes_are_distributed_as_torchvisions(height, width):
+    ours = np.array([random_box(height, width, d, CROP) for d in uniform(epoch_table(1, 0, 4000))])
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= height).all()
+    assert (ours[:, 1] + ours[:, 3] <= width).all()
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    theirs = np.array([Theirs.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    spread = theirs.std(0) / np.sqrt(2000)
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 5 * spread + 1e-9).all()
+    assert ours.std(0) == pytest.approx(theirs.std(0), rel=0.08, abs=1e-9)

@@ -1,0 +1,243 @@
+"""Test fetching: local files through the same checks, and a local https server with faults."""
+
+import datetime
+import gzip
+import hashlib
+import http.server
+import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from typer.testing import CliRunner
+
+from resnets.cli import app
+from resnets.data.catalogue import ITEMS, File, Item, weights_item
+from resnets.data.fetch import download, fetch, fetch_by_name
+from resnets.data.sources import open_source
+from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
+
+CONTENT = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def one(url: str = "https://nowhere.invalid/thing.zip", **known: object) -> Item:
+    return Item("raw", (File(url, **known),), "MIT", "nobody")
+
+
+def local(tmp_path: Path, content: bytes = CONTENT, name: str = "thing.zip") -> Path:
+    path = tmp_path / "local" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"sha256": SHA256},
+        {"sha256": SHA256[:8]},
+        {"md5": hashlib.md5(CONTENT).hexdigest()},
+    ],
+)
+def test_local_files_pass_the_publishers_checksum(tmp_path, known):
+    source = local(tmp_path)
+    (path,) = fetch("thing", one(**known), tmp_path / "data", source=source)
+    assert path == tmp_path / "data/raw/thing.zip"
+    assert path.read_bytes() == CONTENT
+    assert fetch("thing", one(**known), tmp_path / "data", source=source.parent) == [path]
+    source.write_bytes(CONTENT[:-1])
+    path.unlink()
+    with pytest.raises(ArtefactError, match="not the published file"):
+        fetch("thing", one(**known), tmp_path / "data", source=source)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_packed_again_passes_by_its_content(tmp_path):
+    item = one(md5="0" * 32, content_sha256=SHA256)
+    source = local(tmp_path, gzip.compress(CONTENT, 1))
+    assert fetch("thing", item, tmp_path / "data", source=source)
+    with pytest.raises(ArtefactError, match="expected MD5 000"):
+        fetch("thing", item, tmp_path / "other", source=local(tmp_path, gzip.compress(b"x")))
+
+
+def test_without_a_published_checksum_one_must_be_given(tmp_path):
+    source = local(tmp_path)
+    with pytest.raises(ArtefactError, match=f"names no checksum.*{SHA256}") as caught:
+        fetch("thing", one(), tmp_path / "data", source=source)
+    assert f"--sha256 {SHA256}" in caught.value.fix
+    assert [path.name for path in (tmp_path / "data/raw").iterdir()] == ["thing.zip.part"]
+    assert fetch("thing", one(), tmp_path / "data", source=source, sha256=SHA256)
+    with pytest.raises(ArtefactError, match="not the published file"):
+        fetch("thing", one(), tmp_path / "data", sha256="0" * 64)  # what is there already
+    for wrong in ("123", "z" * 64):
+        with pytest.raises(ParamsError, match="64 hex digits"):
+            fetch("thing", one(), tmp_path / "data", sha256=wrong)
+
+
+def test_missing_local_files_are_named(tmp_path):
+    with pytest.raises(EnvironmentFault, match=r"thing\.zip: no such file"):
+        fetch("thing", one(sha256=SHA256), tmp_path / "data", source=tmp_path)
+
+
+def test_the_debian_package_passes_and_can_be_opened(tmp_path):
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("the Debian package dataset-fashion-mnist is not installed")
+    fetch_by_name("fashion_mnist", [], tmp_path, source=folder)
+    source = open_source(tmp_path / "raw/fashion_mnist")
+    assert "T-shirt/top" in source.classes
+    assert len(source.members) == 70_000
+
+
+def test_the_table_is_complete_and_https_only():
+    items = [*ITEMS.values(), weights_item("resnet18-f37072fd.pth")]
+    for item in items:
+        assert item.licence
+        assert item.citation
+        for file in item.files:
+            assert file.url.startswith("https://")
+            assert len(file.sha256) in (0, 8, 64)
+    assert items[-1].files[0].sha256 == "f37072fd"
+    with pytest.raises(ParamsError, match="nothing is called 'imagenet'"):
+        fetch_by_name("imagenet", [], Path())
+
+
+def test_listing_names_everything(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    shown = CliRunner().invoke(app, ["fetch"]).output
+    for word in ("fashion_mnist", "hymenoptera", "flowers", "resnet18-f37072fd.pth", "--sha256"):
+        assert word in shown
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """Make a key and a certificate for 127.0.0.1 that only these tests trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    start = datetime.datetime(2020, 1, 1)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36_500))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serve CONTENT: whole or from where it is asked, cut, endless, redirected or not at all."""
+
+    seen: list[str]
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers.get("Range", ""))
+        if self.path == "/downgrade":
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1/thing.zip")
+            self.end_headers()
+        elif self.path == "/missing":
+            self.send_error(404)
+        else:
+            start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            length = len(CONTENT) - start
+            if self.path != "/endless":
+                self.send_header("Content-Length", str(length))
+            self.end_headers()
+            body = CONTENT[start:] * (3 if self.path == "/endless" else 1)
+            self.wfile.write(body[: length // 2] if self.path == "/cut" else body)
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serve without a word about clients that hang up, as the tests make them do."""
+
+    def handle_error(self, *_: object) -> None:
+        """Stay quiet."""
+
+
+@pytest.fixture
+def server(certificate: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
+    Handler.seen = []
+    running = Server(("127.0.0.1", 0), Handler)
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(certificate)
+    running.socket = served.wrap_socket(running.socket, server_side=True)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{running.server_port}", ssl.create_default_context(cafile=certificate)
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def test_a_broken_download_continues_where_it_stopped(tmp_path, server):
+    url, context = server
+    part = tmp_path / "thing.zip.part"
+    with pytest.raises(EnvironmentFault, match="ended after 512000 of 1024000 bytes"):
+        download(File(f"{url}/cut", len(CONTENT)), part, "thing", context)
+    download(File(f"{url}/thing.zip", len(CONTENT)), part, "thing", context)
+    assert part.read_bytes() == CONTENT
+    assert Handler.seen == ["", "bytes=512000-"]
+
+
+def test_a_part_that_is_complete_is_left_to_its_checksum(tmp_path, server):
+    url, context = server
+    part = tmp_path / "thing.zip.part"
+    part.write_bytes(CONTENT)
+    download(File(f"{url}/thing.zip"), part, "thing", context)
+    assert part.read_bytes() == CONTENT
+    assert Handler.seen == ["bytes=1024000-"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("/downgrade", "which is not https"), ("/missing", "404")],
+)
+def test_faulty_servers_are_refused_in_words(tmp_path, server, path, words):
+    url, context = server
+    with pytest.raises(EnvironmentFault, match=words) as caught:
+        download(File(f"{url}{path}", len(CONTENT)), tmp_path / "x.part", "thing", context)
+    assert "--from" in caught.value.fix
+
+
+def test_an_endless_body_is_cut_off(tmp_path, server):
+    url, context = server
+    with pytest.raises(ArtefactError, match="more than 1024000 bytes"):
+        download(File(f"{url}/endless", len(CONTENT)), tmp_path / "x.part", "thing", context)
+    assert (tmp_path / "x.part").stat().st_size <= len(CONTENT)
+
+
+def test_strangers_and_plain_http_are_refused(tmp_path, server):
+    url, _ = server
+    with pytest.raises(EnvironmentFault, match="certificate"):
+        download(File(f"{url}/thing.zip"), tmp_path / "x.part", "thing")
+    with pytest.raises(ParamsError, match="not an https address"):
+        download(File("http://127.0.0.1/thing.zip"), tmp_path / "x.part", "thing")
+    with pytest.raises(EnvironmentFault) as caught:
+        download(File("https://127.0.0.1:1/thing.zip"), tmp_path / "x.part", "thing")
+    assert "thing.zip by other means: resnets fetch thing --from" in caught.value.fix

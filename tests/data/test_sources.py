@@ -1,0 +1,346 @@
+"""Test how datasets are found in folders, archives and IDX files, and which are refused."""
+
+import gzip
+import io
+import os
+import stat
+import struct
+import tarfile
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnets.data.archives import _Listing
+from resnets.data.decode import BadImageError
+from resnets.data.layout import arrange
+from resnets.data.sources import open_source
+from resnets.errors import DataError
+from tests.data.photos import pets, write_folder, write_tar, write_zip
+
+
+def listing(path: Path) -> list[tuple[str, str, str]]:
+    return [(member.name, member.label, member.side) for member in open_source(path).members]
+
+
+def refuse(path: Path, words: str) -> DataError:
+    with pytest.raises(DataError, match=words) as caught:
+        open_source(path)
+    assert "\n" not in caught.value.what
+    assert caught.value.fix
+    return caught.value
+
+
+@pytest.mark.parametrize("prefix", ["", "photos/", "a/b/photos/", "./photos/"])
+def test_folder_zip_and_tar_give_the_same_members_and_bytes(tmp_path, prefix):
+    files = {**pets(3), "README.txt": b"read me"}
+    inside = {prefix + name: data for name, data in files.items()}
+    places = [
+        write_folder(tmp_path / "folder" / prefix, files),
+        write_folder(tmp_path / "outer", {f"{prefix}{n}": d for n, d in files.items()}),
+        write_zip(tmp_path / "photos.zip", {n.removeprefix("./"): d for n, d in inside.items()}),
+        write_tar(tmp_path / "photos.tar", inside),
+        write_tar(tmp_path / "photos.tar.gz", inside),
+        write_tar(tmp_path / "called_otherwise.gz", inside),
+    ]
+    expected = {name: data for name, data in files.items() if name.endswith(".png")}
+    for place in places:
+        source = open_source(place)
+        assert source.classes == ["cat", "dog"]
+        assert [path.rsplit("/", 1)[-1] for path in source.ignored] == ["README.txt"]
+        assert {m.name: content for m, content in source.read(source.members)} == expected
+        assert {m.name: m.label for m in source.members} == {n: n[:3] for n in expected}
+
+
+def test_a_few_members_can_be_read_in_the_middle(tmp_path):
+    for path in (
+        write_tar(tmp_path / "a.tar.gz", pets(5)),
+        write_zip(tmp_path / "a.zip", pets(5)),
+        write_folder(tmp_path / "a", pets(5)),
+    ):
+        source = open_source(path)
+        some = source.members[3:8:2]
+        assert [member for member, _ in source.read(some)] == some
+
+
+def test_given_sides_are_kept(tmp_path):
+    files = {**pets(2, "set/Train/"), **pets(1, "set/validation/"), **pets(1, "set/test/")}
+    found = listing(write_folder(tmp_path / "x", files))
+    assert ("Train/cat/0.png", "cat", "train") in found
+    assert ("validation/dog/0.png", "dog", "val") in found
+    assert ("test/dog/0.png", "dog", "test") in found
+
+
+def test_a_class_may_be_called_like_a_side():
+    files = ["train/1.jpg", "car/1.jpg", "car/red/2.jpg"]
+    layout = arrange(files, [], "x")
+    assert [(place.name, place.label, place.side) for place in layout.places] == [
+        ("car/1.jpg", "car", ""),
+        ("car/red/2.jpg", "car", ""),
+        ("train/1.jpg", "train", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "no images found"),
+        (["1.jpg", "2.jpg"], "expected one folder per class, found 2 files directly in it"),
+        (["x/1.jpg", "x/2.jpg"], None),
+        (["train/a/1.jpg", "train/b/1.jpg", "other/1.jpg"], "train beside other"),
+        (["train/a/1.jpg", "training/b/1.jpg"], "do not make up"),
+        (["val/a/1.jpg", "test/b/1.jpg"], "do not make up"),
+        (["x/a/1.jpg", "y/b/1.jpg"], "no files in x and beside it"),
+        (["a/1.jpg", "A/1.jpg"], "differ only in case or Unicode form"),
+        (["=cmd()/1.jpg", "b/1.jpg"], "formula"),
+        (["a\x1b]0;/1.jpg", "b/1.jpg"], "control characters"),
+        (["a\udcff/1.jpg", "b/1.jpg"], "UTF-8"),
+        (["a\nb/1.jpg", "b/1.jpg"], "control characters"),
+    ],
+)
+def test_layouts_are_understood_or_refused_in_words(files, words):
+    if words is None:
+        assert arrange(files, [], "x").classes == ["x"]
+        return
+    with pytest.raises(DataError, match=words):
+        arrange(files, [], "where")
+
+
+def test_twins_in_unicode_form_are_refused_and_lone_ones_become_nfc():
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    with pytest.raises(DataError, match="Unicode form"):
+        arrange([f"{nfc}/1.jpg", f"{nfd}/1.jpg"], [], "x")
+    assert arrange([f"{nfd}/1.jpg", "tea/1.jpg"], [], "x").classes == [nfc, "tea"]
+
+
+def test_hidden_and_tool_files_are_never_classes(tmp_path):
+    clean = write_folder(tmp_path / "clean", pets())
+    tools = {
+        ".ipynb_checkpoints/x.png": b"x",
+        "__MACOSX/cat/._1.png": b"x",
+        "cat/.DS_Store": b"x",
+        "cat/Thumbs.db": b"x",
+        "@eaDir/y.png": b"x",
+    }
+    messy = write_folder(tmp_path / "messy", {**pets(), **tools})
+    assert listing(messy) == listing(clean)
+    assert sorted(open_source(messy).ignored) == sorted(tools)
+
+
+def test_an_empty_class_folder_stays_a_class(tmp_path):
+    root = write_folder(tmp_path / "x", pets())
+    (root / "bird").mkdir()
+    assert open_source(root).classes == ["bird", "cat", "dog"]
+
+
+def test_images_outside_the_class_folders_are_named(tmp_path):
+    root = write_folder(tmp_path / "x", {**pets(), "lost.JPG": b"x", "notes.txt": b"x"})
+    source = open_source(root)
+    assert (source.homeless, source.ignored) == (["lost.JPG"], ["notes.txt"])
+
+
+def test_pipes_and_sockets_are_never_opened(tmp_path):
+    root = write_folder(tmp_path / "x", pets())
+    os.mkfifo(root / "cat" / "pipe.png")
+    assert len(listing(root)) == 8
+
+
+def test_links_stay_inside_the_dataset(tmp_path):
+    outside = write_folder(tmp_path / "out", {"secret.png": b"x"}) / "secret.png"
+    root = write_folder(tmp_path / "x", pets())
+    (root / "cat" / "alias.png").symlink_to("0.png")
+    (root / "cat" / "dangling.png").symlink_to("nothing.png")
+    (root / "cat" / "loop.png").symlink_to("loop.png")
+    source = open_source(root)
+    content = {member.name: found for member, found in source.read(source.members)}
+    assert content["cat/alias.png"] == content["cat/0.png"]
+    for name in ("cat/dangling.png", "cat/loop.png"):
+        assert isinstance(content[name], BadImageError)
+    cache = write_folder(tmp_path / "cache", {"files/md5/ab/cdef": b"x"})
+    (root / "cat" / "cached.png").symlink_to(cache / "files/md5/ab/cdef")
+    assert len(listing(root)) == 12
+    (root / "cat" / "evil.png").symlink_to(outside)
+    refuse(root, "evil.png: a link that points outside")
+    (root / "cat" / "evil.png").unlink()
+    (root / "bird").symlink_to(root / "cat")
+    refuse(root, "bird: a link to a folder")
+
+
+def test_odd_file_names_work_from_every_container(tmp_path):
+    odd = [
+        "two words.png", "quote'\".png", "new\nline.png", "🐈.png", "-rf.png", "=1+1.png",
+        "x" * 251 + ".png", "$(touch x).png", "A.png", "a.png", "no", "1e3", "<script>.png",
+    ]  # fmt: skip
+    files = {f"{label}/{name}": b"x" for label in ("no", "1e3") for name in odd}
+    folder = write_folder(tmp_path / "x", files)
+    for path in (
+        folder,
+        write_zip(tmp_path / "x.zip", files),
+        write_tar(tmp_path / "x.tar", files),
+    ):
+        assert sorted(name for name, _, _ in listing(path)) == sorted(files)
+        assert open_source(path).classes == ["1e3", "no"]
+
+
+def test_a_folder_that_cannot_be_listed_stops(tmp_path):
+    refuse(tmp_path / "nowhere", "no such folder or archive")
+    refuse(write_folder(tmp_path, {"x.txt": b"hello"}) / "x.txt", "neither a folder nor")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "cat/../../evil.png", "/etc/evil.png", "C:/evil.png", "a\\..\\evil.png"]
+)
+def test_names_that_lead_out_of_an_archive_are_refused(tmp_path, name):
+    before = sorted(tmp_path.parent.rglob("*"))
+    for path in (
+        write_zip(tmp_path / "x.zip", {**pets(), name: b"x"}),
+        write_tar(tmp_path / "x.tar", {**pets(), name: b"x"}),
+    ):
+        assert "evil.png" in refuse(path, "leads out of the archive").what
+        path.unlink()
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
+)
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
+    path = write_tar(tmp_path / "x.tar", pets())
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("cat/strange.png")
+        info.type, info.linkname = kind, "0.png"
+        archive.addfile(info)
+    refuse(path, "'cat/strange.png' is a link or a device")
+
+
+def test_links_encrypted_and_doubled_members_of_a_zip_are_refused(tmp_path):
+    link = zipfile.ZipInfo("cat/link.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = write_zip(tmp_path / "link.zip", pets())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "0.png")
+    refuse(path, "'cat/link.png' is a link or a device")
+
+    path = write_zip(tmp_path / "twice.zip", pets())
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("cat/0.png", "x")
+    refuse(path, "'cat/0.png' is a second member of that name")
+
+    data = bytearray(write_zip(tmp_path / "locked.zip", pets(1)).read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1  # the flag "encrypted" of the first entry
+    (tmp_path / "locked.zip").write_bytes(data)
+    refuse(tmp_path / "locked.zip", "'cat/0.png' is encrypted")
+
+
+def test_a_wrong_checksum_spoils_only_its_member(tmp_path):
+    path = write_zip(tmp_path / "x.zip", pets(2))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(data)
+    source = open_source(path)
+    bad = [m.name for m, found in source.read(source.members) if isinstance(found, BadImageError)]
+    assert bad == ["cat/0.png"]
+
+
+def test_bombs_are_refused_from_the_listing(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"x" * 100)
+    bomb = _Listing(tmp_path / "x")
+    bomb.add("a", 2**30 - 1, "", is_folder=False, fault="")
+    with pytest.raises(DataError, match="'b' is one member or byte too many"):
+        bomb.add("b", 2, "", is_folder=False, fault="")
+    monkeypatch.setattr("resnets.data.archives.MAX_MEMBERS", 1000)
+    many = {f"cat/{number}.png": b"" for number in range(1001)}
+    refuse(write_zip(tmp_path / "many.zip", many), "one member or byte too many")
+    refuse(write_tar(tmp_path / "many.tar", many), "one member or byte too many")
+
+
+def test_a_member_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnets.data.decode.MAX_FILE_BYTES", 1000)
+    files = {**pets(1), "cat/huge.png": bytes(10_000)}
+    for path in (write_zip(tmp_path / "x.zip", files), write_tar(tmp_path / "x.tar", files)):
+        source = open_source(path)
+        found = {member.name: content for member, content in source.read(source.members)}
+        assert found["cat/huge.png"].reason == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("x.zip", write_zip), ("x.tar", write_tar), ("x.tar.gz", write_tar)]
+)
+def test_damaged_archives_are_refused_or_their_members_are(tmp_path, name, write):
+    path = write(tmp_path / name, pets(2))
+    whole = path.read_bytes()
+    source = open_source(path)
+    original = [content for _, content in source.read(source.members)]
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        data = bytearray(whole)
+        if number % 2:
+            del data[rng.integers(len(data)) :]
+        else:
+            for _ in range(3):
+                data[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            source = open_source(path)
+            found = [content for _, content in source.read(source.members)]
+        except DataError:
+            continue
+        if name != "x.tar":  # a plain tar has no checksum of its contents
+            assert all(isinstance(one, BadImageError) or one in original for one in found)
+
+
+def idx(values: np.ndarray) -> bytes:
+    header = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    return header + values.tobytes()
+
+
+def write_idx(folder: Path, *, zipped: bool = True, num: int = 6) -> Path:
+    folder.mkdir()
+    for prefix in ("train", "t10k"):
+        images = np.arange(num * 12, dtype=np.uint8).reshape(num, 4, 3)
+        labels = np.arange(num, dtype=np.uint8) % 3
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{prefix}-{kind}-ubyte{'.gz' if zipped else ''}"
+            path.write_bytes(gzip.compress(idx(values)) if zipped else idx(values))
+    return folder
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_idx_files_give_pixels_labels_and_sides(tmp_path, zipped):
+    folder = write_idx(tmp_path / "x", zipped=zipped)
+    source = open_source(folder)
+    assert source.classes == ["0", "1", "2"]
+    (first, pixels), *_ = source.read(source.members)
+    assert (first.name, first.label, first.side) == ("train/00000", "0", "train")
+    assert np.array_equal(pixels[..., 0], np.arange(12).reshape(4, 3))
+    assert [m.side for m in source.members] == ["train"] * 6 + ["test"] * 6
+    (folder / "classes.txt").write_text("T-shirt/top\n../evil\nBag\n")
+    assert open_source(folder).classes == ["../evil", "Bag", "T-shirt/top"]
+    (folder / "classes.txt").write_text("a\nb\n")
+    refuse(folder, "2 names for 3 labels")
+
+
+@pytest.mark.parametrize("end", [0, 3, 10, 30, -1])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_idx_files_are_named(tmp_path, end, zipped):
+    folder = write_idx(tmp_path / "x", zipped=zipped)
+    path = next(folder.glob("train-images*"))
+    path.write_bytes(path.read_bytes()[:end])
+    refuse(folder, "train-images-idx3-ubyte")
+
+
+def test_idx_files_must_fit_together(tmp_path):
+    folder = write_idx(tmp_path / "x")
+    next(folder.glob("t10k-labels*")).unlink()
+    refuse(folder, "t10k has images without labels")
+    write_idx(tmp_path / "y", num=9)
+    labels = next((tmp_path / "y").glob("train-labels*"))
+    next((tmp_path / "x").glob("train-labels*")).write_bytes(labels.read_bytes())
+    (folder / labels.name.replace("train", "t10k")).write_bytes(labels.read_bytes())
+    refuse(folder, "6 train images, but 9 labels")
+    with gzip.open(folder / labels.name, "wb") as file:
+        file.write(io.BytesIO(b"\0\0\x09\1\0\0\0\1\0").read())
+    refuse(folder, "no IDX file with 1 axes of bytes")

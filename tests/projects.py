@@ -1,0 +1,80 @@
+"""Make small Git projects with the files that `resnets compare` reads, from simulated runs."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from resnets.evaluation import evaluate, metrics_record, predictions_table
+
+MEASURED_ON = {
+    "data": "d0", "split": "s0", "classes": "c0", "test_set": "t0", "preprocess": "p0",
+    "weights": "w0",
+}  # fmt: skip
+TRAINING = {
+    "epochs": 10, "best_epoch": 7, "parameters": 270_000, "parameters_trained": 130,
+    "model_bytes": 1_100_000,
+}  # fmt: skip
+
+
+def simulated_logits(labels, num_classes, accuracy, *, seed, images_seed=0, sharpness=8.0):
+    """Return logits (N, K) of a run: images differ in difficulty, runs in what they miss."""
+    difficulty = np.random.default_rng(images_seed).random(len(labels))
+    rng = np.random.default_rng([seed, 1])
+    chance = 1 / (1 + np.exp(sharpness * (difficulty - accuracy)))
+    right = rng.random(len(labels)) < chance
+    wrong = (labels + rng.integers(1, num_classes, len(labels))) % num_classes
+    logits = rng.normal(size=(len(labels), num_classes)) * 0.3
+    logits[np.arange(len(labels)), np.where(right, labels, wrong)] += 3
+    return logits
+
+
+class Project:
+    """A Git repository with metrics, predictions and parameters."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.root = root
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *arguments: str) -> str:
+        identity = [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@localhost",
+            "-c",
+            "commit.gpgsign=false",
+        ]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(
+            command, cwd=self.root, check=True, capture_output=True, text=True
+        ).stdout
+
+    def commit(self, message: str = "change") -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text, encoding="utf-8")
+
+    def write_model(self, name, runs, labels, classes, *, ids=None, measured_on=()) -> None:
+        """Write what the evaluate stage writes of a model; `runs` are logits (runs, N, K)."""
+        ids = ids or [f"{classes[label]}/{k:05d}.png" for k, label in enumerate(labels)]
+        scored = [evaluate(logits, labels, classes, resamples=0) for logits in runs]
+        record = metrics_record(
+            {k: (one, one) for k, one in enumerate(scored)},
+            training=TRAINING,
+            measured_on=MEASURED_ON | dict(measured_on),
+        )
+        self.write(f"metrics/{name}.json", json.dumps(record, indent=2))
+        table = predictions_table(ids, labels, runs[0], classes, 1.0)
+        self.write(f"plots/{name}/predictions.csv", table.to_csv(index=False, lineterminator="\n"))
+        names = np.array(classes, dtype=object)
+        seeds = {"id": ids, "label": names[labels]}
+        seeds |= {str(k): names[logits.argmax(1)] for k, logits in enumerate(runs)}
+        text = pd.DataFrame(seeds).to_csv(index=False, lineterminator="\n")
+        self.write(f"plots/{name}/seeds.csv", text)

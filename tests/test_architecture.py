@@ -1,0 +1,176 @@
+"""Hold the design: who may import whom, and that dvc.yaml tells the truth about the code."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from tests.closure import SRC, closure, imports_of
+
+ROOT = SRC.parent
+PACKAGE = SRC / "resnets"
+STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.stem != "__init__")
+# the layers, from the top down; a module imports from its own layer's line or below only
+LAYERS = [
+    {"stages", "cli"},
+    {"training", "scoring", "export", "predict", "compare", "review"},
+    {"models", "data", "inference", "evaluation", "bundle", "classifier", "reports", "plots"},
+    {"params", "errors", "runtime"},
+]
+NO_TORCH = ["prepare", "split", "leaderboard"]
+BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(module: str) -> int | None:
+    part = module.split(".")[1] if "." in module else module
+    return next((depth for depth, names in enumerate(LAYERS) if part in names), None)
+
+
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("file", modules(), ids=name_of)
+def test_imports_go_down_only(file):
+    own = layer_of(name_of(file))
+    if own is None:
+        return
+    for module in imports_of(file):
+        if module.startswith("resnets."):
+            depth = layer_of(module)
+            assert depth is None or depth >= own, f"{name_of(file)} imports {module}"
+
+
+def test_nobody_imports_a_stage():
+    for file in modules():
+        assert not [m for m in imports_of(file) if m.startswith("resnets.stages.")], file
+
+
+def test_only_one_module_reads_the_parameters():
+    readers = [name_of(file) for file in modules() if "ruamel.yaml" in imports_of(file)]
+    assert set(readers) <= {"resnets.params", "resnets.revisions", "resnets.gates"}
+
+
+def test_no_drawer_modules():
+    assert not [f for f in modules() if f.stem in BANNED_NAMES]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_script_is_small(stage):
+    assert len((PACKAGE / f"stages/{stage}.py").read_text().splitlines()) <= 75
+
+
+@pytest.mark.parametrize("stage", NO_TORCH)
+def test_stages_that_need_no_torch_cannot_reach_it(stage):
+    # the runtime asks torch for its devices, in functions that these stages do not call
+    reached = closure(PACKAGE / f"stages/{stage}.py") - {PACKAGE / "runtime.py"}
+    imported = {module.split(".")[0] for file in reached for module in imports_of(file)}
+    assert not {"torch", "torchvision"} & imported
+
+
+@pytest.mark.parametrize("module", ["resnets.cli", *(f"resnets.stages.{s}" for s in STAGES)])
+def test_help_loads_no_heavy_package(module):
+    code = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'onnx'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["resnets.cli", *(f"resnets.stages.{s}" for s in STAGES)])
+def test_help_has_an_example(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
+    if module != "resnets.cli":
+        assert "Example" in done.stdout
+
+
+# ---- dvc.yaml ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> dict[str, list]:
+    """Return the stages as DVC itself resolves them, by the name of their script."""
+    stages: dict[str, list] = {}
+    for stage in Repo(str(ROOT)).index.stages:
+        if stage.cmd:
+            stages.setdefault(stage.name.split("@")[0], []).append(stage)
+    return stages
+
+
+def code_deps(stage) -> set[Path]:
+    """Return the source files that a stage depends on."""
+    found: set[Path] = set()
+    for dep in stage.deps:
+        path = ROOT / str(dep)
+        if path.is_relative_to(SRC):
+            found |= set(path.rglob("*.py")) if path.is_dir() else {path}
+    return found
+
+
+def test_stages_and_scripts_have_the_same_names(pipeline):
+    assert sorted(pipeline) == STAGES
+    for name, stages in pipeline.items():
+        assert all(f"-m resnets.stages.{name} " in stage.cmd for stage in stages)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_cover_all_code_that_a_stage_can_reach(pipeline, name):
+    reached = {f for f in closure(PACKAGE / f"stages/{name}.py") if f.stem != "__init__"}
+    for stage in pipeline[name]:
+        missing = sorted(str(f.relative_to(ROOT)) for f in reached - code_deps(stage))
+        assert not missing, f"{stage.name} lacks the deps {missing}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_name_no_code_that_a_stage_cannot_reach(pipeline, name):
+    reached = closure(PACKAGE / f"stages/{name}.py")
+    for stage in pipeline[name]:
+        files = {ROOT / str(dep) for dep in stage.deps if str(dep).endswith(".py")}
+        assert not sorted(map(str, files - reached)), stage.name
+
+
+def sections_read(stage: str) -> set[str]:
+    """Return the sections of params.yaml that a script reads, as `values.a` or `values.a.b`."""
+    text = (PACKAGE / f"stages/{stage}.py").read_text()
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            source = ast.unparse(node)
+            match = re.match(r"(?:values|load_params\(params\))\.(\w+)", source)
+            if match:
+                found.add({"model_of": "model"}.get(match[1], match[1]))
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_are_exactly_the_sections_that_a_stage_reads(pipeline, name):
+    for stage in pipeline[name]:
+        listed = {
+            str(key).split(".")[0]
+            for dep in stage.deps
+            if getattr(dep, "params", None)
+            for key in dep.params
+        }
+        assert listed == sections_read(name), stage.name
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_path_in_a_command_is_a_dep_or_an_out(pipeline, name):
+    for stage in pipeline[name]:
+        known = [Path(str(x)) for x in (*stage.deps, *stage.outs)]
+        words = stage.cmd.split()[3:]
+        for path in (Path(word) for word in words if "/" in word):
+            is_known = any(k == path or k.is_relative_to(path) for k in known)
+            assert is_known, f"{stage.name}: {path}"

@@ -1,0 +1,196 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.utils.serialize import load_yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from resnets.errors import ParamsError
+from resnets.params import Params, load_params
+
+ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / "params.yaml"
+
+
+def leaves(values: object, where: tuple = ()) -> list[tuple]:
+    """Return the path of every value that is not a section."""
+    if isinstance(values, dict) and values:
+        return [leaf for key, value in values.items() for leaf in leaves(value, (*where, key))]
+    return [where]
+
+
+def read() -> dict:
+    return YAML(typ="safe", pure=True).load(PARAMS.read_text())
+
+
+LEAVES = leaves(read())
+
+
+def changed(tmp_path: Path, where: tuple, value: object, *, new_key: str | None = None) -> Path:
+    """Write the default parameters with one value replaced, or one key renamed."""
+    values = read()
+    section = values
+    for key in where[:-1]:
+        section = section[key]
+    if new_key:
+        section[new_key] = section.pop(where[-1])
+    else:
+        section[where[-1]] = value
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    return path
+
+
+def test_default_parameters_are_valid():
+    values = load_params(PARAMS)
+    assert values.transfer["frozen"].train == "head"
+    assert values.tasks["target"].classes == ["Pullover", "Coat"]
+
+
+@pytest.mark.parametrize("where", LEAVES, ids=lambda where: ".".join(map(str, where)))
+def test_every_misspelt_key_is_named_with_what_was_meant(tmp_path, where):
+    misspelt = f"{where[-1]}x"
+    path = changed(tmp_path, where, None, new_key=misspelt)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert caught.value.exit_code == 2
+    assert ".".join([*where[:-1], misspelt]) in caught.value.what or where[-1] in caught.value.what
+
+
+BAD = {"a mapping": {"x": 1}, "minus one": -1, "nan": float("nan"), "infinity": float("inf"),
+       "a list": [[]], "a bool for a number": True, "an odd word": "\x00bad"}  # fmt: skip
+FREE_TEXT = {"path", "input", "group_regex", "name"}  # any word is allowed, or a later stage judges
+
+
+@pytest.mark.parametrize("where", LEAVES, ids=lambda where: ".".join(map(str, where)))
+def test_no_senseless_value_of_any_key_passes(tmp_path, where):
+    for name, value in BAD.items():
+        is_fine = isinstance(value, str) and where[-1] in FREE_TEXT
+        is_bool_key = isinstance(value, bool) and isinstance(_at(where), bool)
+        if is_fine or is_bool_key:
+            continue
+        path = changed(tmp_path, where, value)
+        with pytest.raises(ParamsError):
+            pytest.fail(f"{where} accepts {name}: {load_params(path)}")
+
+
+def _at(where: tuple) -> object:
+    value = read()
+    for key in where:
+        value = value[key]
+    return value
+
+
+def test_message_names_key_value_and_what_is_allowed(tmp_path):
+    path = changed(tmp_path, ("transfer", "finetune", "optimizer", "name"), "adamm")
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert "transfer.finetune.optimizer.name is 'adamm'" in caught.value.what
+    assert "'sgd', 'adam' or 'adamw'" in caught.value.fix
+
+
+def test_unknown_key_comes_with_did_you_mean(tmp_path):
+    path = changed(tmp_path, ("backbone", "batch_size"), 0, new_key="batchsize")
+    with pytest.raises(ParamsError, match=r"unknown key backbone\.batchsize") as caught:
+        load_params(path)
+    assert "did you mean 'batch_size'?" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        (("preprocess", "crop"), 32, "larger than data.resize"),
+        (("preprocess", "mean"), [0.1, 0.2], "model.in_channels is 1"),
+        (("tasks", "target", "num_classes"), 3, "2 classes are listed"),
+        (("tasks", "target", "classes"), ["a", "a"], "listed twice"),
+        (("split", "target", "val"), 0.9, "leave nothing to train on"),
+        (("transfer", "finetune", "init"), "finetun", "allowed are random, backbone"),
+        (("transfer", "finetune", "init"), "finetune", "allowed are random, backbone"),
+        (("export", "variant"), "finetun", "allowed are best"),
+        (("backbone", "schedule"), {"name": "cosine", "warmup_epochs": 10.0}, "only 10 epochs"),
+        (("transfer", "scratch", "optimizer", "momentum"), 0.0, "nesterov needs a momentum"),
+        (("transfer", "scratch", "optimizer", "name"), "adam", "belong to sgd"),
+        (("repeat",), [0, 0], "listed twice"),
+        (("split",), {}, "but split has"),
+    ],
+)
+def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, words):
+    with pytest.raises(ParamsError) as caught:
+        load_params(changed(tmp_path, where, value))
+    assert words in caught.value.what
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path):
+    text = PARAMS.read_text().replace("lr: 0.1\n", "lr: 1e-3\n", 1)
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert load_params(path).backbone.optimizer.lr == 0.001
+    assert load_yaml(str(path))["backbone"]["optimizer"]["lr"] == 0.001
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "on", "0123", "1e3", "12:30", "null", "true", "1_000", "0x1F", "~"]
+)
+def test_class_names_that_look_like_values_stay_words(tmp_path, name):
+    listed = "classes: [Pullover, Coat]"
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace(listed, f"classes: [{name}, Coat]"))
+    assert load_params(path).tasks["target"].classes == [name, "Coat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 0\nseed: 1\n", "line 2"),
+        ("seed: [0\n", "line 2"),
+        ("\tseed: 0\n", "line 1"),
+        ("- a\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("a: &x [1]\nb: *x\n", "alias"),
+        ("seed: !!python/object:os.system [x]\n", "line 1"),
+    ],
+)
+def test_broken_yaml_is_refused_with_its_place(tmp_path, text, words):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert words in caught.value.what
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ParamsError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_parameters_or_our_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("fuzz") / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError):
+        load_params(path)
+
+
+def test_variant_changes_only_what_it_names():
+    values = load_params(PARAMS).model_dump()
+    values["transfer"]["scratch"]["model"] = {"name": "resnet32", "shortcut": "none"}
+    params = Params.model_validate(values)
+    network = params.model_of("scratch")
+    assert (network.name, network.shortcut, network.stem) == ("resnet32", "none", "small")
+    assert params.model_of("finetune") == params.model
+
+
+def test_a_stage_stops_before_any_work_with_two_lines_and_code_2(tmp_path):
+    changed(tmp_path, ("backbone", "epochs"), 0)
+    command = [sys.executable, "-m", "resnets.stages.backbone", "--out", "o", "--metrics", "m",
+               "--plots", "p"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("error: params.yaml: backbone.epochs is 0")
+    assert done.stderr.splitlines()[1].startswith("fix: ")
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]

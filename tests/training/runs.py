@@ -1,0 +1,90 @@
+"""Build a small training run on generated images, for the tests of the engine and its state."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resnets.data.task import Side
+from resnets.models import build_model
+from resnets.params import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
+from resnets.training.trainer import Trained, Trainer
+
+CLASSES = ["dark", "bright", "striped"]
+
+
+class Arrays:
+    """Give generated images as a task's images do."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.images[row]
+
+
+class GeneratedSide(Side):
+    """Hold generated images; its digest is of the pixels, as a task's is."""
+
+    def digest(self) -> str:
+        import hashlib
+
+        pixels = b"".join(self.images[i].tobytes() for i in range(len(self.images)))
+        return hashlib.sha256(pixels + self.labels.tobytes()).hexdigest()[:16]
+
+
+def make_side(num_images: int, seed: int, *, size: int = 12) -> Side:
+    """Return images of three classes that differ in brightness and texture."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num_images) % 3
+    images = rng.integers(0, 80, (num_images, size, size, 1))
+    images[labels == 1] += 120
+    images[labels == 2, :, ::2] += 120
+    ids = [f"{CLASSES[label]}/{row}.png" for row, label in enumerate(labels)]
+    return GeneratedSide(ids, labels.astype(np.int64), CLASSES, Arrays(images.astype(np.uint8)))
+
+
+SECTION = Training(
+    epochs=3,
+    batch_size=8,
+    optimizer=Optimizer(
+        name="sgd", lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, lr_decay=1.0,
+        clip_norm=None,
+    ),
+    schedule=Step(name="step", warmup_epochs=0.0, epochs=2, gamma=0.1),
+    augment=PadCrop(crop="pad", padding=2, flip=True),
+    loss=Loss(label_smoothing=0.1, class_weights="none"),
+)  # fmt: skip
+RUNTIME = Runtime(device="cpu", precision="fp32", threads=1, checkpoint_steps=2)
+PREPROCESS = Preprocess(crop=12, mean=[0.4], std=[0.3])
+
+
+def make_trainer(
+    state: Path, *, section: Training = SECTION, runtime: Runtime = RUNTIME
+) -> Trainer:
+    """Return a trainer on 33 generated images: the last batch would have one."""
+    return Trainer(make_side(33, 0), make_side(15, 1), section, PREPROCESS, runtime, state)
+
+
+def train(state: Path, *, section: Training = SECTION, runtime: Runtime = RUNTIME, seed: int = 0,
+          **options: object) -> Trained:  # fmt: skip
+    """Train an 8-layer network to the end, or continue."""
+    torch.manual_seed(seed)
+    model = build_model("resnet8", num_classes=3, in_channels=1)
+    trainer = make_trainer(state, section=section, runtime=runtime)
+    return trainer.run(model, title="test", seed=seed, inputs={}, **options)
+
+
+def bits(trained: Trained) -> bytes:
+    """Return all weights and buffers as bytes."""
+    state = trained.model.state_dict()
+    return b"".join(state[key].numpy().tobytes() for key in sorted(state))
+
+
+if __name__ == "__main__":  # a process that the tests can kill
+    import sys
+
+    Path(sys.argv[2]).write_bytes(bits(train(Path(sys.argv[1]))))

@@ -1,0 +1,242 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets.errors import EnvironmentFault, StoppedBySignal
+from resnets.runtime import atomic_path, locked, write_json
+from resnets.training import state as state_module
+from resnets.training.state import Progress, StateFolder
+from tests.training.runs import SECTION, bits, train
+
+ROOT = Path(__file__).parents[2]
+FAILPOINTS = [
+    "engine.step@1", "engine.step@7", "engine.epoch@1", "engine.epoch@3", "state.half_written@1",
+    "state.half_written@2", "write.before_sync@3", "write.before_rename@3", "write.after_rename@4",
+]  # fmt: skip
+
+
+def run_process(state: Path, out: Path, fault: str = "") -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own, which a failpoint may kill."""
+    command = [sys.executable, "-m", "tests.training.runs", str(state), str(out)]
+    environment = {**os.environ, "RESNETS_FAULT": fault}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> bytes:
+    return bits(train(tmp_path_factory.mktemp("undisturbed")))
+
+
+@pytest.mark.parametrize("fault", FAILPOINTS)
+def test_killed_run_continues_to_the_same_bits(tmp_path, undisturbed, fault):
+    killed = run_process(tmp_path / "state", tmp_path / "out", fault)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert bits(train(tmp_path / "state")) == undisturbed
+
+
+def test_run_killed_again_and_again_comes_to_the_same_bits(tmp_path, undisturbed):
+    for fault in ["engine.step@3"] * 2 + ["state.half_written@1", "engine.step@3"]:
+        assert run_process(tmp_path / "state", tmp_path / "out", fault).returncode == -9
+    assert bits(train(tmp_path / "state")) == undisturbed
+
+
+def test_finished_run_is_found_finished(tmp_path, undisturbed, capsys):
+    train(tmp_path)
+    assert bits(train(tmp_path)) == undisturbed
+    assert "continuing at epoch 4, batch 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
+def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, undisturbed, number, code):
+    section = SECTION.model_copy(update={"epochs": 3})
+    with pytest.raises(StoppedBySignal) as caught:
+        interrupt_after_steps(3, number, lambda: train(tmp_path, section=section))
+    assert caught.value.exit_code == code
+    assert "state saved at epoch 1, batch 3" in caught.value.what
+    assert "same command" in caught.value.fix
+    assert bits(train(tmp_path)) == undisturbed
+
+
+def interrupt_after_steps(steps: int, number: int, action) -> None:
+    """Run an action and send this process a signal at its third step."""
+    from resnets.training import engine
+
+    passages = []
+
+    def send(name: str) -> None:
+        if name == "engine.step":
+            passages.append(name)
+            if len(passages) == steps:
+                os.kill(os.getpid(), number)
+
+    original, engine.failpoint = engine.failpoint, send
+    try:
+        action()
+    finally:
+        engine.failpoint = original
+
+
+def make_progress(value: float = 1.0) -> Progress:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.full((4, 3), value)).sum().backward()
+    optimizer.step()
+    best = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    return Progress(model, optimizer, 2, 3, {"loss": 0.1 + 0.2}, [{"epoch": 1}], best)
+
+
+def test_progress_comes_back_bit_for_bit(tmp_path):
+    saved = make_progress()
+    folder = StateFolder(tmp_path, {"a": 1})
+    folder.save(saved, 5)
+    loaded = make_progress(9.0)
+    assert StateFolder(tmp_path, {"a": 1}).load(loaded) == "epoch 3, batch 3"
+    assert (loaded.epoch, loaded.batch, loaded.sums, loaded.history) == (
+        2,
+        3,
+        saved.sums,
+        saved.history,
+    )
+    for ours, theirs in (
+        (loaded.model.state_dict(), saved.model.state_dict()),
+        (loaded.best, saved.best),
+    ):
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    ours, theirs = loaded.optimizer.state_dict()["state"], saved.optimizer.state_dict()["state"]
+    for index, values in theirs.items():
+        for key, value in values.items():
+            assert torch.equal(ours[index][key], value), key
+
+
+@pytest.mark.parametrize("steps", [(9, 10), (99, 100), (5, 1000)])
+def test_newest_state_is_found_by_number_and_two_are_kept(tmp_path, steps):
+    folder = StateFolder(tmp_path, {})
+    for epoch, step in enumerate((1, *steps)):
+        progress = make_progress()
+        progress.epoch = epoch
+        folder.save(progress, step)
+    assert len(list(tmp_path.glob("*.state"))) == state_module.KEEP
+    loaded = make_progress()
+    folder.load(loaded)
+    assert loaded.epoch == 2
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """Return cuts at every 64th of the length and 500 copies with one bit flipped."""
+    generator = random.Random(0)
+    cuts = [content[: len(content) * k // 64] for k in range(64)]
+    flips = []
+    for _ in range(500):
+        place = generator.randrange(len(content))
+        flip = bytearray(content)
+        flip[place] ^= 1 << generator.randrange(8)
+        flips.append(bytes(flip))
+    return cuts + flips
+
+
+def test_every_cut_and_flipped_state_is_noticed_and_the_one_before_is_used(tmp_path):
+    folder = StateFolder(tmp_path, {})
+    for epoch, step in ((1, 10), (2, 20)):
+        progress = make_progress()
+        progress.epoch = epoch
+        folder.save(progress, step)
+    newest = tmp_path / "checkpoint-000000020.state"
+    content = newest.read_bytes()
+    for case in damaged(content):
+        newest.write_bytes(case)
+        loaded = make_progress()
+        assert folder.load(loaded)
+        assert loaded.epoch == 1
+    newest.write_bytes(content)
+    folder.load(loaded)
+    assert loaded.epoch == 2
+
+
+@pytest.mark.parametrize("change", ["parameters", "data", "seed", "code"])
+def test_state_of_another_run_is_not_continued_and_the_reason_is_said(tmp_path, change):
+    identity = {"parameters": 1, "data": 2, "seed": 3, "code": 4}
+    StateFolder(tmp_path, identity).save(make_progress(), 5)
+    other = StateFolder(tmp_path, {**identity, change: "other"})
+    assert other.reason == f"{change} changed"
+    assert other.load(make_progress()) == ""
+    assert not list(tmp_path.glob("*.state"))
+
+
+def test_other_parameters_start_fresh_and_say_so(tmp_path, capsys):
+    train(tmp_path)
+    capsys.readouterr()
+    section = SECTION.model_copy(update={"epochs": 1})
+    assert len(train(tmp_path, section=section).history) == 1
+    assert "starting fresh (parameters changed)" in capsys.readouterr().out
+
+
+def test_second_process_is_refused_and_told_who_is_at_work(tmp_path):
+    with locked(tmp_path, "training of a"), pytest.raises(EnvironmentFault) as caught:
+        with locked(tmp_path, "training of b"):
+            pytest.fail("two processes at once")
+    assert f"in use by training of a (process {os.getpid()})" in caught.value.what
+    with locked(tmp_path, "training of b"):
+        pass
+
+
+def test_lock_dies_with_its_process(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from resnets.runtime import locked\n"
+        f"with locked(Path({str(tmp_path)!r}), 'other'):\n print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(EnvironmentFault), locked(tmp_path, "we"):
+        pass
+    other.kill()
+    other.wait()
+    with locked(tmp_path, "we"):
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(RuntimeError, match="full"), atomic_path(path) as part:
+        part.write_text("half")
+        raise RuntimeError("full")
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_an_orphaned_stage_under_dvc_stops(tmp_path):
+    """A shell starts a trainer under DVC's variable and is killed: the trainer must notice."""
+    script = (
+        "import os, time\n"
+        "from resnets.runtime import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        " print(os.getpid(), flush=True)\n"
+        " end = time.monotonic() + 30\n"
+        " while not stop.is_set() and time.monotonic() < end: time.sleep(0.01)\n"
+        f"open({str(tmp_path / 'end')!r}, 'w').write(str(stop.received))\n"
+    )
+    command = f"{sys.executable} -c '{script.replace(chr(39), chr(34))}'; true"
+    environment = {**os.environ, "DVC_STAGE": "transfer@x"}
+    shell = subprocess.Popen(
+        ["sh", "-c", command], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    shell.stdout.readline()
+    shell.kill()
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "end").exists() and time.monotonic() < deadline:
+        os.sched_yield()
+    assert (tmp_path / "end").read_text() == str(int(signal.SIGTERM))
