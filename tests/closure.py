@@ -1,4 +1,4 @@
-"""Find what a module of the package can reach: all its imports, late ones too, read from the code."""
+"""Find what a module of the package can reach: all its imports, late ones too."""
 
 import ast
 from functools import cache

@@ -72,9 +72,10 @@ def test_bytes_are_the_same_in_another_process_and_for_any_memory_format(tmp_pat
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     save_bundle(here, model.to(memory_format=torch.channels_last), meta)
     program = (
-        f"from test_bundle import *; save_bundle(Path({str(there)!r}), *make_model(in_channels=3))"
+        "from tests.test_bundle import *; "
+        f"save_bundle(Path({str(there)!r}), *make_model(in_channels=3))"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
     assert here.read_bytes() == there.read_bytes()
 
 

@@ -91,6 +91,17 @@ def test_same_state_is_within_noise(project):
     model = compared(project).models[0]
     assert {model.verdict(metric) for metric in model.differences} == {"within noise"}
     assert model.differences["accuracy"].decisive == 0
+    assert "- unchanged: `net`" in text_of(project)
+    assert "| model" not in text_of(project)
+
+
+def test_unchanged_models_are_no_looks(project):
+    project.write_model("same", runs(0.8, 7), labels_of(), CLASSES)
+    two_states(project, runs(0.75, 1), runs(0.8, 2))
+    models = {model.name: model for model in compared(project).models}
+    alone = models["net"].differences["accuracy"].p / 0.6
+    assert models["net"].p["accuracy"] == pytest.approx(min(1, alone))
+    assert models["same"].is_unchanged
 
 
 def test_workspace_is_the_default_head(project):
@@ -111,7 +122,7 @@ def test_several_models_are_corrected_for_together(project):
     raw = {model.name: model.differences["accuracy"].p for model in models}
     smallest = min(raw, key=raw.__getitem__)
     adjusted = {model.name: model.p["accuracy"] for model in models}
-    assert adjusted[smallest] == pytest.approx(min(1, 4 * raw[smallest]))
+    assert adjusted[smallest] == pytest.approx(min(1, 4 * raw[smallest] / 0.6))
 
 
 def test_other_preprocessing_gives_no_verdict(project):
@@ -192,8 +203,8 @@ def test_new_and_gone_models_are_named(project):
     (project.root / "metrics/net.json").rename(project.root / "metrics/other.json")
     project.commit()
     text = text_of(project)
-    assert "New, nothing to compare with: `other`" in text
-    assert "Gone, nothing to compare with: `net`" in text
+    assert "new, nothing to compare with: `other`" in text
+    assert "gone, nothing to compare with: `net`" in text
 
 
 def test_missing_predictions_are_said(project):

@@ -8,9 +8,7 @@ import torch
 from PIL import Image
 
 from resnets.bundle import load_bundle
-from resnets.classifier import open_classifier
 from resnets.explain import SMALLEST, draw_prediction, explain, grad_cam, overlay
-from resnets.export import to_onnx
 from resnets.inference import crop_batch, infer, normalise
 from tests.bundles import PREPROCESS, Trained, make_trained
 
@@ -42,25 +40,6 @@ def test_heat_is_that_of_the_gradients(trained: Trained) -> None:
     heat = heat / heat.amax((1, 2), keepdim=True).clamp_min(1e-12)
     np.testing.assert_allclose(found, heat.detach().numpy(), atol=1e-5)
     assert found.max(axis=(1, 2)) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_an_onnx_file_gives_the_same_heat_and_features(
-    trained: Trained, tmp_path: Path, inside: bool
-) -> None:
-    model = to_onnx(load_bundle(trained.bundle), preprocess_inside=inside)
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    images = trained.task.side("test").images
-    crops = crop_batch(images, 0, len(images), 28)
-    for output in ("feature_map", "features", "logits"):
-        ours = open_classifier(path, output=output).score(crops)
-        wanted = open_classifier(trained.bundle, output=output, device="cpu").score(crops)
-        np.testing.assert_allclose(ours.probabilities, wanted.probabilities, atol=1e-5)
-        if output != "logits":
-            np.testing.assert_allclose(ours.features, wanted.features, atol=1e-4)
-        if output == "feature_map":
-            np.testing.assert_allclose(ours.feature_map, wanted.feature_map, atol=1e-4)
 
 
 def test_no_evidence_is_no_heat() -> None:

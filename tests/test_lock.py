@@ -11,17 +11,18 @@ stages:
     cmd: python code/prepare.py
     deps: [raw.txt, code/prepare.py]
     params: [size]
-    outs: [packed.bin]
+    outs: [store/packed.bin]
     metrics: [{counts.json: {cache: false}}]
   train:
-    cmd: python -c "import shutil; shutil.copy('packed.bin', 'model.bin')"
-    deps: [packed.bin]
+    cmd: python -c "import shutil; shutil.copy('store/packed.bin', 'model.bin')"
+    deps: [store]
     params: [lr]
     outs: [model.bin]
 """
 SCRIPT = """\
 from pathlib import Path
-Path("packed.bin").write_bytes(Path("raw.txt").read_bytes())
+Path("store").mkdir(exist_ok=True)
+Path("store/packed.bin").write_bytes(Path("raw.txt").read_bytes())
 Path("counts.json").write_text('{"images": 3}')
 """
 
@@ -58,7 +59,7 @@ def origin(tmp_path_factory):
 def clone(origin, tmp_path):
     """A clone that has no data: neither the store nor the cache."""
     run(tmp_path, "git", "clone", "-q", str(origin), "clone")
-    assert not (tmp_path / "clone/packed.bin").exists()
+    assert [path.name for path in (tmp_path / "clone/store").iterdir()] == [".gitignore"]
     return tmp_path / "clone"
 
 

@@ -63,7 +63,7 @@ def test_every_misspelt_key_is_named_with_what_was_meant(tmp_path, where):
 
 BAD = {"a mapping": {"x": 1}, "minus one": -1, "nan": float("nan"), "infinity": float("inf"),
        "a list": [[]], "a bool for a number": True, "an odd word": "\x00bad"}  # fmt: skip
-FREE_TEXT = {"path", "input", "group_regex", "name"}  # any word is allowed, or a later stage judges
+FREE_TEXT = {"path", "input", "group_regex"}  # any word is allowed, or a later stage judges
 
 
 @pytest.mark.parametrize("where", LEAVES, ids=lambda where: ".".join(map(str, where)))
@@ -111,10 +111,13 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
         (("transfer", "finetune", "init"), "finetun", "allowed are random, backbone"),
         (("transfer", "finetune", "init"), "finetune", "allowed are random, backbone"),
         (("export", "variant"), "finetun", "allowed are best"),
-        (("backbone", "schedule"), {"name": "cosine", "warmup_epochs": 10.0}, "only 10 epochs"),
+        (("backbone", "schedule"), {"name": "cosine", "warmup_epochs": 99.0}, "but there are only"),
         (("transfer", "scratch", "optimizer", "momentum"), 0.0, "nesterov needs a momentum"),
         (("transfer", "scratch", "optimizer", "name"), "adam", "belong to sgd"),
         (("repeat",), [0, 0], "listed twice"),
+        (("model", "name"), "resnet19", "unknown network"),
+        (("model", "stride_on"), "conv1x1", "no 1×1 convolution"),
+        (("transfer", "scratch", "model"), {"name": "resnet51"}, "unknown network"),
         (("split",), {}, "but split has"),
     ],
 )

@@ -54,9 +54,7 @@ def summary(
     )
 
 
-@app.command(
-    epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist"
-)
+@app.command(epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist")
 def check(
     path: Annotated[Path, typer.Argument(help="A folder, zip or tar of class folders, or IDX.")],
 ) -> None:

@@ -1,7 +1,6 @@
 """Define the errors that users see, their exit codes, and the one place that prints them."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable
 
@@ -101,9 +100,6 @@ def run_app(command: Callable[..., object]) -> None:
         code = command(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
-    except BrokenPipeError:  # `| head` closed the pipe: quiet, as other tools
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()

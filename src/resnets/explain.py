@@ -83,10 +83,12 @@ def draw_prediction(
         right.imshow(overlay(image, heat))
         right.axis("off")
     else:
-        right = figure.add_axes((0.72, 0.15, 0.25, 0.73))
-        right.barh(range(len(best)), probabilities[best], color="#0072B2")
+        right = figure.add_axes((0.72, 0.05, 0.25, 0.83))
+        bars = right.barh(range(len(best)), probabilities[best], color="#0072B2")
+        right.bar_label(bars, fmt="{:.1%}", padding=2, fontsize=8)
         right.set_yticks(range(len(best)), [_short(classes[k]) for k in best], parse_math=False)
-        right.set(xlim=(0, 1), xlabel="probability")
+        right.set(xlim=(0, 1.35), xticks=[])
+        right.spines[:].set_visible(False)
         right.invert_yaxis()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box

@@ -73,12 +73,12 @@ def export_bundle(
             report["int8"] = compare_int8(exact, small, task, max_drop=options.max_drop)
             if not report["int8"]["is_default"]:
                 small.unlink()
+        scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
+        card = model_card(bundle, task, scores=scores, metrics=metrics, report=report)
         for file in sorted(Path(folder).iterdir()):
             with atomic_path(out / file.name) as part:
                 part.write_bytes(file.read_bytes())
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
-    scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
-    card = model_card(bundle, task, scores=scores, metrics=metrics, report=report)
     write_text(out / "model_card.md", card)
     return report
 

@@ -14,24 +14,30 @@ import typer
 
 from resnets.errors import ArtefactError, EnvironmentFault, run_app
 
-# an absent input is data that was not pulled; an absent output that was never made has no hash
-# in dvc.lock, and DVC calls only such a one "deleted"
-ABSENT = {"changed deps": "deleted", "changed outs": "not in cache"}
+Status = Mapping[str, Sequence[str | Mapping[str, Mapping[str, Any]]]]
 
 
-def stale(status: Mapping[str, Sequence[str | Mapping[str, Any]]]) -> Iterator[str]:
-    """Yield what differs from dvc.lock, one line each; `status` is DVC's, by stage."""
-    for stage, entries in status.items():
-        for entry in entries:
-            if isinstance(entry, str):
-                yield f"{stage}: {entry}"
-                continue
-            for kind, found in entry.items():
-                for path, change in found.items():
-                    keys = change if isinstance(change, Mapping) else {"": change}
-                    for key, state in keys.items():
-                        if key or state != ABSENT.get(kind):
-                            yield f"{stage}: {path}{f' {key}' if key else ''} is {state}"
+def stale(status: Status) -> Iterator[str]:
+    """Yield what differs from dvc.lock, one line each; `status` is DVC's, by stage.
+
+    An output "not in cache" was not pulled; one that was never made DVC calls "deleted". A
+    dependency that is "deleted" was not pulled; nor was a "modified" folder of such outputs.
+    """
+    entries = [(stage, entry) for stage, found in status.items() for entry in found]
+    outputs = [entry.get("changed outs", {}) for _, entry in entries if not isinstance(entry, str)]
+    absent = {path for found in outputs for path, state in found.items() if state == "not in cache"}
+    for stage, entry in entries:
+        if isinstance(entry, str):
+            yield f"{stage}: {entry}"
+            continue
+        for path, state in entry.get("changed outs", {}).items():
+            if path not in absent:
+                yield f"{stage}: {path} is {state}"
+        for path, state in entry.get("changed deps", {}).items():
+            if isinstance(state, Mapping):  # a file of parameters
+                yield from (f"{stage}: {path} {key} is {how}" for key, how in state.items())
+            elif state != "deleted" and not any(out.startswith(f"{path}/") for out in absent):
+                yield f"{stage}: {path} is {state}"
 
 
 def main() -> None:

@@ -4,9 +4,8 @@ The schema has no defaults: every value stands in params.yaml, once. Unknown key
 contradictions stop a stage before any work, with the key, the value and what is allowed.
 """
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,11 +16,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from resnets.architecture import Architecture, Init, Shortcut, Stem, StrideOn
 from resnets.errors import ParamsError
+from resnets.wording import explain
 
 MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # names of tasks and variants become file names
@@ -43,11 +43,6 @@ def _refuse_bool(value: object) -> object:
 
 
 Channels = Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)]  # grey or RGB
-
-Stem = Literal["imagenet", "small", "pad2", "floor_pool"]
-Shortcut = Literal["projection", "pad", "none"]
-StrideOn = Literal["conv3x3", "conv1x1"]
-Init = Literal["kaiming", "xavier"]
 
 
 class Section(BaseModel):
@@ -132,6 +127,11 @@ class Model(Section):
     zero_init_residual: bool
     init: Init
 
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        Architecture(**self.model_dump(), num_classes=2, include_top=True)
+        return self
+
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of `build_model`, all but the number of classes."""
         return self.model_dump()
@@ -212,7 +212,7 @@ class NoCrop(Section):
 
 
 class PadCrop(Section):
-    """Shift by up to `padding` pixels: pad with the mean, then crop at random (ResNet paper, 4.2)."""
+    """Shift by up to `padding` pixels: pad with the mean, crop at random (ResNet paper, 4.2)."""
 
     crop: Literal["pad"]
     padding: Count
@@ -342,6 +342,7 @@ class Params(Section):
         if reserved:
             raise ValueError(f"transfer has a variant called {reserved.pop()!r}, a reserved name")
         for name, variant in self.transfer.items():
+            self.model_of(name)
             if variant.init not in {"random", "backbone", *self.transfer} - {name}:
                 raise ValueError(
                     f"transfer.{name}.init is {variant.init!r}; allowed are random, backbone and "
@@ -357,72 +358,7 @@ class Params(Section):
     def model_of(self, variant: str) -> Model:
         """Return the network of a variant: `model` with the variant's changes."""
         change = self.transfer[variant].model.model_dump(exclude_none=True)
-        return self.model.model_copy(update=change)
-
-
-def _allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that the section at this place may have, for "did you mean"."""
-    found: list[type[BaseModel]] = [model]
-    for part in where:
-        inner: list[type[BaseModel]] = []
-        for section in found:
-            field = section.model_fields.get(str(part))
-            inner += _models_in(field.annotation) if field else [section]  # a dict key: stay
-        found = inner
-    return sorted({key for section in found for key in section.model_fields})
-
-
-def _models_in(annotation: object) -> list[type[BaseModel]]:
-    """Return the section classes inside a type such as `dict[str, Split]` or a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _key_of(fault: ErrorDetails, values: object) -> tuple[str, ...]:
-    """Return where in the file a fault is; pydantic adds the names of types, which go."""
-    where: list[str] = []
-    for part in fault["loc"]:
-        if isinstance(values, dict) and (part in values or fault["type"] == "missing"):
-            values = values.get(part)
-        elif isinstance(values, list) and isinstance(part, int):
-            values = values[part]
-        else:
-            continue
-        where.append(str(part))
-    if fault["type"] == "missing" and where[-1:] != [str(fault["loc"][-1])]:
-        where.append(str(fault["loc"][-1]))
-    return tuple(where)
-
-
-def _explain(error: ValidationError, values: object, path: Path) -> ParamsError:
-    """Word the first fault of a params file, as key, value and what is allowed."""
-    # a misspelt key is reported as missing too; its own fault says more
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    fault, where = faults[0], _key_of(faults[0], values)
-    key = ".".join(where) or "the file"
-    start = f"{path}: {key}"
-    match fault["type"]:
-        case "extra_forbidden":
-            allowed = _allowed(Params, where[:-1])
-            close = difflib.get_close_matches(where[-1], allowed, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            return ParamsError(f"{path}: unknown key {key}", f"{hint}known: {', '.join(allowed)}")
-        case "missing":
-            return ParamsError(f"{start} is missing", f"add it to {path.name}")
-        case "value_error":
-            what = str(fault["ctx"]["error"])
-            return ParamsError(
-                f"{start}: {what}" if where else f"{path}: {what}", f"change it in {path.name}"
-            )
-        case "union_tag_invalid":
-            tag = fault["ctx"]["discriminator"].strip("'")
-            start, found = f"{start}.{tag}", fault["ctx"]["tag"]
-            return ParamsError(f"{start} is {found!r}", f"allowed: {fault['ctx']['expected_tags']}")
-    # a value that may be of several types has one fault for each
-    same = [x["msg"] for x in faults if _key_of(x, values) == where]
-    fix = " or ".join(dict.fromkeys(msg.replace("Input should be ", "") for msg in same))
-    return ParamsError(f"{start} is {fault['input']!r}", f"allowed: {fix} (change {path.name})")
+        return Model(**{**self.model.model_dump(), **change})
 
 
 def load_params(path: Path | str) -> Params:
@@ -455,7 +391,7 @@ def load_params(path: Path | str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, values, path) from None
+        raise explain(error, Params, values, path) from None
 
 
 def _refuse_aliases(text: str, path: Path) -> None:

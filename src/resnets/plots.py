@@ -20,7 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DPI = 100
 MOST_NUMBERS = 12  # classes beyond which cells of a confusion matrix are too small for numbers
 MOST_TICKS = 40  # classes beyond which their names are
-CAPTION_LETTERS = 20
+NAME_LETTERS = 20
+LINE_LETTERS = 26  # of a caption
 
 
 def plot_curves(histories: Mapping[str, "pd.DataFrame"], path: Path) -> None:
@@ -43,6 +44,8 @@ def plot_curves(histories: Mapping[str, "pd.DataFrame"], path: Path) -> None:
                 panel.plot(best["epoch"], best[f"val_{metric}"], "o", color=colour)
         for panel, metric in zip(panels, ("loss", "accuracy"), strict=True):
             panel.set(xlabel="epoch", ylabel=metric)
+            if metric == "loss":
+                panel.set_yscale("log")  # one wild epoch must not flatten all others
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles, labels = panels[0].get_legend_handles_labels()
         columns = min(len(labels), 6)
@@ -100,7 +103,7 @@ def plot_reliability(sides: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
 
 def plot_samples(images: Sequence[Image], labels: Sequence[str], path: Path) -> None:
     """Draw images (H, W, C) with the names of their classes."""
-    plot_sheet(images, [_short(label) for label in labels], path)
+    plot_sheet(images, labels, path)
 
 
 def plot_mistakes(
@@ -131,14 +134,15 @@ def plot_sheet(
             panel.imshow(
                 image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255
             )
-            panel.set_title(caption, fontsize=7, pad=2)
+            cut = [_short(line, LINE_LETTERS) for line in caption.split("\n")]
+            panel.set_title("\n".join(cut), fontsize=7, pad=2)
         if not images:
             panels[0].text(0.5, 0.5, "none", ha="center", va="center")
 
 
-def _short(name: str) -> str:
+def _short(name: str, most_letters: int = NAME_LETTERS) -> str:
     """Cut a long name, so that captions do not run into each other."""
-    return name if len(name) <= CAPTION_LETTERS else name[: CAPTION_LETTERS - 1] + "…"
+    return name if len(name) <= most_letters else name[: most_letters - 1] + "…"
 
 
 @contextmanager

@@ -46,11 +46,12 @@ def predict(
     output: Output = "logits"
     if reports.explain or reports.features:
         output = "feature_map" if reports.explain else "features"
-    classifier = open_classifier(model or default_model(), output=output, device=device)
+    path = model or default_model()
+    classifier = open_classifier(path, output=output, device=device)
     answers = classify(find_inputs(arguments, lines), classifier, batch_size=batch_size)
     if "-" not in arguments and (reports.table() or not sys.stdout.isatty()):
         total = sum(1 for _ in find_inputs(arguments, (), read=False))
-        answers = follow(answers, "predict", "images", total)
+        answers = follow(answers, f"predicting with {path}", "images", total)
     num_inputs = num_bad = 0
     classes = classifier.meta.classes
     width = classifier.head[0].shape[1] if classifier.head else 0

@@ -78,8 +78,9 @@ def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> di
             values = run_batches(model.forward, side.images, crop=crop, batch_size=BATCH)
             answers.append(values.argmax(axis=1))
         wanted, found = (float((answer == side.labels).mean()) for answer in answers)
-        agreement = float((answers[0] == answers[1]).mean())
-        report[name] = {"accuracy": found, "fp32_accuracy": wanted, "agreement": agreement}
-    drop = report["val"]["fp32_accuracy"] - report["val"]["accuracy"]
+        scores = {"accuracy": found, "fp32_accuracy": wanted}
+        scores["agreement"] = float((answers[0] == answers[1]).mean())
+        report[name] = {key: round(value, 6) for key, value in scores.items()}
+    drop = round(report["val"]["fp32_accuracy"] - report["val"]["accuracy"], 6)
     sizes = {"bytes": small.stat().st_size, "fp32_bytes": exact.stat().st_size}
     return report | sizes | {"drop": drop, "is_default": drop <= max_drop}

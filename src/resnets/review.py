@@ -59,14 +59,19 @@ def _cut(text: str) -> str:
 
 def _summary(comparison: Comparison, faults: Faults) -> list[str]:
     """Return what matters most: obstacles, verdicts, gates, and what else changed."""
-    models = sorted(comparison.models, key=_rank)
+    models = sorted((m for m in comparison.models if not m.is_unchanged), key=_rank)
+    unchanged = [model.name for model in comparison.models if model.is_unchanged]
     blocks = [f"# {code(comparison.base)} → {code(comparison.head)}"]
     for model in models:
         blocks += [f"**Not comparable**: {code(model.name)}: {x}." for x in model.obstacles]
         blocks += [f"**Note**: {code(model.name)}: {x}." for x in model.notes]
     lines = [_sentence(model) for model in models]
-    for word, names in (("New", comparison.added), ("Gone", comparison.removed)):
-        lines += [f"- {word}, nothing to compare with: {', '.join(map(code, names))}"] * bool(names)
+    for word, names in (
+        ("unchanged", unchanged),
+        ("new, nothing to compare with", comparison.added),
+        ("gone, nothing to compare with", comparison.removed),
+    ):
+        lines += [f"- {word}: {', '.join(map(code, names))}"] * bool(names)
     blocks.append("\n".join(lines) or "No model was measured at either revision.")
     if models:
         blocks += [_verdicts(models), _footnote(models)]
@@ -151,9 +156,9 @@ def _footnote(models: Sequence[ModelComparison]) -> str:
         [
             *lines,
             "- All but nll in percent, as means over runs; ↑: more is better. p is adjusted (Holm) "
-            f"for looking at {looks}× accuracy and, apart from that, at {3 * looks}× the other "
-            "numbers; verdicts are at 5%. Intervals are for one number alone. McNemar's exact test "
-            "sees the shipped models, and no seeds.",
+            f"for {looks}× accuracy and {3 * looks}× the other numbers, so that all verdicts "
+            "together are false at most 5% of the time. Intervals are for one number alone. "
+            "McNemar's exact test sees the shipped models, and no seeds.",
         ]
     )
 

@@ -56,6 +56,7 @@ def make_repeatable(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32
     # filling fresh tensors guards against reading uninitialised memory; our operators do not
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
@@ -85,6 +86,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The file is flushed to the disk before it is renamed, and the folder after, so that a crash
     leaves the old file or the new one, never a part. After an error the part is removed.
     """
+    if path.exists() and not path.is_file():  # a rename would put a file in place of /dev/null
+        raise EnvironmentFault(f"{path}: not a file", "name a file to write to")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:

@@ -89,7 +89,10 @@ def test_a_class_may_be_called_like_a_side():
         ([], "no images found"),
         (["1.jpg", "2.jpg"], "expected one folder per class, found 2 files directly in it"),
         (["x/1.jpg", "x/2.jpg"], None),
-        (["train/a/1.jpg", "train/b/1.jpg", "other/1.jpg"], "train beside other"),
+        (
+            ["train/a/1.jpg", "train/b/1.jpg", "other/1.jpg"],
+            "the folders other, train do not make up",
+        ),
         (["train/a/1.jpg", "training/b/1.jpg"], "do not make up"),
         (["val/a/1.jpg", "test/b/1.jpg"], "do not make up"),
         (["x/a/1.jpg", "y/b/1.jpg"], "no files in x and beside it"),
@@ -126,7 +129,16 @@ def test_hidden_and_tool_files_are_never_classes(tmp_path):
     }
     messy = write_folder(tmp_path / "messy", {**pets(), **tools})
     assert listing(messy) == listing(clean)
-    assert sorted(open_source(messy).ignored) == sorted(tools)
+    assert sorted(open_source(messy).ignored) == [
+        ".ipynb_checkpoints/",
+        "@eaDir/",
+        "__MACOSX/",
+        "cat/.DS_Store",
+        "cat/Thumbs.db",
+    ]
+    in_zip = open_source(write_zip(tmp_path / "messy.zip", {**pets(), **tools}))
+    assert sorted(in_zip.ignored) == sorted(tools)
+    assert in_zip.classes == ["cat", "dog"]
 
 
 def test_an_empty_class_folder_stays_a_class(tmp_path):
@@ -213,7 +225,17 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
         info = tarfile.TarInfo("cat/strange.png")
         info.type, info.linkname = kind, "0.png"
         archive.addfile(info)
-    refuse(path, "'cat/strange.png' is a link or a device")
+    refuse(path, "'cat/strange.png' is a link, a device or a sparse file")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path, kind):
+    info = tarfile.TarInfo("huge")
+    info.type, info.size = kind, 2**32
+    header = info.tobuf(tarfile.USTAR_FORMAT)
+    whole = write_tar(tmp_path / "x.tar", pets(1)).read_bytes()
+    (tmp_path / "y.tar.gz").write_bytes(gzip.compress(header + whole))
+    refuse(tmp_path / "y.tar.gz", "'huge' is sparse, or a header of 4294967296 bytes")
 
 
 def test_links_encrypted_and_doubled_members_of_a_zip_are_refused(tmp_path):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from resnets.models import VARIANTS, ResNet, build_model
 from resnets.models.resnet import BasicBlock, Bottleneck
-from resnets.models.weights import import_weights
 
 CLASSES = 10
 # bounds on errors of logits, as shares of the largest logit; the worst over all variants and
@@ -44,7 +43,7 @@ def model(request) -> ResNet:
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(photos(8, 64))
+        model.train()(photos(8, 48))
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
@@ -54,7 +53,7 @@ def close(found: Tensor, expected: Tensor, bound: float) -> bool:
     return float((found - expected).abs().max()) <= bound * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("size", [64, 47])
+@pytest.mark.parametrize("size", [48, 61])
 @torch.inference_mode()
 def test_one_finite_logit_per_class_at_two_image_sizes(model, size):
     logits = model(photos(2, size))
@@ -65,7 +64,7 @@ def test_one_finite_logit_per_class_at_two_image_sizes(model, size):
 def test_every_parameter_receives_a_gradient(model):
     before = {key: buffer.clone() for key, buffer in model.named_buffers()}
     model.train()
-    loss = F.cross_entropy(model(photos(4, 64)), torch.arange(4))
+    loss = F.cross_entropy(model(photos(2, 48)), torch.arange(2))
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     model.eval().load_state_dict(before, strict=False)
     for (key, _), gradient in zip(model.named_parameters(), gradients, strict=True):
@@ -75,7 +74,7 @@ def test_every_parameter_receives_a_gradient(model):
 
 @torch.inference_mode()
 def test_eval_does_not_depend_on_the_batch(model):
-    images = photos(3, 64)
+    images = photos(3, 48)
     together = model(images)
     alone = torch.cat([model(image[None]) for image in images])
     assert alone.shape == (3, CLASSES)  # and a batch of one works
@@ -85,7 +84,7 @@ def test_eval_does_not_depend_on_the_batch(model):
 
 @torch.inference_mode()
 def test_channels_last_agrees_with_contiguous(model):
-    images = photos(2, 64)
+    images = photos(2, 48)
     expected = model(images)
     model.to(memory_format=torch.channels_last)
     found = model(images.to(memory_format=torch.channels_last))
@@ -95,7 +94,7 @@ def test_channels_last_agrees_with_contiguous(model):
 
 @torch.inference_mode()
 def test_bfloat16_stays_within_its_bound(model):
-    images = photos(4, 64)
+    images = photos(2, 48)
     expected = model(images)
     with torch.autocast("cpu", torch.bfloat16):
         found = model(images).float()
@@ -103,15 +102,11 @@ def test_bfloat16_stays_within_its_bound(model):
     assert close(found, expected, BF16_BOUND)
 
 
-def test_saving_what_was_loaded_gives_the_same_bytes(model, tmp_path):
-    file = tmp_path / "model.safetensors"
-    safetensors.torch.save_file(model.state_dict(), file)
-    saved = file.read_bytes()
+def test_saving_what_was_loaded_gives_the_same_bytes(model):
+    saved = safetensors.torch.save(model.state_dict())
     with torch.device("meta"):
         again = build_model(model.architecture.name, num_classes=CLASSES)
-    again.to_empty(device="cpu")
-    report = import_weights(again, file)
-    assert len(report.loaded) == len(model.state_dict())
+    again.load_state_dict(safetensors.torch.load(saved), assign=True)
     assert safetensors.torch.save(again.state_dict()) == saved
 
 
@@ -136,10 +131,10 @@ def assert_exports(model: ResNet, folder: Path) -> None:
     file = folder / "model.onnx"
     any_number = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(
-        model, (photos(2, 64),), file, dynamo=True, dynamic_shapes=any_number, verbose=False
+        model, (photos(2, 48),), file, dynamo=True, dynamic_shapes=any_number, verbose=False
     )
     session = onnxruntime.InferenceSession(file)
-    images = photos(3, 64)
+    images = photos(3, 48)
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
         expected = model(images).numpy()

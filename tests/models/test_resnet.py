@@ -93,7 +93,7 @@ def test_logits_gradients_and_statistics_are_torchvisions(name):
     theirs = reference(name).double()
     with torch.device("meta"):
         ours = build_model(name)
-    assert_same_function(ours.to_empty(device="cpu").double(), theirs, 64)
+    assert_same_function(ours.to_empty(device="cpu").double(), theirs, 48)
 
 
 def test_stride_on_the_first_1x1_is_torchvisions_network_with_the_strides_moved():

@@ -81,10 +81,11 @@ def test_layers_away_from_the_head_learn_slower():
     assert math.isclose(lr_of[id(model.conv1.weight)], 0.1 * 0.5**4)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
-)  # fmt: skip
-def test_optimizer_is_torchs(name, kind):
+KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_optimizer_is_torchs(name):
     section = SGD.model_copy(update={"name": name})
     model = build_model("resnet20", num_classes=3, in_channels=1)
-    assert type(build_optimizer(layer_groups(model), section)) is kind
+    assert type(build_optimizer(layer_groups(model), section)) is KINDS[name]

@@ -183,9 +183,12 @@ def test_other_parameters_start_fresh_and_say_so(tmp_path, capsys):
 
 
 def test_second_process_is_refused_and_told_who_is_at_work(tmp_path):
-    with locked(tmp_path, "training of a"), pytest.raises(EnvironmentFault) as caught:
-        with locked(tmp_path, "training of b"):
-            pytest.fail("two processes at once")
+    with (
+        locked(tmp_path, "training of a"),
+        pytest.raises(EnvironmentFault) as caught,
+        locked(tmp_path, "training of b"),
+    ):
+        pytest.fail("two processes at once")
     assert f"in use by training of a (process {os.getpid()})" in caught.value.what
     with locked(tmp_path, "training of b"):
         pass
@@ -194,7 +197,8 @@ def test_second_process_is_refused_and_told_who_is_at_work(tmp_path):
 def test_lock_dies_with_its_process(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from resnets.runtime import locked\n"
-        f"with locked(Path({str(tmp_path)!r}), 'other'):\n print('held', flush=True); time.sleep(60)"
+        f"with locked(Path({str(tmp_path)!r}), 'other'):\n"
+        " print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
@@ -206,14 +210,19 @@ def test_lock_dies_with_its_process(tmp_path):
         pass
 
 
+def write_half(path: Path) -> None:
+    with atomic_path(path) as part:
+        part.write_text("half")
+        raise RuntimeError("full")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"a": float("nan")})
-    with pytest.raises(RuntimeError, match="full"), atomic_path(path) as part:
-        part.write_text("half")
-        raise RuntimeError("full")
+    with pytest.raises(RuntimeError, match="full"):
+        write_half(path)
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
@@ -240,3 +249,9 @@ def test_an_orphaned_stage_under_dvc_stops(tmp_path):
     while not (tmp_path / "end").exists() and time.monotonic() < deadline:
         os.sched_yield()
     assert (tmp_path / "end").read_text() == str(int(signal.SIGTERM))
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "."])
+def test_only_files_are_replaced(path):
+    with pytest.raises(EnvironmentFault, match="not a file"):
+        write_json(Path(path), {})

@@ -18,6 +18,7 @@ from resnets.errors import DataError, ResNetsError
 MAX_MEMBERS = 2_000_000  # ImageNet has 1.3 million
 MAX_RATIO = 200  # photos hardly compress; beyond this, and beyond MIN_BOMB, it is a bomb
 MIN_BOMB = 2**30
+MAX_HEADER = 2**20  # bytes of a name or of extended attributes in a tar
 FIX = "make the archive again from a folder of class folders"
 
 
@@ -27,15 +28,15 @@ def open_archive(path: Path) -> Container:
     Raises DataError that names the archive and the member.
     """
     try:
-        if zipfile.is_zipfile(path):
-            return _open_zip(path)
-        if tarfile.is_tarfile(path):
-            return _open_tar(path)
+        return _open_zip(path) if zipfile.is_zipfile(path) else _open_tar(path)
     except (ResNetsError, MemoryError):
         raise
     except Exception as error:  # a broken archive raises anything, from OSError to struct.error
-        raise DataError(f"{path}: the archive is damaged: {error}", "fetch it again") from error
-    raise DataError(f"{path}: neither a folder nor a zip or tar archive", "correct the path")
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{path}: neither a folder nor a readable zip or tar archive: {reason}",
+            "correct the path, or fetch the archive again",
+        ) from error
 
 
 class _Listing:
@@ -109,6 +110,18 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> Content:
         return BadImageError("damaged", f"damaged in the archive: {error}")
 
 
+class _Header(tarfile.TarInfo):
+    """Refuse headers of which tarfile would read any amount into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        """Parse one header block."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.issparse() or (not info.isreg() and info.size > MAX_HEADER):
+            raise ValueError(f"{info.name!r} is sparse, or a header of {info.size} bytes")
+        return info
+
+
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members of a tar file without keeping them: each takes a kilobyte."""
     while (info := archive.next()) is not None:
@@ -130,18 +143,17 @@ def _check_end(archive: tarfile.TarFile) -> None:
 def _open_tar(path: Path) -> Container:
     """List a tar archive, which keeps its order: a compressed one cannot be read in another."""
     listing = _Listing(path)
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, tarinfo=_Header) as archive:
         for info in _members(archive):
-            fault = "" if info.isdir() or info.isreg() else "a link or a device"
-            if info.issparse():
-                fault = "a sparse file"
+            is_plain = info.isdir() or (info.isreg() and not info.issparse())
+            fault = "" if is_plain else "a link, a device or a sparse file"
             stamp = f"{info.size} {info.mtime}"
             listing.add(info.name, info.size, stamp, is_folder=info.isdir(), fault=fault)
         _check_end(archive)
 
     def read(paths: Iterable[str]) -> Iterator[tuple[str, Content]]:
         clean = {listing.names[name]: name for name in paths}
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Header) as archive:
             for info in _members(archive):
                 if info.name in clean and info.isreg():
                     yield clean[info.name], _read_tar_member(archive, info, path)

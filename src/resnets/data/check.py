@@ -75,5 +75,6 @@ def findings(found: Summary) -> list[str]:
             kind = (
                 "the same picture" if len({row.group for row in rows}) == 1 else "near-duplicates"
             )
+            kind += " on two sides" if len({row.side for row in rows}) > 1 else ""
             lines.append(f"{kind}: {', '.join(row.id for row in rows)}")
     return lines + [f"ignored: {path}" for path in found.ignored]

@@ -91,23 +91,22 @@ def arrange(files: list[str], folders: list[str], where: str) -> Layout:
     if not files:
         raise DataError(f"{where}: no images found", "point it at a folder of class folders")
     root = _root(tree)
-    tops = {(): root} if not _are_sides(tree, root, where) else _sides(tree, root, where)
-    if not any(tree.folders[top] for top in tops.values()):
+    has_sides = _has_sides(tree, root, where)
+    tops = [(*root, name) for name in sorted(tree.folders[root])] if has_sides else [root]
+    if not any(tree.folders[top] for top in tops):
         raise DataError(
             f"{where}: expected one folder per class, found {len(files)} files directly in "
             f"{'/'.join(root) or 'it'}",
             "put the images of each class into a folder of its own",
         )
-    sides = {top: SIDES.get(top[-1].lower(), "") if side else "" for side, top in tops.items()}
-    labels = _labels(tree, sides, where)
+    labels = _labels(tree, tops, where)
     layout.classes = sorted(set(labels.values()), key=str.encode)
     for path in sorted(files):
         parts = tuple(path.split("/"))
-        owner = next((top for top in sides if parts[: len(top)] == top), None)
-        label = labels.get(parts[: len(owner) + 1]) if owner is not None else None
-        if label is not None and owner is not None:
-            name = "/".join(parts[len(root) :])
-            layout.places.append(Place(path, name, label, sides[owner]))
+        folder = parts[: len(tops[0]) + 1]
+        if folder in labels:
+            side = SIDES[folder[-2].lower()] if has_sides else ""
+            layout.places.append(Place(path, "/".join(parts[len(root) :]), labels[folder], side))
         elif looks_like_image(path):
             layout.homeless.append(path)
         else:
@@ -126,39 +125,25 @@ def _root(tree: _Tree) -> tuple[str, ...]:
     return root
 
 
-def _are_sides(tree: _Tree, root: tuple[str, ...], where: str) -> bool:
-    """Tell whether the folders below the root are sides; refuse a mixture with classes."""
-    names = tree.folders[root]
-    # a class may well be called "train": a side has folders in it, not images
-    sides = {n for n in names if n.lower() in SIDES and tree.folders[(*root, n)]}
-    if sides and sides != names:
-        others = ", ".join(sorted(names - sides)[:3])
-        raise DataError(
-            f"{where}: {', '.join(sorted(sides))} beside {others}: these are no classes",
-            "keep only train, val and test on one level",
-        )
-    return bool(sides)
-
-
-def _sides(
-    tree: _Tree, root: tuple[str, ...], where: str
-) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Return the folders of the sides; two folders for one side are refused."""
+def _has_sides(tree: _Tree, root: tuple[str, ...], where: str) -> bool:
+    """Tell whether the folders below the root are sides; refuse a mixture, or two for one side."""
     names = sorted(tree.folders[root])
-    meant = [SIDES[name.lower()] for name in names]
-    if len(set(meant)) < len(meant) or "train" not in meant:
+    # a class may well be called "train": a side has folders in it
+    sides = [name for name in names if name.lower() in SIDES and tree.folders[(*root, name)]]
+    if not sides:
+        return False
+    meant = {SIDES[name.lower()] for name in sides}
+    if len(sides) < len(names) or len(meant) < len(sides) or "train" not in meant:
         raise DataError(
             f"{where}: the folders {', '.join(names)} do not make up train, val and test",
-            "keep one folder per side, one of them train",
+            "keep one folder per side on that level, one of them train",
         )
-    return {(name,): (*root, name) for name in names}
+    return True
 
 
-def _labels(
-    tree: _Tree, sides: dict[tuple[str, ...], str], where: str
-) -> dict[tuple[str, ...], str]:
+def _labels(tree: _Tree, tops: list[tuple[str, ...]], where: str) -> dict[tuple[str, ...], str]:
     """Return the class of each class folder, by its name in Unicode form NFC."""
-    labels = {(*top, name): class_name(name, where) for top in sides for name in tree.folders[top]}
+    labels = {(*top, name): class_name(name, where) for top in tops for name in tree.folders[top]}
     if any(map(tree.folders.get, labels)) and not any(map(tree.files.get, labels)):
         raise DataError(
             f"{where}: no files in {'/'.join(min(labels))} and beside it, only folders",
@@ -179,7 +164,7 @@ def _labels(
 
 def has_control_characters(name: str) -> bool:
     """Tell whether a name would break a table: control characters, or bytes that are not UTF-8."""
-    return any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+    return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
 def class_name(name: str, where: str) -> str:

@@ -45,17 +45,7 @@ class Packing:
 def judge(member: Member, content: Content, packing: Packing) -> tuple[Row, Pixels] | Rejected:
     """Decode one image, or say why it is refused; the row lacks its place in the file."""
     try:
-        if has_control_characters(member.name):
-            raise BadImageError("bad_name", "a name that is not UTF-8 or has control characters")
-        if isinstance(content, BadImageError):
-            raise content
-        if isinstance(content, bytes):
-            data, decoded = content, examine(
-                content, channels=packing.channels, max_megapixels=packing.max_megapixels
-            )  # fmt: skip
-        else:
-            pixels = np.repeat(content, packing.channels, axis=2)
-            data, decoded = content.tobytes(), Decoded(pixels, "IDX", ())
+        data, decoded = _decode(member, content, packing)
     except BadImageError as error:
         return Rejected(
             printable(member.name), member.label, error.reason, error.detail, FIXES[error.reason]
@@ -86,6 +76,19 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Row, Pixe
         crc32=zlib.crc32(packed.data),
         note="; ".join(notes),
     ), packed  # fmt: skip
+
+
+def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, Decoded]:
+    """Return the bytes of an image and what they decode to, or raise BadImageError."""
+    if has_control_characters(member.name):
+        raise BadImageError("bad_name", "a name that is not UTF-8 or has control characters")
+    if isinstance(content, BadImageError):
+        raise content
+    if isinstance(content, bytes):
+        channels, limit = packing.channels, packing.max_megapixels
+        return content, examine(content, channels=channels, max_megapixels=limit)
+    pixels = np.repeat(content, packing.channels, axis=2)
+    return content.tobytes(), Decoded(pixels, "IDX", ())
 
 
 def _judge_all(

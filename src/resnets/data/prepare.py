@@ -1,6 +1,7 @@
 """Prepare a task: pack a dataset, find duplicates and label conflicts, and report what is wrong."""
 
 import statistics
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from resnets.data.duplicates import label_conflicts, mark_near
 from resnets.data.manifest import Rejected, Row, digest, write_manifest, write_rejected
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import Member, Source, open_source
-from resnets.errors import DataError
+from resnets.errors import DataError, printable
 
 NAMES_SHOWN = 3
 
@@ -49,12 +50,7 @@ def prepare_task(
     packing = Packing(channels, resize, fit, max_megapixels)
     (out_folder / "manifest.csv").unlink(missing_ok=True)  # it would not fit the new images.bin
     rows, rejected = pack(source, members, packing, out_folder / "images.bin")
-    fix = FIXES["no_class"]
-    rejected += [
-        Rejected(path, "", "no_class", "an image outside the class folders", fix)
-        for path in source.homeless
-    ]
-    rejected += label_conflicts(rows)
+    rejected += [_homeless(name) for name in source.homeless] + label_conflicts(rows)
     refused = {one.id for one in rejected}
     rows = mark_near([row for row in rows if row.id not in refused])
     write_rejected(out_folder / "rejected.csv", rejected)
@@ -68,6 +64,12 @@ def prepare_task(
         "hashes": {"data": data},
     }
     return Summary(rows, rejected, source.ignored, metrics)
+
+
+def _homeless(name: str) -> Rejected:
+    """Refuse an image that has no class."""
+    detail = "an image outside the class folders"
+    return Rejected(printable(name), "", "no_class", detail, FIXES["no_class"])
 
 
 def _choose(source: Source, classes: list[str] | None, num_classes: int | None) -> list[Member]:
@@ -119,19 +121,18 @@ def _check_bad(
     max_bad_fraction: float,
     listed: Path,
 ) -> None:
-    """Stop when more images are bad than allowed."""
+    """Stop when more images are bad than allowed; otherwise say which are left out."""
     total = len(rows) + len(rejected)
+    bad = f"{len(rejected)} of {total} images are bad: {list_bad(rejected)}; see {listed}"
     if rejected and on_bad == "stop":
-        raise DataError(
-            f"{len(rejected)} of {total} images are bad: {list_bad(rejected)}; see {listed}",
-            "do what the list says for each, or set data.on_bad: quarantine",
-        )
+        raise DataError(bad, "do what the list says for each, or set data.on_bad: quarantine")
     if len(rejected) > max_bad_fraction * total:
         raise DataError(
-            f"{len(rejected)} of {total} images are bad, more than data.max_bad_fraction "
-            f"({max_bad_fraction}): {list_bad(rejected)}; see {listed}",
+            f"more than data.max_bad_fraction ({max_bad_fraction}): {bad}",
             "do what the list says for each, or raise data.max_bad_fraction",
         )
+    if rejected:
+        print(printable(f"left out: {bad}"), file=sys.stderr)
 
 
 def _check_classes(rows: list[Row], classes: set[str], path: Path) -> None:

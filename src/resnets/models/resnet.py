@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.models.variants import Architecture, variant
-from resnets.params import Init, Shortcut, Stem, StrideOn
+from resnets.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
 
 # (kernel, stride, padding) of the convolution, and of the max-pool or None
 STEMS: dict[Stem, tuple[tuple[int, int, int], tuple[int, int, int] | None]] = {

@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from resnets.architecture import network_of
 from resnets.errors import ArtefactError, EnvironmentFault, NumericalError
 from resnets.models.resnet import ResNet
-from resnets.models.variants import DEEPEST, VARIANTS, variant
 
 # torchvision's published files, and the size to which their preprocessing resizes the shorter
 # side. The name holds the network and the first digits of the file's SHA-256.
@@ -146,23 +146,6 @@ def _weights_in(content: object, path: Path) -> Mapping[str, Tensor]:
     return found.popitem()[1]
 
 
-def network_of(weights: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the network that weights were made for, None where it is unknown."""
-    stages = [{k.split(".")[1] for k in weights if k.startswith(f"layer{i}.")} for i in range(1, 5)]
-    blocks = tuple(len(stage) for stage in stages if stage)
-    if not blocks or "layer1.0.conv2.weight" not in weights:
-        return None
-    block = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
-    shape = tuple(weights["layer1.0.conv2.weight"].shape)
-    depth = 6 * blocks[0] + 2  # of the CIFAR form, which has more rows than the table
-    for name in [*VARIANTS, f"resnet{min(depth, DEEPEST)}"]:
-        row = variant(name)
-        width = row.planes[0] * row.width_per_group // 64 * row.groups
-        if (row.block, row.blocks, (width, width // row.groups, 3, 3)) == (block, blocks, shape):
-            return name
-    return None
-
-
 def import_weights(
     model: ResNet, path: Path, *, new_head: bool = False, adapt_stem: bool = False
 ) -> Report:
@@ -176,19 +159,13 @@ def import_weights(
     number is not finite.
     """
     digest, published = _identify(path)
-    weights = load_weights(path)
-    net = model.architecture
-    made_for = network_of(weights)
-    if made_for not in (None, net.name):
-        raise ArtefactError(
-            f"{path}: weights of {made_for}, but the network is {net.name}",
-            f"set model.name to {made_for}, or take weights of {net.name}",
-        )
+    weights, net = load_weights(path), model.architecture
+    _refuse_other_network(weights, path, net.name)
     skipped = {key for key in weights if new_head and key.startswith(HEAD)}
     given = {key: tensor for key, tensor in weights.items() if key not in skipped}
     stem = given.get("conv1.weight")
     if adapt_stem and net.in_channels == 1 and stem is not None and stem.shape[1:2] == (3,):
-        given["conv1.weight"] = stem.sum(1, keepdim=True)  # (64, 3, 7, 7) to (64, 1, 7, 7)
+        given["conv1.weight"] = stem.float().sum(1, keepdim=True)  # (64, 3, k, k) to (64, 1, k, k)
     own = model.state_dict()
     shared = own.keys() & given.keys()
     fitting = {key for key in shared if _kind(given[key]) == _kind(own[key])}
@@ -222,6 +199,16 @@ def _identify(path: Path) -> tuple[str, str | None]:
             "fetch it again with `resnets fetch`",
         )
     return digest, by_prefix.get(digest[:8])
+
+
+def _refuse_other_network(weights: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Raise where weights are of another network of the family than the one of this name."""
+    made_for = network_of({key: tuple(tensor.shape) for key, tensor in weights.items()})
+    if made_for not in (None, name):
+        raise ArtefactError(
+            f"{path}: weights of {made_for}, but the network is {name}",
+            f"set model.name to {made_for}, or take weights of {name}",
+        )
 
 
 def _refuse_partial(

@@ -6,11 +6,16 @@ ResNeXt, Zagoruyko and Komodakis 2016 (arXiv:1605.07146) for wide ResNet.
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from resnets.errors import ParamsError
-from resnets.params import Init, Shortcut, Stem, StrideOn
+
+Stem = Literal["imagenet", "small", "pad2", "floor_pool"]
+Shortcut = Literal["projection", "pad", "none"]
+StrideOn = Literal["conv3x3", "conv1x1"]
+Init = Literal["kaiming", "xavier"]
 
 DEEPEST = 1202  # of the CIFAR form: the paper's deepest (section 4.2); a larger one is a typo
 
@@ -68,6 +73,23 @@ def variant(name: str) -> Variant:
     )
 
 
+def network_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return the name of the network whose weights have these shapes, None where there is none."""
+    stages = [{k.split(".")[1] for k in shapes if k.startswith(f"layer{i}.")} for i in range(1, 5)]
+    blocks = tuple(len(stage) for stage in stages if stage)
+    if not blocks or "layer1.0.conv2.weight" not in shapes:
+        return None
+    block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
+    shape = shapes["layer1.0.conv2.weight"]
+    depth = 6 * blocks[0] + 2  # of the CIFAR form, which has more rows than the table
+    for name in [*VARIANTS, f"resnet{min(depth, DEEPEST)}"]:
+        row = variant(name)
+        width = row.planes[0] * row.width_per_group // 64 * row.groups
+        if (row.block, row.blocks, (width, width // row.groups, 3, 3)) == (block, blocks, shape):
+            return name
+    return None
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Hold all that `build_model` needs to build one network again.
@@ -91,6 +113,7 @@ class Architecture:
     include_top: bool  # off: no head, the network returns the feature map
 
     def __post_init__(self) -> None:
+        row = variant(self.name)
         choices = {"stem": Stem, "shortcut": Shortcut, "stride_on": StrideOn, "init": Init}
         for key, choice in choices.items():
             if getattr(self, key) not in get_args(choice):
@@ -104,7 +127,7 @@ class Architecture:
                 "model.zero_init_residual is true, but model.shortcut is none: all would be zero",
                 "set zero_init_residual to false for a plain network",
             )
-        if self.stride_on == "conv1x1" and variant(self.name).block == "basic":
+        if self.stride_on == "conv1x1" and row.block == "basic":
             raise ParamsError(
                 f"model.stride_on is conv1x1, but {self.name} has no 1×1 convolution in its blocks",
                 "set stride_on to conv3x3, or take a network of bottlenecks (resnet50 or deeper)",
