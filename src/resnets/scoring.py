@@ -10,8 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from resnets.bundle import Bundle, BundleMeta, check_origin, load_bundle
+from resnets.data.decode import center_crop
 from resnets.data.task import Side, Task
-from resnets.evaluation import Evaluation, evaluate, metrics_record, predictions_table
+from resnets.evaluation import (
+    Evaluation,
+    evaluate,
+    log_softmax,
+    metrics_record,
+    predictions_table,
+)
+from resnets.explain import explain
 from resnets.inference import infer
 from resnets.plots import plot_confusion, plot_mistakes, plot_reliability
 from resnets.runtime import write_json, write_text
@@ -65,7 +73,7 @@ def score_models(
     _write(plots / "runs.csv", pd.DataFrame(rows))
     first = next(iter(runs.values()))[0]
     _write_tables(plots, first, logits, test, shipped.meta)
-    _draw(plots, first, logits[next(iter(bundles))], test, shipped.meta)
+    _draw(plots, first, logits[next(iter(bundles))], test, shipped, device)
 
 
 TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained", "model_bytes")
@@ -129,23 +137,29 @@ def _write_tables(
     _write(plots / "seeds.csv", pd.DataFrame(seeds))
 
 
-def _draw(plots: Path, first: Evaluation, logits: Logits, test: Side, meta: BundleMeta) -> None:
-    """Draw the confusion matrix, the reliability and the most confident mistakes."""
+def _draw(
+    plots: Path, first: Evaluation, logits: Logits, test: Side, bundle: Bundle, device: str
+) -> None:
+    """Draw confusion, reliability, and the most confident mistakes, plain and explained."""
     plot_confusion(first.confusion, test.classes, plots / "confusion.png")
-    plot_reliability({"test": first.reliability}, plots / "reliability.png")
-    scaled = logits / meta.temperature
-    scaled -= scaled.max(1, keepdims=True)
-    confidence = 1 / np.exp(scaled).sum(1)  # of the predicted class: its shifted logit is 0
+    temperature = bundle.meta.temperature
+    before = evaluate(logits, test.labels, test.classes, resamples=0)
+    lines = {"as trained": before.reliability, f"temperature {temperature:g}": first.reliability}
+    plot_reliability(lines, plots / "reliability.png")
+    confidence = np.exp(log_softmax(logits / temperature)).max(1)
     predicted = logits.argmax(1)
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
-    plot_mistakes(
-        [test.images[row] for row in worst],
-        _names(test.classes, test.labels[worst]),
-        _names(test.classes, predicted[worst]),
-        confidence[worst].tolist(),
-        plots / "mistakes.png",
-    )
+    crops = [center_crop(test.images[row], bundle.meta.preprocess.crop) for row in worst]
+    heat = explain(bundle, crops, predicted[worst], device=device) if len(worst) else []
+    for name, images in (("mistakes", crops), ("mistakes_explained", heat)):
+        plot_mistakes(
+            images,
+            _names(test.classes, test.labels[worst]),
+            _names(test.classes, predicted[worst]),
+            confidence[worst].tolist(),
+            plots / f"{name}.png",
+        )
 
 
 def _names(classes: Sequence[str], rows: NDArray[np.int64]) -> list[str]:

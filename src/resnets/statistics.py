@@ -34,7 +34,7 @@ ALPHA = 0.05
 Z = 1.959963984540054  # normal quantile of 97.5%
 # The assumed standard deviation, from seed to seed, of an accuracy, balanced accuracy or macro F1,
 # beyond what the images' own chance explains. It is the largest at which 3 points on 10,000 images
-# are still found 95% of the time; small networks on 200 to 4,000 images had 0 to 0.0047.
+# are still found about 95% of the time; small networks on 200 to 4,000 images had 0 to 0.0047.
 SEED_SPREAD = 0.005
 LOSS_SPREAD = 0.1  # that of a loss, as a share of it; the same networks had 0.015 to 0.09
 MIN_FREEDOM = 2  # of the t test: the runs of both sides beyond one each

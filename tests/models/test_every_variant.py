@@ -16,9 +16,9 @@ from resnets.models.resnet import BasicBlock, Bottleneck
 
 CLASSES = 10
 # bounds on errors of logits, as shares of the largest logit; the worst over all variants and
-# several seeds were measured as 8e-6 and 0.10, both of resnet152
+# two seeds were measured as 9e-6 and 0.17, both of resnet152
 FP32_BOUND = 3e-5
-BF16_BOUND = 0.2
+BF16_BOUND = 0.3
 
 
 def photos(number: int, size: int) -> Tensor:
