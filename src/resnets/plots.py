@@ -127,7 +127,14 @@ def plot_sheet(
     rows = max(-(-len(images) // columns), 1)
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     with _figure(path, 1.35 * columns, rows * (1.2 + 0.16 * lines)) as figure:
-        panels = np.ravel(figure.subplots(rows, columns))
+        # every panel has the same size: working the layout out would take most of the time
+        figure.set_layout_engine("none")
+        head = 0.2 * lines / (rows * (1.2 + 0.16 * lines))
+        grid = figure.add_gridspec(
+            rows, columns, left=0.01, right=0.99, bottom=0.01, top=1 - head,
+            wspace=0.08, hspace=0.16 * lines,
+        )  # fmt: skip
+        panels = np.ravel(grid.subplots())
         for panel in panels:
             panel.axis("off")
         for panel, image, caption in zip(panels, images, captions, strict=False):
