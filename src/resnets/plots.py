@@ -134,7 +134,7 @@ def plot_sheet(
             rows, columns, left=0.01, right=0.99, bottom=0.01, top=1 - head,
             wspace=0.08, hspace=0.16 * lines,
         )  # fmt: skip
-        panels = np.ravel(grid.subplots())
+        panels = grid.subplots(squeeze=False).ravel()
         for panel in panels:
             panel.axis("off")
         for panel, image, caption in zip(panels, images, captions, strict=False):
