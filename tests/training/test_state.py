@@ -246,9 +246,10 @@ def test_an_orphaned_stage_under_dvc_stops(tmp_path):
     shell.stdout.readline()
     shell.kill()
     deadline = time.monotonic() + 20
-    while not (tmp_path / "end").exists() and time.monotonic() < deadline:
+    end = tmp_path / "end"
+    while not (end.exists() and end.read_text()) and time.monotonic() < deadline:
         os.sched_yield()
-    assert (tmp_path / "end").read_text() == str(int(signal.SIGTERM))
+    assert end.read_text() == str(int(signal.SIGTERM))
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "."])
