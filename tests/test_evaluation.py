@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
@@ -129,6 +129,7 @@ def test_few_images_give_finite_numbers_or_none(num_images, num_classes):
     scale=st.sampled_from([0.0, 1.0, 1e3]),
     seed=st.integers(0, 1000),
 )
+@example(num_images=4, num_classes=3, scale=1.0, seed=3)  # few draws far from all others
 def test_intervals_contain_their_value(num_images, num_classes, scale, seed):
     logits, labels = some_logits(num_images, num_classes, seed=seed)
     result = evaluate(logits * scale, labels, names(num_classes), resamples=50)

@@ -200,7 +200,9 @@ def _score(name: str, value: float, drawn: Floats | None, num_images: int) -> Sc
     if drawn is None or np.ptp(drawn) == 0:
         return Score(value)
     low, high = value + np.quantile(drawn, [0.025, 0.975]) - drawn.mean()
-    return Score(value, float(max(low, 0)), float(high if name in MEANS else min(high, 1)))
+    # a few draws far away pull the mean past both quantiles: the interval holds its value anyway
+    low, high = min(max(low, 0.0), value), max(high if name in MEANS else min(high, 1.0), value)
+    return Score(value, float(low), float(high))
 
 
 def _per_class(
