@@ -1,8 +1,10 @@
 """Define the errors that users see, their exit codes, and the one place that prints them."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -85,11 +87,26 @@ def _as_ours(error: BaseException) -> ResNetsError | None:
     return None
 
 
+def _run_the_copys_code() -> None:
+    """Start again with the code beside dvc.yaml, if that is not the code running now.
+
+    `dvc exp run --queue` and `--temp` work in a copy of the repository, while an editable install
+    keeps pointing at the original, whose code may have moved on since.
+    """
+    source = Path(os.environ.get("DVC_ROOT", "/"), "src").resolve()
+    is_ours = Path(__file__).resolve().is_relative_to(source)
+    if (source / "resnets").is_dir() and not is_ours and sys.path[1:2] != [str(source)]:
+        path = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        os.environ["PYTHONPATH"] = path
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def run_app(command: Callable[..., object]) -> None:
     """Run a Typer app or one function as a command line; the only place that ends the process.
 
     ``--debug`` anywhere on the line shows the traceback as well.
     """
+    _run_the_copys_code()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     if not isinstance(command, typer.Typer):
