@@ -138,11 +138,12 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
 @pytest.mark.parametrize(
     "name", ["no", "on", "0123", "1e3", "12:30", "null", "true", "1_000", "0x1F", "~"]
 )
-def test_class_names_that_look_like_values_stay_words(tmp_path, name):
-    listed = "classes: [Pullover, Coat]"
+def test_names_that_look_like_values_stay_words(tmp_path, name):
     path = tmp_path / "params.yaml"
-    path.write_text(PARAMS.read_text().replace(listed, f"classes: [{name}, Coat]"))
-    assert load_params(path).tasks["target"].classes == [name, "Coat"]
+    text = PARAMS.read_text().replace("classes: [Pullover, Coat]", f"classes: [{name}, Coat]")
+    path.write_text(text.replace("exclude: []\n", f"exclude: [{name}]\n"))
+    task = load_params(path).tasks["target"]
+    assert (task.classes, task.exclude) == ([name, "Coat"], [name])
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,36 @@ VARIANTS: dict[str, Variant] = {
     **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
 }
 
+# torchvision's published files, and the size to which their preprocessing resizes the shorter
+# side. The name holds the network and the first digits of the file's SHA-256.
+PUBLISHED: dict[str, int] = {
+    # the first ones: the weights of V1 in PyTorch's old format, without num_batches_tracked
+    "resnet18-5c106cde.pth": 256,
+    "resnet34-333f7ec4.pth": 256,
+    "resnet50-19c8e357.pth": 256,
+    "resnet101-5d3b4d8f.pth": 256,
+    "resnet152-b121ed2d.pth": 256,
+    # IMAGENET1K_V1
+    "resnet18-f37072fd.pth": 256,
+    "resnet34-b627a593.pth": 256,
+    "resnet50-0676ba61.pth": 256,
+    "resnet101-63fe2227.pth": 256,
+    "resnet152-394f9c45.pth": 256,
+    "resnext50_32x4d-7cdf4587.pth": 256,
+    "resnext101_32x8d-8ba56ff5.pth": 256,
+    "resnext101_64x4d-173b62eb.pth": 232,  # made with the recipe of V2
+    "wide_resnet50_2-95faca4d.pth": 256,
+    "wide_resnet101_2-32ee1156.pth": 256,
+    # IMAGENET1K_V2
+    "resnet50-11ad3fa6.pth": 232,
+    "resnet101-cd907fc2.pth": 232,
+    "resnet152-f82ba261.pth": 232,
+    "resnext50_32x4d-1a0047aa.pth": 232,
+    "resnext101_32x8d-110c445d.pth": 232,
+    "wide_resnet50_2-9ba9bcbe.pth": 232,
+    "wide_resnet101_2-d733dc28.pth": 232,
+}
+
 
 def variant(name: str) -> Variant:
     """Return the row of a name: one of VARIANTS, or `resnetN` with N = 6n + 2 (CIFAR form).

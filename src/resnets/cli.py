@@ -80,9 +80,8 @@ def fetch(
 ) -> None:
     """Bring a dataset or published weights to data/, verified; lists what there is."""
     from resnets.data.fetch import fetch_by_name
-    from resnets.models.weights import PUBLISHED
 
-    fetch_by_name(name, list(PUBLISHED), Path("data"), source=source, sha256=sha256)
+    fetch_by_name(name, Path("data"), source=source, sha256=sha256)
 
 
 @app.command(

@@ -96,10 +96,8 @@ def _open(path: Path, *, read: bool) -> Iterator[tuple[str, Content]]:
     """Yield the files in an archive, in place; one that is broken is one input with an error."""
     try:
         container = open_archive(path)
-        names = [entry.path for entry in container.entries if not is_hidden(entry.path)]
+        names = [name for name in container.files if not is_hidden(name)]
         for name, content in container.read(names) if read else ((name, b"") for name in names):
-            if not isinstance(content, bytes | BadImageError):  # pixels come from IDX files only
-                raise TypeError(f"{path}: {name} has no bytes")
             yield f"{path}/{name}", content
     except DataError as error:
         yield str(path), BadImageError("damaged", error.what)

@@ -66,6 +66,7 @@ class Task(Section):
     path: str
     classes: list[str] | None
     num_classes: Count | None
+    exclude: list[str]  # images to leave out on purpose, by their names below the root
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -384,10 +385,11 @@ def load_params(path: Path | str) -> Params:
         raise ParamsError(f"{path}{line}: {problem}", "correct the YAML there") from error
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: not a mapping of sections", "restore it from Git")
-    # class names are words: `0123` must not become the number 123
+    # names are words: a class `0123` must not become the number 123
     for name, task in (values.get("tasks") or {}).items():
-        if isinstance(task, dict) and isinstance(task.get("classes"), list):
-            task["classes"] = plain["tasks"][str(name)]["classes"]
+        for key in ("classes", "exclude"):
+            if isinstance(task, dict) and isinstance(task.get(key), list):
+                task[key] = plain["tasks"][str(name)][key]
     try:
         return Params.model_validate(values)
     except ValidationError as error:

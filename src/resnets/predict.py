@@ -5,9 +5,7 @@ Images are decoded in threads while the model computes, and nothing grows with t
 
 import os
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from resnets.answers import Answer, Reports, open_writers
 from resnets.bundle import FullPreprocess
 from resnets.classifier import Classifier, open_classifier
 from resnets.data.decode import BadImageError, center_crop, decode, resize
-from resnets.data.progress import follow
+from resnets.data.progress import follow, map_ahead
 from resnets.errors import DataError, EnvironmentFault
 from resnets.explain import grad_cam
 from resnets.inference import Output
@@ -114,20 +112,12 @@ def _read_ahead(
     inputs: Iterable[tuple[str, Content]], preprocess: FullPreprocess, *, ahead: int
 ) -> Iterator[tuple[str, Crop | str]]:
     """Yield each input's path with its crop or its error, decoded in threads ahead of time."""
-    waiting: deque[tuple[str, Future[Crop | str]]] = deque()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        try:
-            for path, content in inputs:
-                waiting.append((path, pool.submit(_prepare, content, preprocess)))
-                if len(waiting) > ahead:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    return map_ahead(
+        lambda one: (one[0], _prepare(one[1], preprocess)),
+        inputs,
+        workers=len(os.sched_getaffinity(0)),
+        ahead=ahead,
+    )
 
 
 def _prepare(content: Content, preprocess: FullPreprocess) -> Crop | str:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from resnets.cli import app
-from resnets.data.catalogue import ITEMS, File, Item, weights_item
+from resnets.data.catalogue import DATASETS, File, Item, all_items
 from resnets.data.fetch import download, fetch, fetch_by_name
 from resnets.data.sources import open_source
 from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
@@ -42,7 +42,6 @@ def local(tmp_path: Path, content: bytes = CONTENT, name: str = "thing.zip") -> 
     [
         {"sha256": SHA256},
         {"sha256": SHA256[:8]},
-        {"md5": hashlib.md5(CONTENT).hexdigest()},
     ],
 )
 def test_local_files_pass_the_publishers_checksum(tmp_path, known):
@@ -59,11 +58,12 @@ def test_local_files_pass_the_publishers_checksum(tmp_path, known):
 
 
 def test_a_file_packed_again_passes_by_its_content(tmp_path):
-    item = one(md5="0" * 32, content_sha256=SHA256)
+    item = one(sha256=SHA256, is_unpacked=True)
     source = local(tmp_path, gzip.compress(CONTENT, 1))
     assert fetch("thing", item, tmp_path / "data", source=source)
-    with pytest.raises(ArtefactError, match="expected MD5 000"):
-        fetch("thing", item, tmp_path / "other", source=local(tmp_path, gzip.compress(b"x")))
+    for wrong in (gzip.compress(b"x"), gzip.compress(CONTENT)[:-9], CONTENT):
+        with pytest.raises(ArtefactError, match=f"not the published file.*expected {SHA256}"):
+            fetch("thing", item, tmp_path / "other", source=local(tmp_path, wrong))
 
 
 def test_without_a_published_checksum_one_must_be_given(tmp_path):
@@ -89,23 +89,23 @@ def test_the_debian_package_passes_and_can_be_opened(tmp_path):
     folder = Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("the Debian package dataset-fashion-mnist is not installed")
-    fetch_by_name("fashion_mnist", [], tmp_path, source=folder)
+    fetch_by_name("fashion_mnist", tmp_path, source=folder, sha256=None)
     source = open_source(tmp_path / "raw/fashion_mnist")
     assert "T-shirt/top" in source.classes
     assert len(source.members) == 70_000
 
 
 def test_the_table_is_complete_and_https_only():
-    items = [*ITEMS.values(), weights_item("resnet18-f37072fd.pth")]
-    for item in items:
+    assert DATASETS.keys() < all_items().keys()
+    for item in all_items().values():
         assert item.licence
         assert item.citation
         for file in item.files:
             assert file.url.startswith("https://")
             assert len(file.sha256) in (0, 8, 64)
-    assert items[-1].files[0].sha256 == "f37072fd"
+    assert all_items()["resnet18-f37072fd.pth"].files[0].sha256 == "f37072fd"
     with pytest.raises(ParamsError, match="nothing is called 'imagenet'"):
-        fetch_by_name("imagenet", [], Path())
+        fetch_by_name("imagenet", Path(), source=None, sha256=None)
 
 
 def test_listing_names_everything(monkeypatch):

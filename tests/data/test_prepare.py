@@ -200,7 +200,7 @@ def test_names_and_contents_need_not_agree(tmp_path):
         ({"classes": ["cat", "bird"]}, "has no class 'bird'; it has cat, dog, empty"),
         ({"num_classes": 5}, "num_classes is 5, but there are 3 classes: cat, dog, empty"),
         ({"classes": ["cat"]}, r"need at least 2 classes, found 1 \(cat\)"),
-        ({}, "class 'empty' has 0 images"),
+        ({}, "class 'empty' has 0 good images"),
     ],
 )
 def test_classes_must_be_the_expected_ones(tmp_path, options, words):
@@ -214,6 +214,18 @@ def test_a_class_whose_images_are_all_bad_stops(tmp_path):
     root = write_folder(tmp_path / "x", {**pets(), "bird/1.jpg": b"x"})
     options = {"on_bad": "quarantine", "max_bad_fraction": 0.5}
     refuse(root, tmp_path / "out", "class 'bird' has 0 good images", **options)
+
+
+def test_excluded_images_are_left_out_by_name(tmp_path):
+    photo = make_photo(3, (200, 150))
+    files = {**pets(3), "cat/x.png": encode(photo), "dog/x.png": encode(photo), "lost.png": b"x"}
+    root = write_folder(tmp_path / "x", files)
+    found = prepare(root, tmp_path / "out", exclude=["dog/x.png", "lost.png"])
+    assert sorted(row.id for row in found.rows) == sorted({*files} - {"dog/x.png", "lost.png"})
+    assert found.metrics["ignored"] == 2
+    refuse(root, tmp_path / "no", "has no image 'x.png', which is to be", exclude=["x.png"])
+    cats = sorted(name for name in files if name.startswith("cat"))
+    refuse(root, tmp_path / "no", "class 'cat' has 0 good images", exclude=cats)
 
 
 def copies_of(photo: Image.Image) -> dict[str, bytes]:

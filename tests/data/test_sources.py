@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnets.data.archives import _Listing
+from resnets.data.archives import Container, _Listing
 from resnets.data.decode import BadImageError
-from resnets.data.layout import arrange
+from resnets.data.layout import Source, arrange
 from resnets.data.sources import open_source
 from resnets.errors import DataError
 from tests.data.photos import pets, write_folder, write_tar, write_zip
@@ -23,6 +23,10 @@ from tests.data.photos import pets, write_folder, write_tar, write_zip
 
 def listing(path: Path) -> list[tuple[str, str, str]]:
     return [(member.name, member.label, member.side) for member in open_source(path).members]
+
+
+def arranged(*files: str) -> Source:
+    return arrange(Container(dict.fromkeys(files, ""), [], lambda _: iter(())), Path("where"))
 
 
 def refuse(path: Path, words: str) -> DataError:
@@ -75,11 +79,11 @@ def test_given_sides_are_kept(tmp_path):
 
 def test_a_class_may_be_called_like_a_side():
     files = ["train/1.jpg", "car/1.jpg", "car/red/2.jpg"]
-    layout = arrange(files, [], "x")
-    assert [(place.name, place.label, place.side) for place in layout.places] == [
+    source = arranged(*files)
+    assert [(member.name, member.label, member.side) for member in source.members] == [
+        ("train/1.jpg", "train", ""),
         ("car/1.jpg", "car", ""),
         ("car/red/2.jpg", "car", ""),
-        ("train/1.jpg", "train", ""),
     ]
 
 
@@ -105,17 +109,17 @@ def test_a_class_may_be_called_like_a_side():
 )
 def test_layouts_are_understood_or_refused_in_words(files, words):
     if words is None:
-        assert arrange(files, [], "x").classes == ["x"]
+        assert arranged(*files).classes == ["x"]
         return
     with pytest.raises(DataError, match=words):
-        arrange(files, [], "where")
+        arranged(*files)
 
 
 def test_twins_in_unicode_form_are_refused_and_lone_ones_become_nfc():
     nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     with pytest.raises(DataError, match="Unicode form"):
-        arrange([f"{nfc}/1.jpg", f"{nfd}/1.jpg"], [], "x")
-    assert arrange([f"{nfd}/1.jpg", "tea/1.jpg"], [], "x").classes == [nfc, "tea"]
+        arranged(f"{nfc}/1.jpg", f"{nfd}/1.jpg")
+    assert arranged(f"{nfd}/1.jpg", "tea/1.jpg").classes == [nfc, "tea"]
 
 
 def test_hidden_and_tool_files_are_never_classes(tmp_path):

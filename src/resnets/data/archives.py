@@ -8,18 +8,34 @@ refused alone.
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from resnets.data.decode import BadImageError, check_file_size
-from resnets.data.sources import Container, Content, Entry
 from resnets.errors import DataError, ResNetsError
 
 MAX_MEMBERS = 2_000_000  # ImageNet has 1.3 million
 MAX_RATIO = 200  # photos hardly compress; beyond this, and beyond MIN_BOMB, it is a bomb
 MIN_BOMB = 2**30
 MAX_HEADER = 2**20  # bytes of a name or of extended attributes in a tar
-FIX = "make the archive again from a folder of class folders"
+
+Reader = Callable[[Iterable[str]], Iterator[tuple[str, bytes | BadImageError]]]
+
+
+@dataclass(frozen=True)
+class Container:
+    """Hold what a folder or an archive contains, and how to read it.
+
+    `files` gives each path a stamp that changes when the content does. `read` takes the paths
+    wanted, in the order of `files`, and yields each with its bytes or the reason why not.
+    """
+
+    files: dict[str, str]
+    folders: list[str]
+    read: Reader
 
 
 def open_archive(path: Path) -> Container:
@@ -27,16 +43,36 @@ def open_archive(path: Path) -> Container:
 
     Raises DataError that names the archive and the member.
     """
-    try:
+    with _readable(path):
         return _open_zip(path) if zipfile.is_zipfile(path) else _open_tar(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Refuse an archive that is broken: it raises anything, from OSError to struct.error."""
+    try:
+        yield
     except (ResNetsError, MemoryError):
         raise
-    except Exception as error:  # a broken archive raises anything, from OSError to struct.error
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{path}: neither a folder nor a readable zip or tar archive: {reason}",
             "correct the path, or fetch the archive again",
         ) from error
+
+
+def _content(num_bytes: int, read: Callable[[], bytes]) -> bytes | BadImageError:
+    """Read one member, unless it is too large; one that is damaged is refused alone."""
+    try:
+        check_file_size(num_bytes)
+        return read()
+    except BadImageError as error:
+        return error
+    except MemoryError:
+        raise
+    except Exception as error:  # each compression has its own
+        return BadImageError("damaged", f"damaged in the archive: {error}")
 
 
 class _Listing:
@@ -46,33 +82,32 @@ class _Listing:
         self.path = path
         self.limit = max(MIN_BOMB, MAX_RATIO * path.stat().st_size)
         self.num_bytes = 0
-        self.entries: list[Entry] = []
+        self.files: dict[str, str] = {}
         self.folders: list[str] = []
         self.names: dict[str, str] = {}  # a clean path, and the member's own name
 
-    def add(self, name: str, num_bytes: int, stamp: str, *, is_folder: bool, fault: str) -> None:
+    def add(self, name: str, num_bytes: int, stamp: object, *, is_folder: bool, fault: str) -> None:
         """Take one member; `fault` says what kind of thing it is when it may not be taken."""
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        outside = ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name
-        if outside or "\0" in name or PureWindowsPath(name).drive:
+        clean = "/".join(part for part in name.split("/") if part not in ("", "."))
+        windows = PureWindowsPath(name)
+        is_outside = ".." in windows.parts or PurePosixPath(name).is_absolute() or windows.drive
+        if is_outside or "\\" in name or "\0" in name:
             fault = "a name that leads out of the archive"
-        clean = "/".join(parts)
-        if not is_folder and clean in self.names:
+        elif not is_folder and clean in self.names:
             fault = "a second member of that name"
+        self.num_bytes += num_bytes
+        if len(self.names) >= MAX_MEMBERS or self.num_bytes > self.limit:
+            fault = f"one member or byte too many ({len(self.names)}, {self.num_bytes} bytes)"
         if fault:
-            raise DataError(f"{self.path}: {name!r} is {fault}", FIX)
+            raise DataError(
+                f"{self.path}: {name!r} is {fault}",
+                "make the archive again from a folder of class folders",
+            )
         if is_folder:
             self.folders += [clean] if clean else []
-            return
-        self.names[clean] = name
-        self.num_bytes += num_bytes
-        if len(self.names) > MAX_MEMBERS or self.num_bytes > self.limit:
-            raise DataError(
-                f"{self.path}: {name!r} is one member or byte too many "
-                f"({len(self.names)} members, {self.num_bytes} bytes)",
-                FIX,
-            )
-        self.entries.append(Entry(clean, stamp))
+        else:
+            self.names[clean] = name
+            self.files[clean] = f"{num_bytes} {stamp}"
 
 
 def _open_zip(path: Path) -> Container:
@@ -80,34 +115,21 @@ def _open_zip(path: Path) -> Container:
     listing = _Listing(path)
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
             fault = "encrypted" if info.flag_bits & 1 else ""
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 fault = "a link or a device"
             if info.orig_filename != info.filename:
                 fault = "a name with a zero in it"
-            stamp = f"{info.file_size} {info.CRC}"
-            listing.add(info.filename, info.file_size, stamp, is_folder=info.is_dir(), fault=fault)
+            is_folder = info.is_dir()
+            listing.add(info.filename, info.file_size, info.CRC, is_folder=is_folder, fault=fault)
 
-    def read(paths: Iterable[str]) -> Iterator[tuple[str, Content]]:
+    def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
         with zipfile.ZipFile(path) as archive:
             for name in paths:
-                yield name, _read_member(archive, listing.names[name])
+                info = archive.getinfo(listing.names[name])
+                yield name, _content(info.file_size, partial(archive.read, info))
 
-    return Container(sorted(listing.entries, key=lambda e: e.path), listing.folders, read)
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> Content:
-    """Read one member of a zip; its checksum is compared while reading."""
-    try:
-        check_file_size(archive.getinfo(name).file_size)
-        return archive.read(name)
-    except BadImageError as error:
-        return error
-    except MemoryError:
-        raise
-    except Exception as error:  # each compression has its own
-        return BadImageError("damaged", f"damaged in the archive: {error}")
+    return Container(dict(sorted(listing.files.items())), listing.folders, read)
 
 
 class _Header(tarfile.TarInfo):
@@ -147,32 +169,15 @@ def _open_tar(path: Path) -> Container:
         for info in _members(archive):
             is_plain = info.isdir() or (info.isreg() and not info.issparse())
             fault = "" if is_plain else "a link, a device or a sparse file"
-            stamp = f"{info.size} {info.mtime}"
-            listing.add(info.name, info.size, stamp, is_folder=info.isdir(), fault=fault)
+            listing.add(info.name, info.size, info.mtime, is_folder=info.isdir(), fault=fault)
         _check_end(archive)
 
-    def read(paths: Iterable[str]) -> Iterator[tuple[str, Content]]:
+    def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
         clean = {listing.names[name]: name for name in paths}
-        with tarfile.open(path, tarinfo=_Header) as archive:
+        with _readable(path), tarfile.open(path, tarinfo=_Header) as archive:
             for info in _members(archive):
-                if info.name in clean and info.isreg():
-                    yield clean[info.name], _read_tar_member(archive, info, path)
+                file = archive.extractfile(info) if info.name in clean else None
+                if file is not None:
+                    yield clean[info.name], _content(info.size, file.read)
 
-    return Container(listing.entries, listing.folders, read)
-
-
-def _read_tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> Content:
-    """Read one member of a tar; a tar that ends early is refused as a whole."""
-    try:
-        check_file_size(info.size)
-        file = archive.extractfile(info)
-        data = file.read() if file else b""
-    except BadImageError as error:
-        return error
-    except MemoryError:
-        raise
-    except Exception as error:  # each compression has its own
-        raise DataError(f"{path}: damaged at {info.name!r}: {error}", "fetch it again") from error
-    if len(data) < info.size:
-        raise DataError(f"{path}: the archive ends in {info.name!r}", "fetch it again")
-    return data
+    return Container(listing.files, listing.folders, read)

@@ -5,9 +5,7 @@ size, the number of workers or where a run was interrupted, so a resumed epoch s
 pixels in the very same order, and no state of a random generator needs to be kept.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as pixels
 
 from resnets.data.decode import center_crop
+from resnets.data.progress import map_ahead
 from resnets.data.task import Side
 from resnets.params import Augment, PadCrop, RandomResizedCrop
 
@@ -167,18 +166,7 @@ class ImageBatches:
             rows = order[slice(*bounds)]
             return Batch(self.cut(rows, draws), self.labels[rows], rows)
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            ahead: deque[Future[Batch]] = deque()
-            try:
-                for bounds in self.bounds[start:]:
-                    ahead.append(pool.submit(assemble, bounds))
-                    if len(ahead) > 2 * WORKERS:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        yield from map_ahead(assemble, self.bounds[start:], workers=WORKERS)
 
 
 class FeatureBatches:

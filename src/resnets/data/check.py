@@ -1,18 +1,24 @@
 """Show what a dataset holds and what is wrong with it, before anything else is set up."""
 
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnets.data.manifest import Row
-from resnets.data.prepare import Summary, prepare_task
+from resnets.data.layout import Source
+from resnets.data.manifest import Rejected, Row, copies
+from resnets.data.pack import Packing
+from resnets.data.prepare import choose, judge_all
+from resnets.data.sources import open_source
 from resnets.errors import DataError, printable
 
-MAX_MEGAPIXELS = 64.0
+MAX_MEGAPIXELS = 64.0  # as params.yaml has it
+SIDES = ("train", "val", "test")
 
 
 def check(path: Path) -> None:
@@ -20,61 +26,70 @@ def check(path: Path) -> None:
 
     Raises DataError when there are findings that would stop `prepare`.
     """
+    source = open_source(path)
     with tempfile.TemporaryDirectory() as folder:
-        found = prepare_task(
-            path, Path(folder), classes=None, num_classes=None, channels=3, resize=4,
-            fit="shorter_side", on_bad="quarantine", max_bad_fraction=1.0,
-            max_megapixels=MAX_MEGAPIXELS,
-        )  # fmt: skip
+        packing = Packing(3, 4, "stretch", MAX_MEGAPIXELS)
+        rows, rejected = judge_all(source, source.members, packing, Path(folder) / "images.bin")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_classes(found.rows))
-    console.print(_numbers(found))
-    for line in findings(found):
-        console.print(escape(printable(line)))
-    if found.rejected:
-        total = len(found.rows) + len(found.rejected)
+    console.print(_classes(source, rows, rejected))
+    for line in _numbers(rows):
+        console.print(line)
+    for title, lines in findings(source, rows, rejected).items():
+        console.print(f"\n{escape(printable(title))} ({len(lines)})")
+        for line in lines:
+            console.print(f"  {escape(printable(line))}")
+    if rejected:
         raise DataError(
-            f"{path}: {len(found.rejected)} of {total} images are bad, as listed above",
-            "do what the list says for each, or set data.on_bad: quarantine",
+            f"{path}: {len(rejected)} of {len(rows) + len(rejected)} images are bad, as listed",
+            "repair or remove them, name them in tasks.*.exclude, or set data.on_bad: quarantine",
         )
+    choose(source, None, None, ())
 
 
-def _classes(rows: list[Row]) -> Table:
+def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table:
     """Return a table of classes and counts, per given side."""
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for row in rows:
-        counts[row.label][row.side] += 1
-    sides = [side for side in ("train", "val", "test") if any(c[side] for c in counts.values())]
-    table = Table("class", "images", *sides)
-    for label in sorted(counts, key=str.encode):
-        numbers = [sum(counts[label].values()), *(counts[label][side] for side in sides)]
-        table.add_row(escape(printable(label)), *map(str, numbers))
+    good = Counter((row.label, row.side) for row in rows)
+    bad = Counter(one.label for one in rejected)
+    sides = [side for side in SIDES if any(row.side == side for row in rows)]
+    table = Table("class", *(sides or ["images"]), "bad")
+    for label in source.classes:
+        counts = [*(good[label, side] for side in sides or [""]), bad[label]]
+        table.add_row(escape(printable(label)), *map(str, counts))
     return table
 
 
-def _numbers(found: Summary) -> str:
-    """Return sizes and formats in words."""
-    metrics = found.metrics
-    sizes = [
-        f"{key} {metrics[key]['min']} to {metrics[key]['max']} (median {metrics[key]['median']:g})"
-        for key in ("width", "height")
-    ]
-    formats = [f"{number} {name}" for name, number in metrics["formats"].items()]
-    return f"{metrics['images']} images; {', '.join(sizes)}; {', '.join(formats)}"
+def _numbers(rows: list[Row]) -> Iterator[str]:
+    """Yield the formats and the sizes in words."""
+    formats = Counter(row.format for row in rows)
+    yield ", ".join(f"{number} {name}" for name, number in sorted(formats.items()))
+    for name in ("width", "height") if rows else ():
+        values = [getattr(row, name) for row in rows]
+        yield f"{name} {min(values)} to {max(values)} pixels, median {median(values):g}"
 
 
-def findings(found: Summary) -> list[str]:
-    """Return one line per finding: what is refused, what is worth a look, which are copies."""
-    lines = [f"bad: {one.id}: {one.detail}; {one.fix}" for one in found.rejected]
-    lines += [f"note: {row.id}: {row.note}" for row in found.rows if row.note]
-    copies: dict[str, list[Row]] = defaultdict(list)
-    for row in found.rows:
-        copies[row.near].append(row)
-    for rows in copies.values():
-        if len(rows) > 1:
-            kind = (
-                "the same picture" if len({row.group for row in rows}) == 1 else "near-duplicates"
+def findings(source: Source, rows: list[Row], rejected: list[Rejected]) -> dict[str, list[str]]:
+    """Return what was found, under titles that say what becomes of it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for one in rejected:
+        found[f"Bad, {one.reason}: {one.fix}"].append(f"{one.id}: {one.detail}")
+    for row in rows:
+        if row.note:
+            found["Odd: tasks.*.exclude leaves out what you name there"].append(
+                f"{row.id}: {row.note}"
             )
-            kind += " on two sides" if len({row.side for row in rows}) > 1 else ""
-            lines.append(f"{kind}: {', '.join(row.id for row in rows)}")
-    return lines + [f"ignored: {path}" for path in found.ignored]
+    for group in copies(rows, "near"):
+        if len(group) > 1:
+            found[_kind(group)].append(", ".join(row.id for row in group))
+    if source.ignored:
+        found["Ignored: hidden, of a tool, or no image"] = source.ignored
+    return found
+
+
+def _kind(group: list[Row]) -> str:
+    """Return a title for copies of one picture."""
+    kind = "Near-duplicates"
+    if len({row.group for row in group}) == 1:
+        kind = "The same picture" if len({row.sha256 for row in group}) > 1 else "Exact copies"
+    if len({row.side for row in group}) > 1:
+        return f"{kind} across sides: only those on the last side (train, val, test) are used"
+    return f"{kind}: split keeps each line together on one side"

@@ -5,16 +5,15 @@ reduced to 32×32 grey (Zauner, "Implementation and Benchmarking of Perceptual I
 Functions", 2010, with 256 bits in place of 64). Two pictures are near-duplicates when at most
 NEAR of the 256 bits differ, and at most NEAR_LOW of the 64 lowest.
 
-Measured on 1,063 photos (every fifth flower and every other insect of the tests' real photos): of
-copies as JPEG of quality 30, at half and double size, squeezed by 10%, brighter by 10%, and with up
-to 2% cut off each side, 100% are found; with 3% cut off 96%, with 4% 65%, with 5% 23%. Of the 9.3
-million pairs of 4,317 flowers 42 are that close: all that were looked at (36, from distance 12 up)
-are copies or two shots of one scene. This does not carry over to pictures of a few pixels (50,000
-of the 72 million pairs of 12,000 Fashion-MNIST images are that close), so pictures below MIN_SIDE
-have no hash.
+Measured by benchmarks/duplicates.py on 944 photos (every fifth of the tests' real ones): of copies
+as JPEG of quality 30, at half and double size, squeezed by 10%, brighter by 10%, and with up to 2%
+cut off each side, 100% are found; with 3% cut off 96%, with 4% 65%, with 5% 24%. Of the 9.3 million
+pairs of 4,317 flowers 42 are that close, and looked at, all are copies or two shots of one scene;
+of the 1.7 million pairs of a flower and an insect one is, a photo that is in both sets. This does
+not carry over to pictures of a few pixels (50,000 of the 72 million pairs of 12,000 Fashion-MNIST
+images are that close), so pictures below MIN_SIDE have no hash.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -22,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resnets.data.decode import FIXES
-from resnets.data.manifest import Rejected, Row
+from resnets.data.decode import BadImageError
+from resnets.data.manifest import Rejected, Row, copies, refuse
 
 NEAR = 64
 NEAR_LOW = 18
@@ -81,36 +80,35 @@ def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def mark_near(rows: list[Row]) -> list[Row]:
-    """Fill the column `near`, and note where two pictures that are close have two labels."""
+    """Give near-duplicates one word in `near`, and note where they have two labels."""
     by_hash = {row.phash: row.group for row in reversed(rows) if row.phash}
     words = sorted(by_hash)
     hashes = np.array([np.frombuffer(bytes.fromhex(word), ">u8") for word in words])
     pairs = near_pairs(hashes.reshape(-1, 4).astype(np.uint64))
     same_hash = [(row.group, by_hash[row.phash]) for row in rows if row.phash]
     near = join([*same_hash, *((by_hash[words[a]], by_hash[words[b]]) for a, b in pairs)])
-    rows = [replace(row, near=near.get(row.group, row.group)) for row in rows]
-    labels: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        labels[row.near].add(row.label)
-    note = "near-duplicate has another label"
-    return [
-        replace(row, note="; ".join(filter(None, (row.note, note))))
-        if len(labels[row.near]) > 1
-        else row
+    rows = [
+        row if near.get(row.group, row.near) == row.near else replace(row, near=near[row.group])
         for row in rows
     ]
+    note = "near-duplicate has another label"
+    noted = {
+        row.id: replace(row, note="; ".join(filter(None, (row.note, note))))
+        for group in copies(rows, "near")
+        if len({row.label for row in group}) > 1
+        for row in group
+    }
+    return [noted.get(row.id, row) for row in rows]
 
 
 def label_conflicts(rows: list[Row]) -> list[Rejected]:
     """Return the images whose very pixels stand under another label as well."""
-    copies: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        copies[row.group].append(row)
     conflicts = []
-    for row in rows:
-        other = next((x for x in copies[row.group] if x.label != row.label), None)
-        if other is not None:
-            detail = f"the same picture is labelled {other.label!r}: {other.id}"
-            fix = FIXES["label_conflict"]
-            conflicts.append(Rejected(row.id, row.label, "label_conflict", detail, fix))
-    return conflicts
+    for group in copies(rows, "group"):
+        for row in group:
+            other = next((one for one in group if one.label != row.label), None)
+            if other is not None:
+                detail = f"the same picture is labelled {other.label!r}: {other.id}"
+                error = BadImageError("label_conflict", detail)
+                conflicts.append(refuse(row.id, row.label, error))
+    return sorted(conflicts, key=lambda one: one.id)

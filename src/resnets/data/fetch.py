@@ -15,38 +15,28 @@ import urllib.request
 import zlib
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from urllib.error import HTTPError, URLError
 
-from resnets.data.catalogue import ITEMS, File, Item, weights_item
+from rich.console import Console
+from rich.table import Table
+
+from resnets.data.catalogue import File, Item, all_items
 from resnets.data.progress import follow
 from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
 from resnets.runtime import write_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 BLOCK = 2**18
 MAX_BYTES = 2**32  # of a file whose size the publisher does not state
 TIMEOUT = 30.0  # seconds without a byte
 
 
-def fetch_by_name(
-    name: str | None,
-    weights: list[str],
-    root: Path,
-    *,
-    source: Path | None = None,
-    sha256: str | None = None,
-) -> None:
-    """Fetch one of ITEMS or of the published `weights` and print where it is; list all for None.
+def fetch_by_name(name: str | None, root: Path, *, source: Path | None, sha256: str | None) -> None:
+    """Fetch what has this name in the catalogue and print where it is; print all of it for None.
 
     Raises ParamsError for an unknown name.
     """
-    from rich.console import Console
-
-    items = {**ITEMS, **{file: weights_item(file) for file in weights}}
-    console = Console(highlight=False, soft_wrap=True)
+    console, items = Console(highlight=False, soft_wrap=True), all_items()
     if name is None:
         console.print(_table(items))
     elif name not in items:
@@ -57,17 +47,14 @@ def fetch_by_name(
         console.print(f"licence: {items[name].licence}\ncite: {items[name].citation}")
 
 
-def _table(items: dict[str, Item]) -> "Table":
+def _table(items: dict[str, Item]) -> Table:
     """Return the catalogue."""
-    from rich.table import Table
-
     table = Table(show_lines=True)
-    for title in ("name", "address", "bytes", "checksum", "licence", "citation"):
+    for title in ("name", "address", "bytes", "SHA-256", "licence", "citation"):
         table.add_column(title, overflow="fold")
     for name, item in items.items():
         for file in item.files:
-            checksum = f"SHA-256 {file.sha256}" if file.sha256 else f"MD5 {file.md5}"
-            known = checksum if file.sha256 or file.md5 else "none published: give --sha256"
+            known = file.sha256 or "none published: give --sha256"
             size = str(file.size or "not published")
             table.add_row(name, file.url, size, known, item.licence, item.citation)
     return table
@@ -93,8 +80,7 @@ def fetch(
     folder = root / item.folder
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        path = folder / file.name
-        part = path.with_name(path.name + ".part")
+        path, part = folder / file.name, folder / f"{file.name}.part"
         if path.exists():
             _verify(path, file)
             continue
@@ -105,7 +91,7 @@ def fetch(
         try:
             _verify(part, file)
         except ArtefactError:
-            if file.sha256 or file.md5:  # otherwise it waits for --sha256
+            if file.sha256:  # otherwise it waits for --sha256
                 part.unlink()
             raise
         part.replace(path)
@@ -122,35 +108,29 @@ def _copy(path: Path, part: Path) -> None:
 
 
 def _verify(path: Path, file: File) -> None:
-    """Flush a file, and raise ArtefactError unless it, or its content, has the known checksum."""
+    """Flush a file, and raise ArtefactError unless it has the known checksum."""
     with path.open("rb") as read:
         os.fsync(read.fileno())
-        found = hashlib.file_digest(read, "sha256").hexdigest()
-        read.seek(0)
-        md5 = hashlib.file_digest(read, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if not (file.sha256 or file.md5):
+    found = _sha256(path, unpacked=file.is_unpacked)
+    if not file.sha256:
         raise ArtefactError(
             f"{file.name}: its publisher names no checksum; this file's SHA-256 is {found}",
             f"if you trust this file, say so: --sha256 {found}",
         )
-    if file.sha256 and found.startswith(file.sha256):
-        return
-    if file.md5 == md5 or (file.content_sha256 and file.content_sha256 == _content_sha256(path)):
-        return
-    expected = f"SHA-256 {file.sha256}" if file.sha256 else f"MD5 {file.md5}"
-    raise ArtefactError(
-        f"{path}: not the published file: {path.stat().st_size} bytes, SHA-256 {found}; "
-        f"expected {expected}",
-        "delete it and fetch it again",
-    )
+    if not found.startswith(file.sha256):
+        raise ArtefactError(
+            f"{path}: not the published file: {path.stat().st_size} bytes, SHA-256 "
+            f"{found or 'unknown, as it does not unpack'}; expected {file.sha256}",
+            "delete it and fetch it again",
+        )
 
 
-def _content_sha256(path: Path) -> str:
-    """Return the checksum of what a gzip file holds, "" where it holds nothing."""
+def _sha256(path: Path, *, unpacked: bool) -> str:
+    """Return the checksum of a file or of what a gzip file holds, "" where that is damaged."""
     try:
-        with gzip.open(path) as read:
+        with gzip.open(path) if unpacked else path.open("rb") as read:
             return hashlib.file_digest(read, "sha256").hexdigest()
-    except (OSError, EOFError, zlib.error):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         return ""
 
 
@@ -179,36 +159,31 @@ def download(file: File, part: Path, name: str, context: ssl.SSLContext | None =
     )
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "resnets", **({"Range": f"bytes={done}-"} if done else {})}
-    request = urllib.request.Request(file.url, headers=headers)
-    limit = file.size or MAX_BYTES
     try:
-        with opener.open(request, timeout=TIMEOUT) as answer:
+        with opener.open(
+            urllib.request.Request(file.url, headers=headers), timeout=TIMEOUT
+        ) as answer:
             done = done if answer.status == 206 else 0
             total = file.size or done + int(answer.headers.get("Content-Length") or 0)
             with part.open("ab" if done else "wb") as write:
                 blocks = iter(lambda: answer.read(BLOCK), b"")
                 for block in follow(blocks, file.name, "bytes", total - done, len):
                     done += len(block)
-                    if done > limit:
+                    if done > (file.size or MAX_BYTES):
                         raise ArtefactError(
-                            f"{file.url}: more than {limit} bytes", "is the address right?"
+                            f"{file.url}: more than {file.size or MAX_BYTES} bytes",
+                            "is the address right?",
                         )
                     write.write(block)
-    except HTTPError as error:
-        if error.code == 416:  # nothing is missing; the checksum will tell whether it is right
-            return
-        raise _unreachable(file, name, error) from error
-    except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        raise _unreachable(file, name, error) from error
-    if total and done < total:
+    except (HTTPException, TimeoutError, ConnectionError, URLError) as error:
+        if isinstance(error, HTTPError) and error.code == 416:
+            return  # nothing is missing; the checksum will tell whether it is right
+        raise EnvironmentFault(
+            f"{file.url}: {error}",
+            f"run it again, or get {file.name} by other means: "
+            f"resnets fetch {name} --from {file.name}",
+        ) from error
+    if done < total:
         raise EnvironmentFault(
             f"{file.url}: ended after {done} of {total} bytes", "run the same command to continue"
         )
-
-
-def _unreachable(file: File, name: str, error: Exception) -> EnvironmentFault:
-    """Say which file to get by other means."""
-    return EnvironmentFault(
-        f"{file.url}: {error}",
-        f"run it again, or get {file.name} by other means: resnets fetch {name} --from {file.name}",
-    )

@@ -8,29 +8,27 @@ called 0, 1, 2 and so on.
 import gzip
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from resnets.data.decode import Pixels
-from resnets.data.layout import class_name
-from resnets.data.sources import Content, Member, Source
+from resnets.data.layout import Member, Source, class_name
 from resnets.errors import DataError
 
 SIDES = {"train": "train", "t10k": "test"}  # the start of the file names, and the side it means
 MAX_BYTES = 2**31  # ten times the largest IDX file that is published
 
 
-def _find(folder: Path, prefix: str, kind: str) -> Path | None:
-    """Return the file of one side, plain or compressed; `kind` is images-idx3 or labels-idx1."""
-    names = (f"{prefix}-{kind}-ubyte{suffix}" for suffix in ("", ".gz"))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _find(folder: Path, name: str) -> Path | None:
+    """Return one of the four files, plain or compressed, such as train-images-idx3."""
+    paths = (folder / f"{name}-ubyte{suffix}" for suffix in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def is_idx_folder(folder: Path) -> bool:
     """Tell whether a folder holds the training images of an IDX dataset."""
-    return _find(folder, "train", "images-idx3") is not None
+    return _find(folder, "train-images-idx3") is not None
 
 
 def read_idx(path: Path, num_axes: int) -> Pixels:
@@ -55,20 +53,35 @@ def read_idx(path: Path, num_axes: int) -> Pixels:
     return values.reshape(shape)
 
 
-def _read_side(folder: Path, prefix: str) -> tuple[Pixels, Pixels]:
-    """Read the images and the labels of one side."""
-    images, labels = _find(folder, prefix, "images-idx3"), _find(folder, prefix, "labels-idx1")
-    if images is None or labels is None:
-        raise DataError(
-            f"{folder}: {prefix} has images without labels, or labels without images",
-            "put all of the four files there",
-        )
-    pixels, numbers = read_idx(images, 3), read_idx(labels, 1)
-    if len(pixels) != len(numbers):
-        raise DataError(
-            f"{folder}: {len(pixels)} {prefix} images, but {len(numbers)} labels", "fetch it again"
-        )
-    return pixels, numbers
+def open_idx(folder: Path) -> Source:
+    """Open a folder of IDX files; images are called train/00017 after side and position."""
+    labels: dict[str, int] = {}
+    pixels: dict[str, Pixels] = {}
+    for prefix, side in SIDES.items():
+        paths = _find(folder, f"{prefix}-images-idx3"), _find(folder, f"{prefix}-labels-idx1")
+        if paths[0] is None and paths[1] is None:
+            continue
+        if paths[0] is None or paths[1] is None:
+            raise DataError(
+                f"{folder}: {prefix} has images without labels, or labels without images",
+                "put all of the four files there",
+            )
+        images, numbers = read_idx(paths[0], 3), read_idx(paths[1], 1)
+        if len(images) != len(numbers):
+            raise DataError(
+                f"{folder}: {len(images)} {prefix} images, but {len(numbers)} labels",
+                "fetch it again",
+            )
+        names = [f"{side}/{number:05}" for number in range(len(images))]
+        pixels |= zip(names, images[..., None], strict=True)
+        labels |= zip(names, numbers.tolist(), strict=True)
+    classes = _class_names(folder, max(labels.values(), default=0) + 1)
+    members = [
+        Member(name, classes[label], name.split("/")[0], name, str(zlib.crc32(pixels[name].data)))
+        for name, label in labels.items()
+    ]
+    names = sorted(set(classes), key=str.encode)
+    return Source(folder, members, names, [], [], lambda paths: ((x, pixels[x]) for x in paths))
 
 
 def _class_names(folder: Path, num_classes: int) -> list[str]:
@@ -76,33 +89,9 @@ def _class_names(folder: Path, num_classes: int) -> list[str]:
     path = folder / "classes.txt"
     if not path.is_file():
         return [str(number) for number in range(num_classes)]
-    names = [class_name(line, str(path)) for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [class_name(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
     if len(set(names)) < len(names) or len(names) < num_classes:
         raise DataError(
             f"{path}: {len(set(names))} names for {num_classes} labels", "name each label once"
         )
     return names
-
-
-def open_idx(folder: Path) -> Source:
-    """Open a folder of IDX files; images are called train/00017 after side and position."""
-    blocks = {
-        prefix: _read_side(folder, prefix)
-        for prefix in SIDES
-        if _find(folder, prefix, "images-idx3") or _find(folder, prefix, "labels-idx1")
-    }
-    top = max((int(labels.max(initial=0)) for _, labels in blocks.values()), default=0)
-    names = _class_names(folder, top + 1)
-    members, pixels = [], {}
-    for prefix, (images, labels) in blocks.items():
-        side = SIDES[prefix]
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            name = f"{side}/{number:05}"
-            members.append(Member(name, names[label], side, name, str(zlib.crc32(image))))
-            pixels[name] = image[:, :, None]
-
-    def read(paths: Iterable[str]) -> Iterator[tuple[str, Content]]:
-        for path in paths:
-            yield path, pixels[path]
-
-    return Source(folder, members, sorted(set(names), key=str.encode), [], [], read)

@@ -10,10 +10,12 @@ Anything else is refused in words, because a guess would change labels silently.
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
+from resnets.data.archives import Container
+from resnets.data.decode import BadImageError, Pixels
 from resnets.errors import DataError
 
 SIDES = {
@@ -26,48 +28,54 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic"}
 )
 
+Folder = tuple[str, ...]  # the names from the top down
+Content = bytes | Pixels | BadImageError  # a file, pixels as such, or why there is neither
+
 
 @dataclass(frozen=True)
-class Place:
-    """Say where a file belongs: its name below the root, its class, the side it comes with."""
+class Member:
+    """Name one image of a dataset, its class, and the side it comes with ("" where none)."""
 
-    path: str
-    name: str
+    name: str  # below the root of the dataset
     label: str
     side: str
+    path: str  # in the folder or archive
+    stamp: str  # changes when the content does
 
 
-@dataclass
-class Layout:
-    """Hold the files that belong to classes, the classes, and what belongs to none."""
+@dataclass(frozen=True)
+class Source:
+    """Hold a dataset: its images in reading order, its classes, and what belongs to none."""
 
-    places: list[Place] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    homeless: list[str] = field(default_factory=list)  # images outside the class folders
-    ignored: list[str] = field(default_factory=list)  # hidden files, files of tools, READMEs
+    path: Path
+    members: list[Member]
+    classes: list[str]
+    homeless: list[str]  # images outside the class folders
+    ignored: list[str]  # hidden files, files of tools, READMEs
+    reader: Callable[[Iterable[str]], Iterator[tuple[str, Content]]]
+
+    def read(self, members: list[Member]) -> Iterator[tuple[Member, Content]]:
+        """Yield the members with their content; pass them in the order of `self.members`."""
+        by_path = {member.path: member for member in members}
+        for path, content in self.reader(by_path):
+            yield by_path[path], content
 
 
 class _Tree:
-    """Hold the subfolders and the files of every folder; a folder is a tuple of names."""
+    """Hold the subfolders and the files of every folder."""
 
     def __init__(self, files: Iterable[str], folders: Iterable[str]) -> None:
-        self.folders: dict[tuple[str, ...], set[str]] = defaultdict(set)
-        self.files: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for folder in folders:
-            self._add(tuple(folder.split("/")))
+        self.folders: dict[Folder, set[str]] = defaultdict(set)
+        self.files: dict[Folder, list[str]] = defaultdict(list)
         for path in files:
-            *parents, _ = path.split("/")
-            self._add(tuple(parents))
-            self.files[tuple(parents)].append(path)
+            self.files[tuple(path.split("/")[:-1])].append(path)
+        for folder in [*self.files, *(tuple(path.split("/")) for path in folders)]:
+            for depth in range(len(folder)):
+                self.folders[folder[:depth]].add(folder[depth])
 
-    def _add(self, folder: tuple[str, ...]) -> None:
-        while folder and folder[-1] not in self.folders[folder[:-1]]:
-            self.folders[folder[:-1]].add(folder[-1])
-            folder = folder[:-1]
-
-    def has_image(self, folder: tuple[str, ...]) -> bool:
+    def has_image(self, folder: Folder) -> bool:
         """Tell whether the folder itself holds a file that is called like an image."""
-        return any(looks_like_image(path) for path in self.files[folder])
+        return any(map(looks_like_image, self.files[folder]))
 
 
 def looks_like_image(path: str) -> bool:
@@ -80,14 +88,13 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part in TOOL_NAMES for part in path.split("/"))
 
 
-def arrange(files: list[str], folders: list[str], where: str) -> Layout:
-    """Give every file its class and side; `folders` are named so that empty classes are noticed.
+def arrange(container: Container, where: Path) -> Source:
+    """Give every file its class and side.
 
     Raises DataError when the tree has no class folders or is ambiguous.
     """
-    layout = Layout(ignored=[path for path in files if is_hidden(path)])
-    files = [path for path in files if not is_hidden(path)]
-    tree = _Tree(files, (path for path in folders if not is_hidden(path)))
+    files = [path for path in container.files if not is_hidden(path)]
+    tree = _Tree(files, (path for path in container.folders if not is_hidden(path)))
     if not files:
         raise DataError(f"{where}: no images found", "point it at a folder of class folders")
     root = _root(tree)
@@ -100,23 +107,26 @@ def arrange(files: list[str], folders: list[str], where: str) -> Layout:
             "put the images of each class into a folder of its own",
         )
     labels = _labels(tree, tops, where)
-    layout.classes = sorted(set(labels.values()), key=str.encode)
-    for path in sorted(files):
+    classes = sorted(set(labels.values()), key=str.encode)
+    hidden = [path for path in container.files if is_hidden(path)]
+    source = Source(where, [], classes, [], hidden, container.read)
+    for path in files:
         parts = tuple(path.split("/"))
         folder = parts[: len(tops[0]) + 1]
         if folder in labels:
+            name = "/".join(parts[len(root) :])
             side = SIDES[folder[-2].lower()] if has_sides else ""
-            layout.places.append(Place(path, "/".join(parts[len(root) :]), labels[folder], side))
-        elif looks_like_image(path):
-            layout.homeless.append(path)
+            stamp = container.files[path]
+            source.members.append(Member(name, labels[folder], side, path, stamp))
         else:
-            layout.ignored.append(path)
-    return layout
+            (source.homeless if looks_like_image(path) else source.ignored).append(path)
+    source.homeless.sort()  # a tar has an order of its own
+    return source
 
 
-def _root(tree: _Tree) -> tuple[str, ...]:
+def _root(tree: _Tree) -> Folder:
     """Go down while a folder holds nothing but one folder of folders."""
-    root: tuple[str, ...] = ()
+    root: Folder = ()
     while len(tree.folders[root]) == 1 and not tree.has_image(root):
         (only,) = tree.folders[root]
         if not tree.folders[(*root, only)] or tree.has_image((*root, only)):
@@ -125,23 +135,21 @@ def _root(tree: _Tree) -> tuple[str, ...]:
     return root
 
 
-def _has_sides(tree: _Tree, root: tuple[str, ...], where: str) -> bool:
+def _has_sides(tree: _Tree, root: Folder, where: Path) -> bool:
     """Tell whether the folders below the root are sides; refuse a mixture, or two for one side."""
     names = sorted(tree.folders[root])
     # a class may well be called "train": a side has folders in it
     sides = [name for name in names if name.lower() in SIDES and tree.folders[(*root, name)]]
-    if not sides:
-        return False
     meant = {SIDES[name.lower()] for name in sides}
-    if len(sides) < len(names) or len(meant) < len(sides) or "train" not in meant:
+    if sides and (len(sides) < len(names) or len(meant) < len(sides) or "train" not in meant):
         raise DataError(
             f"{where}: the folders {', '.join(names)} do not make up train, val and test",
             "keep one folder per side on that level, one of them train",
         )
-    return True
+    return bool(sides)
 
 
-def _labels(tree: _Tree, tops: list[tuple[str, ...]], where: str) -> dict[tuple[str, ...], str]:
+def _labels(tree: _Tree, tops: list[Folder], where: Path) -> dict[Folder, str]:
     """Return the class of each class folder, by its name in Unicode form NFC."""
     labels = {(*top, name): class_name(name, where) for top in tops for name in tree.folders[top]}
     if any(map(tree.folders.get, labels)) and not any(map(tree.files.get, labels)):
@@ -167,7 +175,7 @@ def has_control_characters(name: str) -> bool:
     return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
-def class_name(name: str, where: str) -> str:
+def class_name(name: str, where: Path) -> str:
     """Return a class name in Unicode form NFC; refuse what would harm a reader of the reports.
 
     Class names become columns of CSV files, keys of JSON files and words in charts.

@@ -7,11 +7,14 @@ dataset: each row holds the checksum of its packed pixels.
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
 
-from resnets.errors import ArtefactError
+from resnets.data.decode import BadImageError
+from resnets.errors import ArtefactError, printable
 from resnets.runtime import write_text
 
 
@@ -58,16 +61,27 @@ class Rejected:
     fix: str
 
 
+def refuse(name: str, label: str, error: BadImageError) -> Rejected:
+    """Describe a file that is not packed because of an error."""
+    return Rejected(printable(name), label, error.reason, error.detail, error.fix)
+
+
+def copies(rows: Iterable[Row], kind: Literal["group", "near"]) -> list[list[Row]]:
+    """Return the images with the same pixels, or with nearly the same picture."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[getattr(row, kind)].append(row)
+    return list(groups.values())
+
+
 COLUMNS = [field.name for field in fields(Row)]
-NUMBERS = [index for index, field in enumerate(fields(Row)) if field.type is int]
+KINDS: list[Callable[[str], Any]] = [int if field.type is int else str for field in fields(Row)]
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file atomically, with one spelling for every machine."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     write_text(path, text.getvalue())
 
 
@@ -80,29 +94,24 @@ def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.reader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ArtefactError(f"{path}: not a readable CSV file: {error}", _again(path)) from error
+        raise _damaged(path, f"not a readable CSV file: {error}") from error
     if not lines or lines[0] != list(columns):
-        raise ArtefactError(f"{path}: its columns are not {', '.join(columns)}", _again(path))
+        raise _damaged(path, f"its columns are not {', '.join(columns)}")
     for number, line in enumerate(lines):
         if len(line) != len(columns):
-            raise ArtefactError(f"{path}: row {number} is not complete", _again(path))
+            raise _damaged(path, f"row {number} is not complete")
     return lines[1:]
 
 
-def _again(path: Path) -> str:
-    """Say how to make a table again."""
-    return f"delete {path.name} and run the stage that writes it (dvc repro)"
+def _damaged(path: Path, what: str) -> ArtefactError:
+    """Say what is wrong with a table and how to make it again."""
+    again = f"delete {path.name} and run the stage that writes it (dvc repro)"
+    return ArtefactError(f"{path}: {what}", again)
 
 
-def write_manifest(path: Path, rows: Sequence[Row]) -> None:
+def write_manifest(path: Path, rows: Iterable[Row]) -> None:
     """Write the rows."""
-    write_table(path, COLUMNS, [list(vars(row).values()) for row in rows])
-
-
-def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
-    """Write what was refused, and why."""
-    columns = [field.name for field in fields(Rejected)]
-    write_table(path, columns, [list(vars(one).values()) for one in rejected])
+    write_table(path, COLUMNS, (vars(row).values() for row in rows))
 
 
 def read_manifest(path: Path) -> list[Row]:
@@ -112,13 +121,10 @@ def read_manifest(path: Path) -> list[Row]:
     """
     rows = []
     for number, line in enumerate(read_table(path, COLUMNS), start=1):
-        values: list[str | int] = list(line)
         try:
-            for index in NUMBERS:
-                values[index] = int(line[index])
+            rows.append(Row(*(kind(value) for kind, value in zip(KINDS, line, strict=True))))
         except ValueError as error:
-            raise ArtefactError(f"{path}: row {number}: {error}", _again(path)) from error
-        rows.append(Row(*values))  # type: ignore[arg-type]  # the columns are the fields
+            raise _damaged(path, f"row {number}: {error}") from error
     return rows
 
 

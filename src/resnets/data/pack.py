@@ -9,9 +9,6 @@ import hashlib
 import json
 import os
 import zlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,16 +17,17 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from resnets.data.decode import FIXES, BadImageError, Decoded, Pixels, examine, resize
+from resnets.data.decode import BadImageError, Decoded, Pixels, examine, resize
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
-from resnets.data.layout import has_control_characters
-from resnets.data.manifest import Rejected, Row
-from resnets.data.sources import Content, Member, Source
-from resnets.errors import printable
+from resnets.data.layout import Content, Member, Source, has_control_characters
+from resnets.data.manifest import Rejected, Row, refuse
+from resnets.data.progress import follow, map_ahead
 from resnets.runtime import StopRequest, failpoint
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
-FORMAT = 1  # raise it when the same file would be packed otherwise
+FORMAT = 2  # raise it when the same file would be packed otherwise
+
+Verdict = tuple[Row, Pixels] | Rejected
 
 
 @dataclass(frozen=True)
@@ -42,30 +40,28 @@ class Packing:
     max_megapixels: float
 
 
-def judge(member: Member, content: Content, packing: Packing) -> tuple[Row, Pixels] | Rejected:
-    """Decode one image, or say why it is refused; the row lacks its place in the file."""
+def judge(member: Member, content: Content, packing: Packing) -> Verdict:
+    """Decode one image, or say why it is refused; the row lacks its place and its near copies."""
     try:
         data, decoded = _decode(member, content, packing)
     except BadImageError as error:
-        return Rejected(
-            printable(member.name), member.label, error.reason, error.detail, FIXES[error.reason]
-        )
+        return refuse(member.name, member.label, error)
     pixels = decoded.pixels
     height, width, channels = pixels.shape
     pixel_hash = hashlib.sha256(f"{pixels.shape}".encode())
     pixel_hash.update(pixels.data)
+    pixel_sha256 = pixel_hash.hexdigest()
     packed = np.ascontiguousarray(resize(pixels, packing.resize, packing.fit))
     grey = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).convert("L")
     flat = is_flat(grey)
-    notes = [*decoded.notes, *(["low information"] if flat else [])]
     return Row(
         id=member.name,
         label=member.label,
         side=member.side,
         sha256=hashlib.sha256(data).hexdigest(),
-        pixel_sha256=pixel_hash.hexdigest(),
+        pixel_sha256=pixel_sha256,
         phash="" if flat or min(height, width) < MIN_SIDE else perceptual_hash(grey),
-        near="",
+        near=pixel_sha256[:16],
         format=decoded.format,
         width=width,
         height=height,
@@ -74,8 +70,8 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Row, Pixe
         packed_height=packed.shape[0],
         packed_width=packed.shape[1],
         crc32=zlib.crc32(packed.data),
-        note="; ".join(notes),
-    ), packed  # fmt: skip
+        note="; ".join([*decoded.notes, *(["low information"] if flat else [])]),
+    ), packed
 
 
 def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, Decoded]:
@@ -91,104 +87,43 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
     return content.tobytes(), Decoded(pixels, "IDX", ())
 
 
-def _judge_all(
-    source: Source, members: list[Member], packing: Packing
-) -> Iterator[tuple[Row, Pixels] | Rejected]:
-    """Judge the members on all cores and yield the verdicts in their order."""
-    workers = os.cpu_count() or 1
-    ahead: deque[Future[tuple[Row, Pixels] | Rejected]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for member, content in source.read(members):
-            ahead.append(pool.submit(judge, member, content, packing))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-class _Part:
-    """Hold what is packed so far in two files, so that a stopped run can continue.
-
-    `images.bin.part` has the pixels; each line of `rows.part` describes an image whose pixels are
-    already there. The first line says what was packed how: another dataset starts afresh.
-    """
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.images_path, self.rows_path = folder / "images.bin.part", folder / "rows.part"
-        self.rows: list[Row] = []
-        self.rejected: list[Rejected] = []
-        self.size = 0
-        self.images = self.images_path.open("r+b" if self.images_path.exists() else "w+b")
-        self.lines = self.rows_path.open("r+b" if self.rows_path.exists() else "w+b")
-        if self.lines.readline() == identity.encode() + b"\n":
-            self._resume()
-        else:
-            self.lines.seek(0)
-            self.lines.write(identity.encode() + b"\n")
-        self.lines.truncate()
-        self.images.truncate()
-
-    def _resume(self) -> None:
-        """Take over every image that is complete and leave both files at the end of the last."""
-        end = self.lines.tell()
-        for line in self.lines:
-            if not line.endswith(b"\n"):
-                break  # torn: the end of the file, wherever the last run died
-            kind, values = json.loads(line)
-            if kind == "rejected":
-                self.rejected.append(Rejected(**values))
-            else:
-                row = Row(**values)
-                packed = self.images.read(row.num_bytes)
-                if zlib.crc32(packed) != row.crc32:
-                    break
-                self.rows.append(row)
-                self.size += row.num_bytes
-            end += len(line)
-        self.lines.seek(end)
-        self.images.seek(self.size)
-
-    def add(self, verdict: tuple[Row, Pixels] | Rejected) -> None:
-        """Append one image, or one refusal."""
-        if isinstance(verdict, Rejected):
-            self.rejected.append(verdict)
-            line = ("rejected", vars(verdict))
-        else:
-            row = replace(verdict[0], offset=self.size)
-            self.size += self.images.write(verdict[1].data)
-            self.rows.append(row)
-            line = ("row", vars(row))
-        self.lines.write(json.dumps(line).encode() + b"\n")
-        if (len(self.rows) + len(self.rejected)) % FLUSH_EVERY == 0:
-            self.flush()
-            failpoint("prepare.flushed")
-
-    def flush(self) -> None:
-        """Hand both files to the system, the pixels first."""
-        self.images.flush()
-        self.lines.flush()
-
-    def finish(self, path: Path) -> None:
-        """Put the images in their place."""
-        self.flush()
-        os.fsync(self.images.fileno())
-        self.close()
-        self.images_path.replace(path)
-        self.rows_path.unlink()
-
-    def close(self) -> None:
-        """Close both files; what is in them stays for the next run."""
-        self.images.close()
-        self.lines.close()
-
-
-def _identity(members: list[Member], packing: Packing) -> str:
-    """Return a digest of what is packed and how, as far as the listing tells."""
+def _identity(members: list[Member], packing: Packing) -> bytes:
+    """Return a line that stands for what is packed and how, as far as the listing tells."""
     listing = hashlib.sha256(repr((FORMAT, PIL.__version__, packing)).encode())
     for member in members:
         listing.update(ascii((member.name, member.label, member.side, member.stamp)).encode())
-    return listing.hexdigest()
+    return listing.hexdigest().encode() + b"\n"
+
+
+def _take_over(images_part: Path, rows_part: Path, identity: bytes) -> list[Row | Rejected]:
+    """Return what a stopped run has packed, and cut its two files back to that.
+
+    Each line of `rows_part` describes an image whose pixels are already in `images_part`. The first
+    line says what was packed how: another dataset starts afresh.
+    """
+    images_part.touch()
+    rows_part.touch()
+    first, *lines = [*rows_part.read_bytes().splitlines(keepends=True), b""]
+    if first != identity:
+        lines = []
+        rows_part.write_bytes(identity)
+    verdicts: list[Row | Rejected] = []
+    end = size = 0
+    with images_part.open("rb") as images:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break  # torn: the end of the file, wherever the last run died
+            values = json.loads(line)
+            verdict = Rejected(**values) if "reason" in values else Row(**values)
+            if isinstance(verdict, Row):
+                if zlib.crc32(images.read(verdict.num_bytes)) != verdict.crc32:
+                    break
+                size += verdict.num_bytes
+            end += len(line)
+            verdicts.append(verdict)
+    os.truncate(rows_part, len(identity) + end)
+    os.truncate(images_part, size)
+    return verdicts
 
 
 def pack(
@@ -199,21 +134,32 @@ def pack(
     Returns the rows of the good images, in the order of their names, and the refused ones. Raises
     StoppedBySignal after saving what is done.
     """
-    from resnets.data.progress import follow
-
-    part = _Part(path.parent, _identity(members, packing))
-    try:
-        todo = members[len(part.rows) + len(part.rejected) :]
-        verdicts = _judge_all(source, todo, packing)
-        with StopRequest() as stop:
-            for verdict in follow(verdicts, f"packing {source.path}", "images", len(todo)):
-                part.add(verdict)
-                if stop.is_set():
-                    part.flush()
-                    count = f"image {len(part.rows) + len(part.rejected)} of {len(members)}"
-                    raise stop.error(count)
-        part.finish(path)
-    finally:
-        part.close()
-    by_name = sorted(part.rows, key=lambda row: row.id.encode())
-    return by_name, sorted(part.rejected, key=lambda one: one.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images_part, rows_part = path.with_name(f"{path.name}.part"), path.with_name("rows.part")
+    done = _take_over(images_part, rows_part, _identity(members, packing))
+    size = images_part.stat().st_size
+    todo = members[len(done) :]
+    verdicts = map_ahead(
+        lambda found: judge(*found, packing), source.read(todo), workers=os.cpu_count() or 1
+    )
+    with images_part.open("ab") as images, rows_part.open("ab") as lines, StopRequest() as stop:
+        for verdict in follow(verdicts, f"packing {source.path}", "images", len(todo)):
+            if isinstance(verdict, Rejected):
+                done.append(verdict)
+            else:
+                done.append(replace(verdict[0], offset=size))
+                size += images.write(verdict[1].data)
+            lines.write(json.dumps(vars(done[-1])).encode() + b"\n")
+            if len(done) % FLUSH_EVERY == 0 or stop.is_set():
+                images.flush()  # before the lines that say that they are there
+                lines.flush()
+                failpoint("prepare.flushed")
+            if stop.is_set():
+                raise stop.error(f"image {len(done)} of {len(members)}")
+        images.flush()
+        os.fsync(images.fileno())
+    images_part.replace(path)
+    rows_part.unlink()
+    rows = [one for one in done if isinstance(one, Row)]
+    rejected = [one for one in done if isinstance(one, Rejected)]
+    return sorted(rows, key=lambda row: row.id.encode()), sorted(rejected, key=lambda one: one.id)

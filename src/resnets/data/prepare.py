@@ -1,20 +1,29 @@
 """Prepare a task: pack a dataset, find duplicates and label conflicts, and report what is wrong."""
 
 import statistics
-import sys
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.data.decode import FIXES
+from resnets.data.decode import BadImageError
 from resnets.data.duplicates import label_conflicts, mark_near
-from resnets.data.manifest import Rejected, Row, digest, write_manifest, write_rejected
+from resnets.data.layout import Member, Source
+from resnets.data.manifest import (
+    Rejected,
+    Row,
+    digest,
+    refuse,
+    write_manifest,
+    write_table,
+)
 from resnets.data.pack import Packing, pack
-from resnets.data.sources import Member, Source, open_source
-from resnets.errors import DataError, printable
+from resnets.data.sources import open_source
+from resnets.errors import DataError
 
 NAMES_SHOWN = 3
+REJECTED = [field.name for field in fields(Rejected)]
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,6 @@ class Summary:
 
     rows: list[Row]
     rejected: list[Rejected]
-    ignored: list[str]
     metrics: dict[str, Any]
 
 
@@ -39,6 +47,7 @@ def prepare_task(
     on_bad: Literal["stop", "quarantine"],
     max_bad_fraction: float,
     max_megapixels: float,
+    exclude: Collection[str] = (),
 ) -> Summary:
     """Judge and pack a dataset into `out_folder`: images.bin, manifest.csv and rejected.csv.
 
@@ -46,42 +55,58 @@ def prepare_task(
     `on_bad` and `max_bad_fraction` allow; rejected.csv lists it all even then.
     """
     source = open_source(source_path)
-    members = _choose(source, classes, num_classes)
+    members = choose(source, classes, num_classes, exclude)
     packing = Packing(channels, resize, fit, max_megapixels)
-    (out_folder / "manifest.csv").unlink(missing_ok=True)  # it would not fit the new images.bin
-    rows, rejected = pack(source, members, packing, out_folder / "images.bin")
-    rejected += [_homeless(name) for name in source.homeless] + label_conflicts(rows)
-    refused = {one.id for one in rejected}
-    rows = mark_near([row for row in rows if row.id not in refused])
-    write_rejected(out_folder / "rejected.csv", rejected)
-    _check_bad(rows, rejected, on_bad, max_bad_fraction, out_folder / "rejected.csv")
-    _check_classes(rows, {member.label for member in members}, source_path)
-    write_manifest(out_folder / "manifest.csv", rows)
-    data = digest((out_folder / "manifest.csv").read_bytes())
-    metrics = {
-        **summarise(rows, rejected),
-        "ignored": len(source.ignored),
-        "hashes": {"data": data},
+    manifest, listed = out_folder / "manifest.csv", out_folder / "rejected.csv"
+    manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
+    rows, rejected = judge_all(source, members, packing, out_folder / "images.bin")
+    rejected = [one for one in rejected if one.id not in exclude]
+    write_table(listed, REJECTED, (vars(one).values() for one in rejected))
+    _check_bad(rejected, len(rows) + len(rejected), on_bad, max_bad_fraction, listed)
+    check_classes(source_path, {member.label for member in members}, rows)
+    write_manifest(manifest, rows)
+    metrics = summarise(rows, rejected) | {
+        "ignored": len(source.ignored) + len(exclude),
+        "hashes": {"data": digest(manifest.read_bytes())},
     }
-    return Summary(rows, rejected, source.ignored, metrics)
+    return Summary(rows, rejected, metrics)
 
 
-def _homeless(name: str) -> Rejected:
-    """Refuse an image that has no class."""
-    detail = "an image outside the class folders"
-    return Rejected(printable(name), "", "no_class", detail, FIXES["no_class"])
+def judge_all(
+    source: Source, members: list[Member], packing: Packing, path: Path
+) -> tuple[list[Row], list[Rejected]]:
+    """Pack the members into the file `path` and return the good images and all that is refused."""
+    rows, rejected = pack(source, members, packing, path)
+    for name in source.homeless:
+        error = BadImageError("no_class", "an image outside the class folders")
+        rejected.append(refuse(name, "", error))
+    rejected += label_conflicts(rows)
+    refused = {one.id for one in rejected}
+    return mark_near([row for row in rows if row.id not in refused]), rejected
 
 
-def _choose(source: Source, classes: list[str] | None, num_classes: int | None) -> list[Member]:
-    """Return the images of the wanted classes."""
-    have = source.classes
-    missing = sorted(set(classes or []) - set(have))
-    if missing:
+def check_classes(path: Path, classes: set[str], images: Sequence[Member | Row]) -> None:
+    """Raise DataError where a class has no good image: to go on would renumber the others."""
+    if empty := sorted(classes - {image.label for image in images}):
         raise DataError(
-            f"{source.path}: has no class {missing[0]!r}; it has {', '.join(have)}",
+            f"{path}: class {empty[0]!r} has 0 good images",
+            "repair its images, fill its folder, or remove it",
+        )
+
+
+def choose(
+    source: Source, classes: list[str] | None, num_classes: int | None, exclude: Collection[str]
+) -> list[Member]:
+    """Return the images of the wanted classes, without those that are excluded by name.
+
+    Raises DataError when the dataset has other classes, too few, or no such image.
+    """
+    names, wanted = source.classes, set(classes or source.classes)
+    if missing := sorted(wanted - set(names)):
+        raise DataError(
+            f"{source.path}: has no class {missing[0]!r}; it has {', '.join(names)}",
             "correct tasks.*.classes",
         )
-    wanted = set(classes or have)
     if num_classes not in (None, len(wanted)):
         raise DataError(
             f"{source.path}: num_classes is {num_classes}, but there are {len(wanted)} classes: "
@@ -93,36 +118,34 @@ def _choose(source: Source, classes: list[str] | None, num_classes: int | None) 
             f"{source.path}: need at least 2 classes, found {len(wanted)} ({', '.join(wanted)})",
             "put the images of each class into a folder of its own",
         )
-    members = [member for member in source.members if member.label in wanted]
-    empty = sorted(wanted - {member.label for member in members})
-    if empty:
+    if unknown := sorted(set(exclude) - {m.name for m in source.members} - {*source.homeless}):
         raise DataError(
-            f"{source.path}: class {empty[0]!r} has 0 images", "fill its folder, or remove it"
+            f"{source.path}: has no image {unknown[0]!r}, which is to be excluded",
+            "correct tasks.*.exclude: names are as `resnets check` prints them",
         )
+    members = [m for m in source.members if m.label in wanted and m.name not in exclude]
+    check_classes(source.path, wanted, members)
     return members
 
 
 def list_bad(rejected: list[Rejected]) -> str:
     """Say how many files are refused for which reason, with the first names."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for one in rejected:
-        by_reason[one.reason].append(one.id)
     parts = []
-    for reason, names in sorted(by_reason.items()):
-        more = ", …" if len(names) > NAMES_SHOWN else ""
-        parts.append(f"{len(names)} {reason} ({', '.join(names[:NAMES_SHOWN])}{more})")
+    for reason, number in _counts(one.reason for one in rejected).items():
+        names = [one.id for one in rejected if one.reason == reason][: NAMES_SHOWN + 1]
+        names[NAMES_SHOWN:] = ["…"] * (len(names) > NAMES_SHOWN)
+        parts.append(f"{number} {reason} ({', '.join(names)})")
     return "; ".join(parts)
 
 
 def _check_bad(
-    rows: list[Row],
     rejected: list[Rejected],
+    total: int,
     on_bad: Literal["stop", "quarantine"],
     max_bad_fraction: float,
     listed: Path,
 ) -> None:
-    """Stop when more images are bad than allowed; otherwise say which are left out."""
-    total = len(rows) + len(rejected)
+    """Stop when more images are bad than allowed."""
     bad = f"{len(rejected)} of {total} images are bad: {list_bad(rejected)}; see {listed}"
     if rejected and on_bad == "stop":
         raise DataError(bad, "do what the list says for each, or set data.on_bad: quarantine")
@@ -131,18 +154,9 @@ def _check_bad(
             f"more than data.max_bad_fraction ({max_bad_fraction}): {bad}",
             "do what the list says for each, or raise data.max_bad_fraction",
         )
-    if rejected:
-        print(printable(f"left out: {bad}"), file=sys.stderr)
 
 
-def _check_classes(rows: list[Row], classes: set[str], path: Path) -> None:
-    """Stop when a class has no good image left: the numbers of the classes would shift."""
-    empty = sorted(classes - {row.label for row in rows})
-    if empty:
-        raise DataError(f"{path}: class {empty[0]!r} has 0 good images", "repair its images")
-
-
-def _counts(values: list[str]) -> dict[str, int]:
+def _counts(values: Iterable[str]) -> dict[str, int]:
     """Count values, sorted by value."""
     return dict(sorted(Counter(values).items()))
 
@@ -157,16 +171,16 @@ def summarise(rows: list[Row], rejected: list[Rejected]) -> dict[str, Any]:
     files, groups = len({row.sha256 for row in rows}), len({row.group for row in rows})
     return {
         "images": len(rows),
-        "classes": _counts([row.label for row in rows]),
-        "given_sides": _counts([row.side for row in rows if row.side]),
-        "rejected": {"all": len(rejected), **_counts([one.reason for one in rejected])},
+        "classes": _counts(row.label for row in rows),
+        "given_sides": _counts(row.side for row in rows if row.side),
+        "rejected": {"all": len(rejected), **_counts(one.reason for one in rejected)},
         "duplicates": {  # copies beyond the first
             "exact": len(rows) - files,
             "same_pixels": files - groups,
             "near": groups - len({row.near for row in rows}),
         },
-        "formats": _counts([row.format for row in rows]),
+        "formats": _counts(row.format for row in rows),
         "width": _range([row.width for row in rows]),
         "height": _range([row.height for row in rows]),
-        "notes": _counts([note for row in rows for note in row.note.split("; ") if note]),
+        "notes": _counts(note for row in rows for note in row.note.split("; ") if note),
     }

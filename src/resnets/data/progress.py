@@ -1,8 +1,10 @@
-"""Show progress with rate and time left: a bar on a terminal, plain lines otherwise."""
+"""Go through many items: some ahead in threads, and with progress that the user sees."""
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from resnets.errors import printable
@@ -11,6 +13,28 @@ from resnets.runtime import Clock
 LINE_SECONDS = 10.0
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
+) -> Iterator[Result]:
+    """Yield what `work` makes of each item, in their order, computed in threads ahead of time.
+
+    At most `ahead` results wait, by default two for each thread, so memory stays bounded.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > (ahead or 2 * workers):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def follow(
@@ -20,28 +44,28 @@ def follow(
     total: int,
     size: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[Item]:
-    """Yield the items and show how many of `total` units they make up so far."""
+    """Yield the items and show how many of `total` units they make up, the rate, the time left.
+
+    That is a bar on a terminal, and plain lines otherwise.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress, TextColumn
+
     clock, done, shown = Clock(total), 0, time.monotonic()
     title = printable(title)
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total)
-            for item in items:
-                yield item
-                bar.advance(task, size(item))
-                done += size(item)
-    else:
+    is_terminal = sys.stderr.isatty()
+    columns = [*Progress.get_default_columns(), TextColumn("{task.fields[rate]}")]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not is_terminal) as bar:
+        task = bar.add_task(escape(title), total=total, rate="")
         for item in items:
             yield item
             done += size(item)
-            if time.monotonic() - shown > LINE_SECONDS:
+            if is_terminal:
+                bar.update(task, completed=done, rate=f"{clock.rate(done):.0f} {unit}/s")
+            elif time.monotonic() - shown > LINE_SECONDS:
                 shown = time.monotonic()
-                rate, left = clock.rate(done), clock.left(done)
-                print(
-                    f"{title}: {done} of {total} {unit}, {rate:.0f} per second, {left} left",
-                    file=sys.stderr,
-                )
+                rate = f"{clock.rate(done):.0f} per second, {clock.left(done)} left"
+                print(f"{title}: {done} of {total} {unit}, {rate}", file=sys.stderr)
     print(f"{title}: {done} {unit} in {clock.spent()}", file=sys.stderr)

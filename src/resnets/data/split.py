@@ -14,10 +14,9 @@ test set stays whole, and nothing that is trained on is in it.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from resnets.data.duplicates import join
 from resnets.data.manifest import Row, digest, read_manifest, read_table, write_table
@@ -51,39 +50,39 @@ class Assigned:
         }
 
 
-def split_rows(
-    rows: list[Row],
-    *,
-    seed: int,
-    train: Literal["rest"] | int,
-    val: float | int,
-    test: float | int,
-    group_regex: str | None,
-    group_near: bool,
-) -> Assigned:
+class Options(TypedDict):
+    """Say how to split; a float is a fraction of the images, an int a number per class."""
+
+    seed: int
+    train: Literal["rest"] | int
+    val: float | int
+    test: float | int
+    group_regex: str | None
+    group_near: bool
+
+
+def split_rows(rows: list[Row], **options: Unpack[Options]) -> Assigned:
     """Return the side of each row: train, val, test or unused.
 
-    A float is a fraction of the images, an int a number of images per class. Raises DataError when
-    a class is too small for a side, ParamsError when the regular expression is not one.
+    Raises DataError when a class is too small for a side, ParamsError when the regular expression
+    is not one.
     """
-    groups = _groups(rows, group_regex, group_near)
+    seed, train = options["seed"], options["train"]
+    groups = _groups(rows, options["group_regex"], options["group_near"])
     sides = [row.side or "train" for row in rows]
     num_leaks = _set_leaks_aside(sides, groups)
-    drawable = set(SIDES[1:]) - set(sides)
+    sizes = {"test": options["test"], "val": options["val"]}
+    drawn = {side: size for side, size in sizes.items() if side not in sides}
+    if train != "rest":
+        drawn["train"] = train
     left = 1.0
-    for side, size in (("test", test), ("val", val)):
-        if side not in drawable:
-            continue
+    for side, size in drawn.items():
         if isinstance(size, float):
             _draw_fraction(sides, groups, side, size / left, seed)
             left -= size
         else:
             _draw_count(rows, sides, groups, side, size, seed)
-    if train != "rest":
-        _draw_count(rows, sides, groups, "train", train, seed)
-    wanted = {"train": train, "val": val, "test": test}
-    drawn = drawable | ({"train"} if train != "rest" else set())
-    _check_sizes(rows, sides, {side: wanted[side] for side in drawn})
+    _check_sizes(rows, sides, drawn)
     return Assigned(sides, groups, num_leaks)
 
 
@@ -161,7 +160,7 @@ def _draw_count(
             taken[rows[row].label] += has_room
 
 
-def _check_sizes(rows: list[Row], sides: list[str], drawn: dict[str, str | float]) -> None:
+def _check_sizes(rows: list[Row], sides: list[str], drawn: dict[str, float]) -> None:
     """Stop when a class has no image on a side, or fewer than the number asked for."""
     counts = Counter(zip((row.label for row in rows), sides, strict=True))
     for label in sorted({row.label for row in rows}):
@@ -176,44 +175,26 @@ def _check_sizes(rows: list[Row], sides: list[str], drawn: dict[str, str | float
                 )
 
 
-def _check_word(data: str) -> Callable[[str, str, str], str]:
-    """Return the function that ties a row of split.csv to its manifest, image, side and group."""
-
-    def check(name: str, side: str, group: str) -> str:
-        text = "\0".join((data, name, side, group)).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(text).hexdigest()[:8]
-
-    return check
+def _check_word(*words: str) -> str:
+    """Return what ties a row of split.csv to its manifest, image, side and group."""
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def split_task(
-    folder: Path,
-    *,
-    seed: int,
-    train: Literal["rest"] | int,
-    val: float | int,
-    test: float | int,
-    group_regex: str | None,
-    group_near: bool,
-) -> dict[str, Any]:
+def split_task(folder: Path, **options: Unpack[Options]) -> dict[str, Any]:
     """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
     path = folder / "manifest.csv"
     rows = read_manifest(path)
-    assigned = split_rows(
-        rows, seed=seed, train=train, val=val, test=test, group_regex=group_regex,
-        group_near=group_near,
-    )  # fmt: skip
+    assigned = split_rows(rows, **options)
     write_split(folder / "split.csv", rows, assigned, digest(path.read_bytes()))
     return assigned.metrics(rows)
 
 
 def write_split(path: Path, rows: list[Row], assigned: Assigned, data: str) -> None:
     """Write the assignment of the rows of the manifest with digest `data`."""
-    check = _check_word(data)
-    lines = [
-        (row.id, row.label, side, group, check(row.id, side, group))
+    lines = (
+        (row.id, row.label, side, group, _check_word(data, row.id, side, group))
         for row, side, group in zip(rows, assigned.sides, assigned.groups, strict=True)
-    ]
+    )
     write_table(path, COLUMNS, lines)
 
 
@@ -222,12 +203,12 @@ def read_split(path: Path, rows: list[Row], data: str) -> list[str]:
 
     Raises ArtefactError when the file was edited or cut, or belongs to other data.
     """
-    lines, check = read_table(path, COLUMNS), _check_word(data)
+    lines = read_table(path, COLUMNS)
     again = "do not edit it: change params.yaml and run the split stage again (dvc repro)"
     if len(lines) != len(rows):
         raise ArtefactError(f"{path}: {len(lines)} rows, but the manifest has {len(rows)}", again)
     for row, (name, label, side, group, word) in zip(rows, lines, strict=True):
-        if (name, label) != (row.id, row.label) or word != check(name, side, group):
+        if (name, label) != (row.id, row.label) or word != _check_word(data, name, side, group):
             raise ArtefactError(
                 f"{path}: the row of {name!r} was edited or belongs to other data", again
             )

@@ -28,25 +28,22 @@ def main(
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
     """
     values = load_params(params)
-    dataset, rules = values.tasks[task], values.data
+    dataset = values.tasks[task]
 
-    from resnets.data.prepare import prepare_task
+    from resnets.data.prepare import list_bad, prepare_task
     from resnets.data.task import Images
     from resnets.plots import plot_samples
 
     summary = prepare_task(
         Path(dataset.path),
         out,
-        classes=dataset.classes,
-        num_classes=dataset.num_classes,
         channels=values.model.in_channels,
-        resize=rules.resize,
-        fit=rules.fit,
-        on_bad=rules.on_bad,
-        max_bad_fraction=rules.max_bad_fraction,
-        max_megapixels=rules.max_megapixels,
+        **dataset.model_dump(exclude={"path"}),
+        **values.data.model_dump(),
     )
     write_json(metrics, summary.metrics)
+    if summary.rejected:
+        typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
     shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
     shown = [r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)]
     images = Images(out / "images.bin", shown)
