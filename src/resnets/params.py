@@ -11,7 +11,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -267,10 +269,27 @@ class Training(Section):
         return self
 
 
+NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from random weights
+
+
 class Backbone(Training):
     """Say what the backbone comes from and how it is trained."""
 
-    input: str  # a task folder: train on it; a weights file: import it
+    input: str  # a task folder: train on it; a weights file: import it; NO_BACKBONE
+
+
+class GivenBackbone(Section):
+    """Name a weights file, or NO_BACKBONE: nothing is trained, so there is nothing else to say."""
+
+    input: str
+
+
+def _kind_of_backbone(value: object) -> str:
+    """Tell a backbone that is given from one that is trained; a task folder must be."""
+    if not isinstance(value, dict) or value.keys() != {"input"}:
+        return "trained"
+    is_given = value["input"] == NO_BACKBONE or Path(str(value["input"])).suffix
+    return "given" if is_given else "trained"
 
 
 class Gradual(Section):
@@ -310,7 +329,10 @@ class Params(Section):
     preprocess: Preprocess
     split: dict[Name, Split]
     model: Model
-    backbone: Backbone
+    backbone: Annotated[
+        Annotated[Backbone, Tag("trained")] | Annotated[GivenBackbone, Tag("given")],
+        Discriminator(_kind_of_backbone),
+    ]
     transfer: Annotated[dict[Name, Variant], Field(min_length=1)]
     export: Export
 
@@ -343,6 +365,10 @@ class Params(Section):
             raise ValueError(f"transfer has a variant called {reserved.pop()!r}, a reserved name")
         for name, variant in self.transfer.items():
             self.model_of(name)
+            if variant.init == "backbone" and self.backbone.input == NO_BACKBONE:
+                raise ValueError(
+                    f"transfer.{name}.init is backbone, but backbone.input is {NO_BACKBONE}: none"
+                )
             if variant.init not in {"random", "backbone", *self.transfer} - {name}:
                 raise ValueError(
                     f"transfer.{name}.init is {variant.init!r}; allowed are random, backbone and "
