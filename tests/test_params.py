@@ -119,6 +119,7 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
         (("model", "stride_on"), "conv1x1", "no 1×1 convolution"),
         (("transfer", "scratch", "model"), {"name": "resnet51"}, "unknown network"),
         (("split",), {}, "but split has"),
+        (("transfer", "scratch", "redraw_split"), 1, "for variants that start from one"),
         (("backbone",), {"input": "artifacts/random"}, "backbone.input is artifacts/random: none"),
         (("backbone",), {"input": "data/tasks/source"}, " backbone.epochs is missing"),
         (("backbone", "schedule"), {"name": "cosine"}, " backbone.schedule.warmup_epochs is mi"),

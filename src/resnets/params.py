@@ -306,6 +306,9 @@ class Variant(Training):
     frozen_batchnorm: Literal["freeze", "update"]
     views: Count  # augmented views per image whose features are cached when only the head trains
     model: ModelChange
+    # draw train and val anew, as a tutorial does that splits at random in every run: the
+    # validation number then counts images that `init` was trained on, and is marked as leaked
+    redraw_split: Annotated[int, Field(ge=0)] | None
 
 
 class Export(Section):
@@ -363,22 +366,33 @@ class Params(Section):
         reserved = {"random", "backbone", "export", "best", "leaderboard"} & set(self.transfer)
         if reserved:
             raise ValueError(f"transfer has a variant called {reserved.pop()!r}, a reserved name")
-        for name, variant in self.transfer.items():
-            self.model_of(name)
-            if variant.init == "backbone" and self.backbone.input == NO_BACKBONE:
-                raise ValueError(
-                    f"transfer.{name}.init is backbone, but backbone.input is {NO_BACKBONE}: none"
-                )
-            if variant.init not in {"random", "backbone", *self.transfer} - {name}:
-                raise ValueError(
-                    f"transfer.{name}.init is {variant.init!r}; allowed are random, backbone and "
-                    f"the other variants ({', '.join(sorted(set(self.transfer) - {name}))})"
-                )
         if self.export.variant not in {"best", *self.transfer}:
             raise ValueError(
                 f"export.variant is {self.export.variant!r}; allowed are best and "
                 f"{', '.join(sorted(self.transfer))}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _start_somewhere(self) -> Self:
+        """Check where each variant starts, and that a leaked validation number chooses nothing."""
+        leaked = {name for name, one in self.transfer.items() if one.redraw_split is not None}
+        for name, variant in self.transfer.items():
+            self.model_of(name)
+            start = f"transfer.{name}.init is {variant.init!r}"
+            if variant.init == "backbone" and self.backbone.input == NO_BACKBONE:
+                raise ValueError(f"{start}, but backbone.input is {NO_BACKBONE}: none")
+            if variant.init not in {"random", "backbone", *self.transfer} - {name}:
+                raise ValueError(
+                    f"{start}; allowed are random, backbone and the other variants "
+                    f"({', '.join(sorted(set(self.transfer) - {name}))})"
+                )
+            if name in leaked and variant.init not in self.transfer:
+                raise ValueError(f"{start}, but redraw_split is for variants that start from one")
+            if variant.init in leaked:
+                raise ValueError(f"{start}, whose redraw_split leaks validation images")
+        if self.export.variant in leaked:
+            raise ValueError(f"export.variant is {self.export.variant!r}, whose split is redrawn")
         return self
 
     def model_of(self, variant: str) -> Model:

@@ -33,7 +33,7 @@ def _key_of(fault: ErrorDetails, values: object) -> tuple[str, ...]:
     """Return where in the file a fault is; pydantic adds the names of types, which go."""
     where: list[str] = []
     for part in fault["loc"]:
-        if isinstance(values, dict) and part in values:
+        if isinstance(values, dict) and part in values:  # noqa: SIM114  (for mypy)
             values = values[part]
         elif isinstance(values, list) and isinstance(part, int):
             values = values[part]
