@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -140,6 +142,77 @@ def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
         assert (row["val_leaked"] > 0) == (values.transfer[name].redraw_split is not None)
     trained = isinstance(values.backbone, Backbone)
     assert ("test" in json.loads(Path("metrics/backbone.json").read_text())) == trained
+    if recipe.with_suffix(".py").exists():
+        check_study(recipe.with_suffix(".py"))
+
+
+def check_study(script: Path) -> None:
+    """Check the tables of the degradation study against the histories and the networks."""
+    said = run_script(script, "--out", "study").stdout
+    assert "20 layers: training error" in said
+    errors = {tuple(row[:2]): row for row in read_rows("study/errors.csv")}
+    last = read_rows("plots/plain32/history.csv")[-1]
+    assert float(errors["plain", "32"][3]) == pytest.approx(1 - float(last[4]), abs=1e-4)
+    gradients = read_rows("study/gradients.csv")
+    layers = [row for row in gradients if row[:3] == ["residual", "20", "start"]]
+    assert len(layers) == 20  # 19 convolutions and the head: its shortcuts have no weights
+    assert Image.open("study/degradation.png").size == (1100, 750)
+
+
+def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def read_rows(path: str) -> list[list[str]]:
+    return [line.split(",") for line in Path(path).read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("antsbees_resnet18", ["hymenoptera_data.zip is missing", "resnets fetch hymenoptera"]),
+        ("fashion_resnet18", ["fashion_mnist is missing", "resnets fetch fashion_mnist --from"]),
+        ("birds_resnet50", ["data/raw/birds is missing", "put it there"]),
+        ("bird_resnet50", ["no recipe is called 'bird_resnet50'", "birds_resnet50"]),
+    ],
+)
+def test_missing_data_is_named_with_the_command_that_fetches_it(tmp_path, name, words):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    done = run_script(tmp_path / "recipes/run.py", name)
+    assert done.returncode in (2, 5)
+    assert len(done.stderr.splitlines()) == 2
+    assert all(word in done.stderr for word in words)
+
+
+def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path):
+    shutil.copytree(
+        ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("results")
+    )
+    metrics = tmp_path / "recipes/results/birds_resnet50/metrics"
+    metrics.mkdir(parents=True)
+    test = {"accuracy_low": 0.7, "accuracy_high": 0.9, "images": 113}
+    for name, leaked in (("published", 0.0), ("published_redrawn_split", 0.8)):
+        record = {"test": test, "val": {"leaked": leaked}}
+        record["seeds"] = {"n": 1, "mean": 0.81, "val_mean": 0.96}
+        (metrics / f"{name}.json").write_text(json.dumps(record))
+    variants = {"published": {}, "published_redrawn_split": {}}
+    (metrics / "leaderboard.json").write_text(json.dumps({"variants": variants}))
+    run = {"machine": "a machine", "training_seconds": {"published": 65}}
+    (metrics.parent / "run.json").write_text(json.dumps(run))
+    assert run_script(tmp_path / "recipes/run.py").returncode == 0
+    lines = (tmp_path / "recipes/README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "`pub" in line]
+    assert rows[0][2:8] == [
+        "85 (validation, best of 50 epochs)", "81.00", "70.00 to 90.00", "113", "96.00", "1:05",
+    ]  # fmt: skip
+    assert rows[1][6] == "96.00 leaked"
+
+
+def test_published_numbers_belong_to_variants_that_exist():
+    for name, one in read(ROOT / "recipes/published.yaml").items():
+        assert set(one["published"]) <= set(load_params(ROOT / f"recipes/{name}.yaml").transfer)
 
 
 def test_leaked_validation_accuracy_counts_images_that_were_trained_on(tmp_path, monkeypatch):
