@@ -31,7 +31,7 @@ RESULTS = ROOT / "recipes" / "results"
 KEPT = ("metrics/*.json", "plots/*/history.csv", "reports/leaderboard.md", "reports/curves.png")
 OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
 # the last line of a training run (training/show.py)
-ENDED = re.compile(r"^(\S+) \d+: best epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
+ENDED = re.compile(r"^(\S+)(?: \d+)?: best epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
 
 
 def check_inputs(recipe: Path) -> None:
@@ -156,12 +156,13 @@ def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[list[st
         seeds = record["seeds"]
         spread = f" ± {points(seeds['std'])} (n = {seeds['n']})" if seeds["n"] > 1 else ""
         seconds = run["training_seconds"].get(name)
+        at_least = "≥ " if run["was_interrupted"] else ""
         rows.append([
             results.name, code(name), said, f"{points(seeds['mean'])}{spread}",
             f"{points(test['accuracy_low'])} to {points(test['accuracy_high'])}",
             f"{test['images']:,}",
             points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
-            duration(seconds / seeds["n"]) if seconds else "", run["machine"],
+            f"{at_least}{duration(seconds / seeds['n'])}" if seconds else "", run["machine"],
         ])  # fmt: skip
     return rows
 

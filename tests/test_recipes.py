@@ -199,7 +199,7 @@ def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path)
         (metrics / f"{name}.json").write_text(json.dumps(record))
     variants = {"published": {}, "published_redrawn_split": {}}
     (metrics / "leaderboard.json").write_text(json.dumps({"variants": variants}))
-    run = {"machine": "a machine", "training_seconds": {"published": 65}}
+    run = {"machine": "m", "was_interrupted": False, "training_seconds": {"published": 65}}
     (metrics.parent / "run.json").write_text(json.dumps(run))
     assert run_script(tmp_path / "recipes/run.py").returncode == 0
     lines = (tmp_path / "recipes/README.md").read_text().splitlines()
