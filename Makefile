@@ -1,10 +1,10 @@
-# make setup | repro | test | bench | chaos
+# make setup | repro | recipe NAME=fashion_fast | test | bench | chaos
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro test bench chaos
+.PHONY: setup repro recipe test bench chaos
 
 setup: $(STAMP)
 
@@ -19,6 +19,9 @@ repro: setup
 	@echo "plots:  plots/ and reports/curves.png (as a page: $(BIN)/dvc plots show)"
 	@echo "report: reports/leaderboard.md"
 	@echo "model:  artifacts/export/model.onnx, described in artifacts/export/model_card.md"
+
+recipe: setup
+	$(BIN)/python recipes/run.py $(NAME)
 
 test: setup
 	$(BIN)/ruff check .

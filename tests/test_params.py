@@ -119,6 +119,10 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
         (("model", "stride_on"), "conv1x1", "no 1×1 convolution"),
         (("transfer", "scratch", "model"), {"name": "resnet51"}, "unknown network"),
         (("split",), {}, "but split has"),
+        (("transfer", "scratch", "redraw_split"), 1, "for variants that start from one"),
+        (("backbone",), {"input": "artifacts/random"}, "backbone.input is artifacts/random: none"),
+        (("backbone",), {"input": "data/tasks/source"}, " backbone.epochs is missing"),
+        (("backbone", "schedule"), {"name": "cosine"}, " backbone.schedule.warmup_epochs is mi"),
     ],
 )
 def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, words):
@@ -186,6 +190,13 @@ def test_variant_changes_only_what_it_names():
     network = params.model_of("scratch")
     assert (network.name, network.shortcut, network.stem) == ("resnet32", "none", "small")
     assert params.model_of("finetune") == params.model
+
+
+@pytest.mark.parametrize("given", ["artifacts/random", "data/weights/resnet18-f37072fd.pth"])
+def test_backbone_that_is_not_trained_needs_no_values_for_training(given):
+    values = read() | {"backbone": {"input": given}}
+    values["transfer"] = {"scratch": values["transfer"]["scratch"]}
+    assert Params.model_validate(values).backbone.model_dump() == {"input": given}
 
 
 def test_a_stage_stops_before_any_work_with_two_lines_and_code_2(tmp_path):

@@ -24,7 +24,7 @@ from tests.projects import TRAINING, simulated_logits
 CLASSES = ["ants", "bees", "wasps"]
 
 
-def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000):
+def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, leaked=0.0):
     """Return the metrics and the predictions of simulated runs."""
     labels = np.random.default_rng(5).integers(0, 3, num_images)
     logits = [simulated_logits(labels, 3, accuracy, seed=seed + k) for k in range(num_runs)]
@@ -37,6 +37,7 @@ def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000):
         for k in range(num_runs)
     }
     record = metrics_record(runs, training=TRAINING, measured_on={})
+    record["val"]["leaked"] = leaked
     predicted = np.stack([x.argmax(1) for x in logits])
     ids = [str(k) for k in range(num_images)]
     return record, Predictions(ids, CLASSES, labels, predicted, np.zeros(num_images))
@@ -63,6 +64,15 @@ def test_equal_validation_is_told_apart_by_loss_then_size():
     first, second = variant(0.8, 1), variant(0.8, 1)
     second[0]["training"]["parameters_trained"] = 5
     assert [row["variant"] for row in ranked(a=first, b=second)] == ["b", "a"]
+
+
+def test_a_leaked_validation_number_is_shown_and_never_wins():
+    rows = ranked(honest=variant(0.8, 1), redrawn=variant(0.8, 5, val_accuracy=0.99, leaked=0.75))
+    assert [row["variant"] for row in rows] == ["honest", "redrawn"]
+    page = leaderboard_markdown(rows)
+    assert page.startswith("# Leaderboard\n\n**`honest`** is best")
+    assert "| –    | `redrawn` | leaked: 9" in page
+    assert "75.00% of the images that `redrawn` was validated on" in page
 
 
 def test_leaderboard_reads_well():

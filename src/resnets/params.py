@@ -11,7 +11,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -268,10 +270,27 @@ class Training(Section):
         return self
 
 
+NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from random weights
+
+
 class Backbone(Training):
     """Say what the backbone comes from and how it is trained."""
 
-    input: str  # a task folder: train on it; a weights file: import it
+    input: str  # a task folder: train on it; a weights file: import it; NO_BACKBONE
+
+
+class GivenBackbone(Section):
+    """Name a weights file, or NO_BACKBONE: nothing is trained, so there is nothing else to say."""
+
+    input: str
+
+
+def _kind_of_backbone(value: object) -> str:
+    """Tell a backbone that is given from one that is trained; a task folder must be."""
+    if not isinstance(value, dict) or value.keys() != {"input"}:
+        return "trained"
+    is_given = value["input"] == NO_BACKBONE or Path(str(value["input"])).suffix
+    return "given" if is_given else "trained"
 
 
 class Gradual(Section):
@@ -288,6 +307,9 @@ class Variant(Training):
     frozen_batchnorm: Literal["freeze", "update"]
     views: Count  # augmented views per image whose features are cached when only the head trains
     model: ModelChange
+    # draw train and val anew, as a tutorial does that splits at random in every run: the
+    # validation number then counts images that `init` was trained on, and is marked as leaked
+    redraw_split: Annotated[int, Field(ge=0)] | None
 
 
 class Export(Section):
@@ -311,7 +333,10 @@ class Params(Section):
     preprocess: Preprocess
     split: dict[Name, Split]
     model: Model
-    backbone: Backbone
+    backbone: Annotated[
+        Annotated[Backbone, Tag("trained")] | Annotated[GivenBackbone, Tag("given")],
+        Discriminator(_kind_of_backbone),
+    ]
     transfer: Annotated[dict[Name, Variant], Field(min_length=1)]
     export: Export
 
@@ -342,18 +367,33 @@ class Params(Section):
         reserved = {"random", "backbone", "export", "best", "leaderboard"} & set(self.transfer)
         if reserved:
             raise ValueError(f"transfer has a variant called {reserved.pop()!r}, a reserved name")
-        for name, variant in self.transfer.items():
-            self.model_of(name)
-            if variant.init not in {"random", "backbone", *self.transfer} - {name}:
-                raise ValueError(
-                    f"transfer.{name}.init is {variant.init!r}; allowed are random, backbone and "
-                    f"the other variants ({', '.join(sorted(set(self.transfer) - {name}))})"
-                )
         if self.export.variant not in {"best", *self.transfer}:
             raise ValueError(
                 f"export.variant is {self.export.variant!r}; allowed are best and "
                 f"{', '.join(sorted(self.transfer))}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _start_somewhere(self) -> Self:
+        """Check where each variant starts, and that a leaked validation number chooses nothing."""
+        leaked = {name for name, one in self.transfer.items() if one.redraw_split is not None}
+        for name, variant in self.transfer.items():
+            self.model_of(name)
+            start = f"transfer.{name}.init is {variant.init!r}"
+            if variant.init == "backbone" and self.backbone.input == NO_BACKBONE:
+                raise ValueError(f"{start}, but backbone.input is {NO_BACKBONE}: none")
+            if variant.init not in {"random", "backbone", *self.transfer} - {name}:
+                raise ValueError(
+                    f"{start}; allowed are random, backbone and the other variants "
+                    f"({', '.join(sorted(set(self.transfer) - {name}))})"
+                )
+            if name in leaked and variant.init not in self.transfer:
+                raise ValueError(f"{start}, but redraw_split is for variants that start from one")
+            if variant.init in leaked:
+                raise ValueError(f"{start}, whose redraw_split leaks validation images")
+        if self.export.variant in leaked:
+            raise ValueError(f"export.variant is {self.export.variant!r}, whose split is redrawn")
         return self
 
     def model_of(self, variant: str) -> Model:

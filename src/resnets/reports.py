@@ -13,7 +13,7 @@ Row = dict[str, Any]
 def leaderboard(
     records: Mapping[str, Mapping[str, Any]], predictions: Mapping[str, Predictions]
 ) -> list[Row]:
-    """Rank variants by validation accuracy (mean over seeds), best first.
+    """Rank variants by validation accuracy (mean over seeds), best first, leaked ones last.
 
     `records` are the contents of metrics/<variant>.json, `predictions` those of the same
     variants on the same test images. Equal validation accuracies are told apart by validation
@@ -23,8 +23,11 @@ def leaderboard(
     """
     rows = [_row(variant, record) for variant, record in records.items()]
     rows.sort(
-        key=lambda r: (-r["val_accuracy"], r["val_loss"], r["parameters_trained"], r["variant"])
-    )
+        key=lambda r: (
+            r["val_leaked"] > 0, -r["val_accuracy"], r["val_loss"], r["parameters_trained"],
+            r["variant"],
+        )
+    )  # fmt: skip
     best = predictions[rows[0]["variant"]]
     right = {name: p.runs == p.labels for name, p in predictions.items()}
     others = [row["variant"] for row in rows[1:]]
@@ -45,6 +48,7 @@ def _row(variant: str, record: Mapping[str, Any]) -> Row:
         "variant": variant,
         "val_accuracy": seeds["val_mean"],
         "val_loss": record["val"]["loss"],
+        "val_leaked": record["val"]["leaked"],
         "test_accuracy": test["accuracy"],
         "test_low": test["accuracy_low"],
         "test_high": test["accuracy_high"],
@@ -75,6 +79,12 @@ def leaderboard_markdown(rows: list[Row]) -> str:
             "≈ may be noise: p ≥ 0.05, after Holm's correction for looking at "
             f"{len(rows) - 1}. Test: {rows[1]['test']}."
         )
+    blocks += [
+        f"leaked: {points(row['val_leaked'])}% of the images that {code(row['variant'])} was "
+        "validated on had trained the variant that it started from. Its validation number says "
+        "nothing, so it is neither ranked nor shipped; its test number is honest."
+        for row in rows if row["val_leaked"]
+    ]  # fmt: skip
     return "\n\n".join(blocks) + "\n"
 
 
@@ -93,9 +103,9 @@ def _cells(row: Row) -> list[str]:
     """Write one row of the table."""
     bounds = f"({points(row['test_low'])} to {points(row['test_high'])})"
     return [
-        str(row["rank"]),
+        "–" if row["val_leaked"] else str(row["rank"]),
         code(row["variant"]),
-        points(row["val_accuracy"]),
+        ("leaked: " if row["val_leaked"] else "") + points(row["val_accuracy"]),
         f"{points(row['test_accuracy'])} {bounds}",
         _spread(row),
         _gap(row),

@@ -40,13 +40,14 @@ def score_models(
     headline numbers to `metrics` and all tables and pictures into the folder `plots`. Raises
     ArtefactError where a bundle was trained on other data, another split or other classes.
     """
-    val, test = task.side("val"), task.side("test")
+    trained_on, test = set(task.side("train").ids), task.side("test")
     runs: dict[int, tuple[Evaluation, Evaluation]] = {}
     logits: dict[int, Logits] = {}
     rows = []
     for repeat, path in bundles.items():
         bundle = load_bundle(path)
         check_origin(bundle.meta, task.hashes(), path)
+        val = task.redrawn(bundle.meta.training.get("redraw_split")).side("val")
         sides = {"test": test, "val": val}
         scored = {name: _infer(bundle, side, device) for name, side in sides.items()}
         logits[repeat] = scored["test"]
@@ -62,13 +63,15 @@ def score_models(
             for name, side in sides.items()
         )
         runs[repeat] = of_test, of_val
-        rows.append(_run_row(repeat, path, bundle, runs[repeat]))
+        leaked = round(len(trained_on.intersection(val.ids)) / len(val.ids), 6)
+        rows.append(_run_row(repeat, path, bundle, runs[repeat]) | {"val_leaked": leaked})
     shipped = load_bundle(next(iter(bundles.values())))
     record = metrics_record(
         runs,
         training={key: rows[0][key] for key in TRAINING},
         measured_on=measured_on(shipped, task, test),
     )
+    record["val"]["leaked"] = rows[0]["val_leaked"]  # share of val images that were trained on
     write_json(metrics, record)
     _write(plots / "runs.csv", pd.DataFrame(rows))
     first = next(iter(runs.values()))[0]

@@ -47,7 +47,7 @@ def read_standing(folder: Path) -> Standing:
             "accuracy_low": accuracy["low"],
             "accuracy_high": accuracy["high"],
         },
-        "val": {"loss": float(runs["val_nll"].mean())},
+        "val": {"loss": float(runs["val_nll"].mean()), "leaked": float(first["val_leaked"])},
         "seeds": seeds,
         "training": {key: int(first[key]) for key in TRAINING},
     }

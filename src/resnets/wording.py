@@ -33,14 +33,14 @@ def _key_of(fault: ErrorDetails, values: object) -> tuple[str, ...]:
     """Return where in the file a fault is; pydantic adds the names of types, which go."""
     where: list[str] = []
     for part in fault["loc"]:
-        if isinstance(values, dict) and (part in values or fault["type"] == "missing"):
-            values = values.get(part)
+        if isinstance(values, dict) and part in values:  # noqa: SIM114  (for mypy)
+            values = values[part]
         elif isinstance(values, list) and isinstance(part, int):
             values = values[part]
         else:
             continue
         where.append(str(part))
-    if fault["type"] == "missing" and where[-1:] != [str(fault["loc"][-1])]:
+    if fault["type"] == "missing":
         where.append(str(fault["loc"][-1]))
     return tuple(where)
 

@@ -131,6 +131,22 @@ def test_ants_and_bees_keep_their_sides_and_the_placeholder_is_listed(insects):
     assert all(rows[name].side == "train" for name in task.side("test").ids)
 
 
+def test_redrawn_split_mixes_train_and_val_and_leaves_the_test_alone(tmp_path):
+    prepare(write_folder(tmp_path / "pets", pets(30)), tmp_path)
+    split_task(tmp_path, **SPLIT)
+    task = open_task(tmp_path)
+    first, again, other = (task.redrawn(seed) for seed in (1, 1, 2))
+    sides = {name: set(task.side(name).ids) for name in ("train", "val", "test")}
+    redrawn = {name: set(first.side(name).ids) for name in sides}
+    assert redrawn["test"] == sides["test"]
+    assert redrawn["train"] | redrawn["val"] == sides["train"] | sides["val"]
+    assert len(redrawn["val"]) == len(sides["val"])
+    assert redrawn["val"] & sides["train"]
+    assert first.side("val").ids == again.side("val").ids != other.side("val").ids
+    assert task.redrawn(None) is task
+    assert first.hashes() == task.hashes()
+
+
 def test_flowers_have_label_conflicts_and_copies(tmp_path, shared_data):
     path = shared_data / "flowers_128px.zip"
     found = prepare(path, tmp_path, resize=128, on_bad="quarantine", max_bad_fraction=0.01)

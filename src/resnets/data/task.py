@@ -109,6 +109,20 @@ class Task:
             images=Images(self.folder / "images.bin", rows),
         )
 
+    def redrawn(self, seed: int | None) -> "Task":
+        """Return the task with train and val drawn anew from both; itself for None.
+
+        Its val holds images that belong to train, which is the point: see `redraw_split`.
+        """
+        if seed is None:
+            return self
+        task = Task(self.folder)
+        both = [i for i, side in enumerate(self._sides) if side in ("train", "val")]
+        order = np.random.default_rng(seed).permutation(both)
+        for position, row in enumerate(order):
+            task._sides[row] = "val" if position < self._sides.count("val") else "train"
+        return task
+
     def hashes(self) -> dict[str, str]:
         """Return digests of the data, the split and the classes."""
         return {

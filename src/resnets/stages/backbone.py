@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
-from resnets.runtime import locked, remove_state
+from resnets.params import NO_BACKBONE, Backbone, load_params
+from resnets.runtime import locked, remove_state, write_json, write_text
 
 
 def main(
@@ -16,7 +16,7 @@ def main(
     plots: Annotated[Path, typer.Option(help="Folder for the learning curve and the scores.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Make the backbone from `backbone.input`: a task folder or a weights file.
+    r"""Make the backbone from `backbone.input`: a task folder, a weights file, or none at all.
 
     \b
     Example:
@@ -24,12 +24,18 @@ def main(
         --metrics metrics/backbone.json --plots plots/backbone
     """
     values = load_params(params)
-    source, bundle = Path(values.backbone.input), out / "model.safetensors"
+    section, bundle = values.backbone, out / "model.safetensors"
+    source = Path(section.input)
+    if section.input == NO_BACKBONE:
+        for folder in (out, plots):  # DVC and Git want something to keep
+            write_text(folder / "none.txt", source.read_text())
+        write_json(metrics, {"backbone": "none"})
+        return
 
     from resnets.training.publish import full_preprocess
 
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
-    if not source.is_dir():
+    if not source.is_dir() or not isinstance(section, Backbone):
         from resnets.training.publish import publish_import
 
         publish_import(source, bundle, values.model, preprocess, metrics=metrics, plots=plots)
@@ -43,7 +49,7 @@ def main(
 
     task, state = open_task(source), Path(".state/backbone")
     trainer = Trainer(
-        task.side("train"), task.side("val"), values.backbone, preprocess, values.runtime, state
+        task.side("train"), task.side("val"), section, preprocess, values.runtime, state
     )
     with locked(state, "training of the backbone"):
         model, weights = initial_model(

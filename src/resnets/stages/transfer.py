@@ -33,7 +33,7 @@ def main(
     from resnets.training.start import initial_model
     from resnets.training.trainer import Trainer
 
-    opened = open_task(task)
+    opened = open_task(task).redrawn(section.redraw_split)
     preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
     state = Path(".state") / f"transfer-{variant}"
     trainer = Trainer(
@@ -55,8 +55,10 @@ def main(
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
             publish_bundle(
                 out / f"{name}.safetensors", trained, opened, network=network,
-                preprocess=preprocess, training={"variant": variant, "seed": seed},
-                initial_weights=weights,
+                preprocess=preprocess, initial_weights=weights,
+                training={
+                    "variant": variant, "seed": seed, "redraw_split": section.redraw_split
+                },
             )  # fmt: skip
         write_history(history, histories)
         remove_state(state)

@@ -1,0 +1,206 @@
+"""Run a recipe in a clone of the last commit, and keep its numbers as files for Git.
+
+    python recipes/run.py fashion_fast    run it, fill recipes/results/fashion_fast, then as below
+    python recipes/run.py                 write the table recipes/README.md from what is kept
+
+The clone lies beside the project, so that nothing here is overwritten; a run that was stopped
+continues in it, and a finished one removes it. Nothing with pixels of anybody's photos is kept.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from ruamel.yaml import YAML
+
+from resnets.data.catalogue import ITEMS, weights_item
+from resnets.errors import EnvironmentFault, ParamsError, run_app
+from resnets.markdown import code, points, table
+from resnets.params import NO_BACKBONE, load_params
+from resnets.runtime import duration, write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "recipes" / "results"
+KEPT = ("metrics/*.json", "plots/*/history.csv", "reports/leaderboard.md", "reports/curves.png")
+OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
+# the last line of a training run (training/show.py)
+ENDED = re.compile(r"^(\S+)(?: \d+)?: best epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
+
+
+def check_inputs(recipe: Path) -> None:
+    """Raise EnvironmentFault that says how to fetch what a recipe needs and is not there."""
+    if not recipe.is_file():
+        names = sorted(
+            path.stem for path in recipe.parent.glob("*.yaml") if path.stem != "published"
+        )
+        raise ParamsError(f"no recipe is called {recipe.stem!r}", f"there are {', '.join(names)}")
+    values = load_params(recipe)
+    wanted = [Path(task.path) for task in values.tasks.values()]
+    if values.backbone.input != NO_BACKBONE and not values.backbone.input.startswith("data/tasks"):
+        wanted.append(Path(values.backbone.input))
+    for path in wanted:
+        if (ROOT / path).exists():
+            continue
+        fetched = [
+            name
+            for name, item in {path.name: weights_item(path.name), **ITEMS}.items()
+            if path in (Path("data", item.folder), Path("data", item.folder, item.files[0].name))
+        ]
+        fix = f"put it there, or name another place in {recipe.name}"
+        if fetched:
+            command = f"resnets fetch {fetched[0]}"
+            fix = f"{command} (without a network: {command} --from FILE_OR_FOLDER)"
+        raise EnvironmentFault(f"{recipe.stem}: {path} is missing", fix)
+
+
+def git(*arguments: str, cwd: Path = ROOT) -> str:
+    """Run git and return what it prints."""
+    done = subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def make_clone(name: str) -> Path:
+    """Return the clone of the last commit with the recipe as params.yaml, made if need be."""
+    recipe = f"recipes/{name}.yaml"
+    if changed := git("status", "--porcelain", "--", "src", "dvc.yaml", recipe):
+        raise ParamsError(f"not committed: {changed}", "commit it, so that results have a commit")
+    clone = ROOT.with_name(f"{ROOT.name}-{name}")
+    if clone.exists() and git("rev-parse", "HEAD", cwd=clone) == git("rev-parse", "HEAD"):
+        return clone
+    shutil.rmtree(clone, ignore_errors=True)
+    git("clone", "--quiet", str(ROOT), str(clone))
+    for path in OF_THE_DEFAULT:
+        shutil.rmtree(clone / path, ignore_errors=True)
+        (clone / path).unlink(missing_ok=True)
+    shutil.copy(clone / recipe, clone / "params.yaml")
+    for shared in ("data/raw", "data/weights"):
+        if (ROOT / shared).exists():
+            (clone / shared).symlink_to(ROOT / shared)
+    return clone
+
+
+def run_in(clone: Path, *command: str) -> None:
+    """Run a command in the clone with this Python, on screen and into its log."""
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": tools, "PYTHONPATH": str(clone / "src")}
+    environment["PYTHONUNBUFFERED"] = "1"  # a line for each epoch when it ends, not at the end
+    with (clone / "run.log").open("a", buffering=1) as log, subprocess.Popen(
+        command, cwd=clone, env=environment, text=True, stdout=subprocess.PIPE
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            log.write(line)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def machine() -> str:
+    """Name the device that trained."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    return f"{os.cpu_count()} cores of {found[1].strip() if found else 'an unknown processor'}"
+
+
+def run_recipe(name: str) -> None:
+    """Run a recipe to its end and keep its results."""
+    recipe = ROOT / "recipes" / f"{name}.yaml"
+    check_inputs(recipe)
+    clone, start = make_clone(name), time.monotonic()
+    run_in(clone, "dvc", "repro")
+    seconds, results = round(time.monotonic() - start), RESULTS / name
+    shutil.rmtree(results, ignore_errors=True)
+    for path in (path for pattern in KEPT for path in clone.glob(pattern)):
+        (results / path.relative_to(clone)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, results / path.relative_to(clone))
+    if recipe.with_suffix(".py").exists():
+        run_in(clone, sys.executable, f"recipes/{name}.py", "--out", str(results))
+    log, training = (clone / "run.log").read_text(), dict[str, int]()
+    for variant, hours, minutes, rest in ENDED.findall(log):
+        spent = 3600 * int(hours or 0) + 60 * int(minutes) + int(rest)
+        training[variant] = training.get(variant, 0) + spent
+    record = {
+        "commit": git("rev-parse", "HEAD"),
+        "machine": machine(),
+        "was_interrupted": "continuing at" in log,  # times are those of the last part then
+        "seconds": seconds,
+        "training_seconds": training,
+    }
+    write_json(results / "run.json", record)
+    shutil.rmtree(clone)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a JSON file."""
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[list[str]]:
+    """Return a row of the table for each variant, best first as in the leaderboard."""
+    run, rows = read(results / "run.json"), []
+    for name in read(results / "metrics/leaderboard.json")["variants"]:
+        record = read(results / f"metrics/{name}.json")
+        test, val, stated = record["test"], record["val"], published.get(name, {})
+        said = f"{stated['accuracy']} ({stated['of']})" if stated else ""
+        seeds = record["seeds"]
+        spread = f" ± {points(seeds['std'])} (n = {seeds['n']})" if seeds["n"] > 1 else ""
+        seconds = run["training_seconds"].get(name)
+        at_least = "≥ " if run["was_interrupted"] else ""
+        rows.append([
+            results.name, code(name), said, f"{points(seeds['mean'])}{spread}",
+            f"{points(test['accuracy_low'])} to {points(test['accuracy_high'])}",
+            f"{test['images']:,}",
+            points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
+            f"{at_least}{duration(seconds / seeds['n'])}" if seconds else "", run["machine"],
+        ])  # fmt: skip
+    return rows
+
+
+def write_readme() -> None:
+    """Write the table of all kept results."""
+    published = YAML(typ="safe", pure=True).load(ROOT / "recipes" / "published.yaml")
+    folders = sorted(path.parent for path in RESULTS.glob("*/run.json"))
+    none = {"published": {}, "wrong": ""}
+    rows = [row for x in folders for row in rows_of(x, published.get(x.name, none)["published"])]
+    wrong = [f"- {code(name)}: {one['wrong']}" for name, one in published.items()]
+    header = [
+        "recipe", "variant", "published", "ours, test", "95% interval", "test images",
+        "ours, validation", "training of one seed", "machine",
+    ]  # fmt: skip
+    text = (
+        "# Recipes\n\nEach file is a complete `params.yaml`; its head says what it needs. "
+        "`cp recipes/NAME.yaml params.yaml && dvc repro` runs it here, `make recipe NAME=NAME` in "
+        "a clone, and fills `results/` and this table.\n\n"
+        f"{table(header, rows, words=3)}\n\n"
+        "Accuracies in percent. Published numbers are those of `published.yaml`; most variants "
+        "have none. Ours are on test "
+        "images that chose nothing; the interval is that of the first seed over other images, ± "
+        "the standard deviation from seed to seed. A leaked validation number counts images that "
+        "were trained on, as the original's does.\n\n"
+        "What the originals get wrong:\n\n" + "\n".join(wrong) + "\n"
+    )
+    write_text(ROOT / "recipes" / "README.md", text)
+
+
+def main(
+    name: Annotated[str | None, typer.Argument(help="A file of recipes/, without .yaml.")] = None,
+) -> None:
+    """Run a recipe and keep its results, or only write the table of results."""
+    if name:
+        run_recipe(name)
+    write_readme()
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,238 @@
+"""Run every recipe in a reduced form: all its networks, a few generated photos, one epoch."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dvc.repo import Repo
+from PIL import Image
+from ruamel.yaml import YAML
+
+from resnets.bundle import load_bundle
+from resnets.data.task import open_task
+from resnets.inference import infer
+from resnets.models import build_model
+from resnets.params import Backbone, load_params
+from resnets.stages import backbone, evaluate, leaderboard, prepare, split, transfer
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "published")
+PER_CLASS = 8
+
+
+def write_photos(path: Path, classes: list[str], *, is_split: bool) -> None:
+    """Write a zip of class folders of noise; below train/ and val/ where the original has them."""
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(PER_CLASS):
+            side = "" if not is_split else ("val/" if number % 4 == 0 else "train/")
+            for name in classes:
+                content = io.BytesIO()
+                pixels = rng.integers(0, 256, (32, 36, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(content, "PNG")
+                archive.writestr(f"{side}{name}/{number}.png", content.getvalue())
+
+
+def reduce(values: dict) -> dict:
+    """Shrink a recipe: generated photos, 32 pixels, one epoch (two groups if gradual), fp32."""
+    for task in values["tasks"].values():
+        classes = task["classes"] or [f"class {k}" for k in range(task["num_classes"] or 4)]
+        is_split = "hymenoptera" in task["path"]
+        task["path"] = f"{len(classes)} classes{' split' * is_split}.zip"
+        write_photos(Path(task["path"]), classes, is_split=is_split)
+    values["repeat"] = values["repeat"][:1]
+    values["runtime"].update(device="cpu", precision="fp32", threads=2)
+    has_margin = values["data"]["resize"] > values["preprocess"]["crop"]
+    values["data"]["resize"] = 36 if has_margin else 32
+    values["preprocess"]["crop"] = 32
+    for section in values["split"].values():
+        section.update(train="rest", val=2, test=2)
+    given = Path(values["backbone"]["input"])
+    if given.suffix:  # the published weights, but for their numbers
+        network = build_model(values["model"]["name"])
+        torch.save(network.state_dict(), "weights.pth")
+        values["backbone"]["input"] = "weights.pth"
+    for section in [values["backbone"], *values["transfer"].values()]:
+        if "epochs" in section:
+            section.update(epochs=1, batch_size=min(section["batch_size"], 16))
+        if "warmup_epochs" in section.get("schedule", ()):
+            section["schedule"]["warmup_epochs"] = 0
+        if isinstance(section.get("train"), dict):
+            section.update(train={"gradual": 1}, epochs=2)
+    return values
+
+
+def read(path: Path) -> dict:
+    return YAML(typ="safe", pure=True).load(path.read_text())
+
+
+def write(values: dict) -> None:
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+
+
+def run_stages() -> dict:
+    """Run the stages up to the leaderboard, and return it."""
+    values = load_params("params.yaml")
+    shutil.copytree(
+        ROOT / "artifacts", "artifacts", ignore=lambda _, names: set(names) - {"random"}
+    )
+    params, tasks, metrics, plots = (
+        Path(x) for x in ("params.yaml", "data/tasks", "metrics", "plots")
+    )
+    for name in values.tasks:
+        prepare.main(name, tasks / name, metrics / f"data_{name}.json", Path("samples.png"), params)
+        split.main(name, tasks / name, metrics / f"split_{name}.json", params)
+    backbone.main(Path("artifacts/backbone"), metrics / "backbone.json", plots / "backbone", params)
+    target, done = tasks / "target", {"random", "backbone"}
+    while waiting := [name for name in values.transfer if name not in done]:
+        for name in waiting:
+            init = values.transfer[name].init
+            if init in done:
+                out, history = Path("artifacts", name), plots / name / "history.csv"
+                transfer.main(name, target, Path("artifacts", init), out, history, params)
+                evaluate.main(out, target, metrics / f"{name}.json", plots / name, params)
+                done.add(name)
+    leaderboard.main(plots, metrics / "leaderboard.json", Path("l.md"), Path("curves.png"), params)
+    return json.loads((metrics / "leaderboard.json").read_text())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_pipeline_resolves_with_a_recipe(tmp_path, recipe):
+    (tmp_path / "artifacts").mkdir()
+    for name in ("dvc.yaml", "artifacts/random"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(recipe, tmp_path / "params.yaml")
+    values = load_params(recipe)
+    Repo.init(str(tmp_path), no_scm=True)
+    stages = {stage.name for stage in Repo(str(tmp_path)).index.stages}
+    expected = {"backbone", "leaderboard", "export"}
+    expected |= {f"{stage}@{name}" for name in values.tasks for stage in ("prepare", "split")}
+    expected |= {
+        f"{stage}@{name}" for name in values.transfer for stage in ("transfer", "evaluate")
+    }
+    assert stages == expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
+    monkeypatch.chdir(tmp_path)
+    reduced = reduce(read(recipe))
+    if recipe.stem.endswith("_offline"):  # all others are those of the recipe with the weights
+        reduced["transfer"] = dict([reduced["transfer"].popitem()])
+    write(reduced)
+    values = load_params("params.yaml")
+    ranked = run_stages()
+    assert set(ranked["variants"]) == set(values.transfer)
+    classes = open_task(Path("data/tasks/target")).classes
+    for name, row in ranked["variants"].items():
+        network = build_model(**values.model_of(name).options(), num_classes=len(classes))
+        record = json.loads(Path(f"metrics/{name}.json").read_text())
+        assert record["training"]["parameters"] == sum(p.numel() for p in network.parameters())
+        assert 0 <= record["test"]["accuracy"] <= 1
+        trains_all = values.transfer[name].train == "all"
+        assert (row["parameters_trained"] == record["training"]["parameters"]) == trains_all
+        assert (row["val_leaked"] > 0) == (values.transfer[name].redraw_split is not None)
+    trained = isinstance(values.backbone, Backbone)
+    assert ("test" in json.loads(Path("metrics/backbone.json").read_text())) == trained
+    if recipe.with_suffix(".py").exists():
+        check_study(recipe.with_suffix(".py"))
+
+
+def check_study(script: Path) -> None:
+    """Check the tables of the degradation study against the histories and the networks."""
+    said = run_script(script, "--out", "study").stdout
+    assert "20 layers: training error" in said
+    errors = {tuple(row[:2]): row for row in read_rows("study/errors.csv")}
+    last = read_rows("plots/plain32/history.csv")[-1]
+    assert float(errors["plain", "32"][3]) == pytest.approx(1 - float(last[4]), abs=1e-4)
+    gradients = read_rows("study/gradients.csv")
+    layers = [row for row in gradients if row[:3] == ["residual", "20", "start"]]
+    assert len(layers) == 20  # 19 convolutions and the head: its shortcuts have no weights
+    assert Image.open("study/degradation.png").size == (1100, 750)
+
+
+def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def read_rows(path: str) -> list[list[str]]:
+    return [line.split(",") for line in Path(path).read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("antsbees_resnet18", ["hymenoptera_data.zip is missing", "resnets fetch hymenoptera"]),
+        ("fashion_resnet18", ["fashion_mnist is missing", "resnets fetch fashion_mnist --from"]),
+        ("birds_resnet50", ["data/raw/birds is missing", "put it there"]),
+        ("bird_resnet50", ["no recipe is called 'bird_resnet50'", "birds_resnet50"]),
+    ],
+)
+def test_missing_data_is_named_with_the_command_that_fetches_it(tmp_path, name, words):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    done = run_script(tmp_path / "recipes/run.py", name)
+    assert done.returncode in (2, 5)
+    assert len(done.stderr.splitlines()) == 2
+    assert all(word in done.stderr for word in words)
+
+
+def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path):
+    shutil.copytree(
+        ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("results")
+    )
+    metrics = tmp_path / "recipes/results/birds_resnet50/metrics"
+    metrics.mkdir(parents=True)
+    test = {"accuracy_low": 0.7, "accuracy_high": 0.9, "images": 113}
+    for name, leaked in (("published", 0.0), ("published_redrawn_split", 0.8)):
+        record = {"test": test, "val": {"leaked": leaked}}
+        record["seeds"] = {"n": 1, "mean": 0.81, "val_mean": 0.96}
+        (metrics / f"{name}.json").write_text(json.dumps(record))
+    variants = {"published": {}, "published_redrawn_split": {}}
+    (metrics / "leaderboard.json").write_text(json.dumps({"variants": variants}))
+    run = {"machine": "m", "was_interrupted": False, "training_seconds": {"published": 65}}
+    (metrics.parent / "run.json").write_text(json.dumps(run))
+    assert run_script(tmp_path / "recipes/run.py").returncode == 0
+    lines = (tmp_path / "recipes/README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "`pub" in line]
+    assert rows[0][2:8] == [
+        "85 (validation, best of 50 epochs)", "81.00", "70.00 to 90.00", "113", "96.00", "1:05",
+    ]  # fmt: skip
+    assert rows[1][6] == "96.00 leaked"
+
+
+def test_published_numbers_belong_to_variants_that_exist():
+    for name, one in read(ROOT / "recipes/published.yaml").items():
+        assert set(one["published"]) <= set(load_params(ROOT / f"recipes/{name}.yaml").transfer)
+
+
+def test_leaked_validation_accuracy_counts_images_that_were_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = reduce(read(ROOT / "recipes/birds_resnet50.yaml"))
+    del values["transfer"]["modern"], values["transfer"]["published_same_split"]
+    values["model"] |= {"name": "resnet8", "stem": "small", "stride_on": "conv3x3"}
+    write(values)
+    ranked = run_stages()
+    name, task = "published_redrawn_split", open_task(Path("data/tasks/target"))
+    val = task.redrawn(values["transfer"][name]["redraw_split"]).side("val")
+    seen = np.isin(val.ids, task.side("train").ids)
+    assert 0 < seen.sum() < len(seen)
+    bundle = load_bundle(Path(f"artifacts/{name}/model.safetensors"))
+    logits = infer(
+        bundle.model, val.images, preprocess=bundle.meta.preprocess, batch_size=8, device="cpu",
+        precision="fp32",
+    )  # fmt: skip
+    row = ranked["variants"][name]
+    assert row["val_accuracy"] == pytest.approx((logits.argmax(1) == val.labels).mean(), abs=1e-6)
+    assert row["val_leaked"] == pytest.approx(seen.mean(), abs=1e-6)
+    assert ranked["variants"]["published"]["val_leaked"] == 0
+    assert ranked["best"] == "published"
