@@ -165,7 +165,8 @@ def _npy(path: Path, width: int) -> Iterator[Write]:
 
 def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write:
     """Return what draws each answer into a folder, under its number and its name."""
-    from resnets.explain import draw_prediction
+    from resnets.explain import overlay
+    from resnets.plots import draw_prediction
 
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
@@ -177,8 +178,10 @@ def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write
             return
         name = re.sub(r"[^\w.-]", "_", Path(answer.path).name, flags=re.ASCII)[:100]
         path = folder / f"{number:05d}_{name}{'_explained' if with_heat else ''}.png"
-        heat = answer.heat if with_heat else None
-        draw_prediction(path, answer.crop, classes, answer.probabilities, heat)
+        explained = None
+        if with_heat and answer.heat is not None:
+            explained = overlay(answer.crop, answer.heat)
+        draw_prediction(path, answer.crop, classes, answer.probabilities, explained)
 
     return add
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
+from resnets.calibration import log_softmax
 from resnets.errors import ArtefactError, ParamsError
-from resnets.evaluation import log_softmax
 from resnets.inference import Crops, Floats, Forward, Output, check_finite, torch_forward
 from resnets.runtime import resolve_device
 
