@@ -46,12 +46,11 @@ class Classifier:
         if self.output == "probabilities":
             return Scores(values.astype(np.float64), None, None)
         feature_map = features = None
-        logits = values
+        if self.output == "feature_map":
+            feature_map, values = values, values.mean(axis=(2, 3))
         if self.head:
-            feature_map = values if self.output == "feature_map" else None
-            features = values if feature_map is None else values.mean(axis=(2, 3))
-            logits = features @ self.head[0].T + self.head[1]
-        probabilities = np.exp(log_softmax(logits / self.meta.temperature))
+            features, values = values, values @ self.head[0].T + self.head[1]
+        probabilities = np.exp(log_softmax(values / self.meta.temperature))
         return Scores(probabilities, features, feature_map)
 
 
@@ -95,7 +94,9 @@ def _open_onnx(path: Path, output: Output) -> Classifier:
     meta = parse_meta(text, path)
     source, result = session.get_inputs()[0], session.get_outputs()[0]
     inside = source.type == "tensor(uint8)"
-    if (source.shape[1:], result.shape[1:]) != _shapes(meta, inside):
+    crop, channels = meta.preprocess.crop, meta.preprocess.channels
+    image = [crop, crop, channels] if inside else [channels, crop, crop]
+    if (source.shape[1:], result.shape[1:]) != (image, [len(meta.classes)]):
         raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
     name = result.name if output == "logits" else output
 
@@ -105,13 +106,6 @@ def _open_onnx(path: Path, output: Output) -> Classifier:
         return values
 
     return Classifier(meta, forward, name, head)
-
-
-def _shapes(meta: BundleMeta, inside: bool) -> tuple[list[int], list[int]]:
-    """Return the shapes of one input and one output that the metadata promise."""
-    crop, channels = meta.preprocess.crop, meta.preprocess.channels
-    image = [crop, crop, channels] if inside else [channels, crop, crop]
-    return image, [len(meta.classes)]
 
 
 def _expose(raw: bytes, name: str, path: Path) -> tuple[bytes, tuple[Floats, Floats]]:

@@ -137,9 +137,9 @@ def draw_prediction(
         _paste(sheet, overlay, 325, 32, 300)
     for number, k in enumerate(best if overlay is None else ()):
         middle, end = 48 + 30 * number, 461 + round(124 * float(probabilities[k]))
-        _write(sheet, (455, middle), classes[k], "rm", 130)
+        _write(sheet, (455, middle), classes[k], "rm", 130, size=12)
         ImageDraw.Draw(sheet).rectangle((460, middle - 9, end, middle + 9), fill=COLOURS[0])
-        _write(sheet, (end + 5, middle), f"{probabilities[k]:.1%}", "lm", 50)
+        _write(sheet, (end + 5, middle), f"{probabilities[k]:.1%}", "lm", 50, size=12)
     _save(sheet, path)
 
 
