@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -114,20 +114,16 @@ def _read_ahead(
     inputs: Iterable[tuple[str, Content]], preprocess: FullPreprocess, *, ahead: int
 ) -> Iterator[tuple[str, Crop | str]]:
     """Yield each input's path with its crop or its error, decoded in threads ahead of time."""
-    waiting: deque[tuple[str, Future[Crop | str]]] = deque()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        try:
-            for path, content in inputs:
-                waiting.append((path, pool.submit(_prepare, content, preprocess)))
-                if len(waiting) > ahead:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    started = ((path, pool.submit(_prepare, content, preprocess)) for path, content in inputs)
+    try:
+        waiting = deque(islice(started, ahead))
+        while waiting:
+            path, future = waiting.popleft()
+            yield path, future.result()
+            waiting.extend(islice(started, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _prepare(content: Content, preprocess: FullPreprocess) -> Crop | str:
