@@ -142,7 +142,7 @@ def draw_all(folder):
         folder / "mistakes.png",
     )
     plot_sheet([], [], folder / "no_mistakes.png")
-    plot_sheet(grey, ["x"] * 10, folder / "sheet.png", columns=4)
+    plot_sheet(grey[:4], ["x"] * 4, folder / "sheet.png")
     labels = rng.integers(0, 3, 200)
     logits = simulated_logits(labels, 3, 0.8, seed=0) * 3
     temperature = fit_temperature(logits, labels)

@@ -26,7 +26,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MOST_NUMBERS = 12  # classes beyond which cells of a confusion matrix are too small for numbers
 MOST_TICKS = 40  # classes beyond which their names are
 NAME_LETTERS = 20
-TILE, GAP, LINE = 128, 6, 14  # pixels of a sheet: an image's longer side, space, a line of text
+COLUMNS = 8  # of a sheet
+TILE, GAP, LINE = 128, 6, 14  # pixels: an image's longer side, space, a line of text
 BARS = 10  # classes shown beside a picture
 
 
@@ -102,11 +103,9 @@ def plot_reliability(sides: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
         upper.legend(loc="upper left")
 
 
-def plot_sheet(
-    images: Sequence[Pixels], captions: Sequence[str], path: Path, *, columns: int = 8
-) -> None:
+def plot_sheet(images: Sequence[Pixels], captions: Sequence[str], path: Path) -> None:
     """Paste images (H, W, C), C 1 or 3, into a grid, each below its caption."""
-    columns = min(columns, max(len(images), 1))
+    columns = min(COLUMNS, max(len(images), 1))
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     width, height = TILE + GAP, TILE + GAP + LINE * lines
     num_rows = max(-(-len(images) // columns), 1)
