@@ -79,30 +79,34 @@ def _open_onnx(path: Path, output: Output) -> Classifier:
     """Open an ONNX file with ONNX Runtime."""
     import onnxruntime
 
-    raw, head = path.read_bytes(), None
+    path.stat()  # that there is no such file, the system says better
+    source: str | bytes = str(path)
+    head = None
     if output != "logits":
-        raw, head = _expose(raw, output, path)
+        source, head = _expose(path.read_bytes(), output, path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised as well
+    # waiting threads would take the cores from those that decode
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its classes have no common base
         raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if text is None:
         raise ArtefactError(f"{path}: has no {KEY!r} metadata", "give the file of the export stage")
     meta = parse_meta(text, path)
-    source, result = session.get_inputs()[0], session.get_outputs()[0]
-    inside = source.type == "tensor(uint8)"
+    given, result = session.get_inputs()[0], session.get_outputs()[0]
+    inside = given.type == "tensor(uint8)"
     crop, channels = meta.preprocess.crop, meta.preprocess.channels
     image = [crop, crop, channels] if inside else [channels, crop, crop]
-    if (source.shape[1:], result.shape[1:]) != (image, [len(meta.classes)]):
+    if (given.shape[1:], result.shape[1:]) != (image, [len(meta.classes)]):
         raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
     name = result.name if output == "logits" else output
 
     def forward(crops: Crops) -> Floats:
         batch = crops if inside else normalise_on_host(crops, meta.preprocess)
-        values: Floats = session.run([name], {source.name: batch})[0]
+        values: Floats = session.run([name], {given.name: batch})[0]
         return values
 
     return Classifier(meta, forward, name, head)
