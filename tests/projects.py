@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from resnets.evaluation import evaluate, metrics_record, predictions_table
+from resnets.evaluation import evaluate, metrics_record
+from resnets.predictions import predictions_table, seeds_table
 
 MEASURED_ON = {
     "data": "d0", "split": "s0", "classes": "c0", "test_set": "t0", "preprocess": "p0",
@@ -73,8 +73,5 @@ class Project:
         self.write(f"metrics/{name}.json", json.dumps(record, indent=2))
         table = predictions_table(ids, labels, runs[0], classes, 1.0)
         self.write(f"plots/{name}/predictions.csv", table.to_csv(index=False, lineterminator="\n"))
-        names = np.array(classes, dtype=object)
-        seeds = {"id": ids, "label": names[labels]}
-        seeds |= {str(k): names[logits.argmax(1)] for k, logits in enumerate(runs)}
-        text = pd.DataFrame(seeds).to_csv(index=False, lineterminator="\n")
-        self.write(f"plots/{name}/seeds.csv", text)
+        seeds = seeds_table(ids, labels, dict(enumerate(runs)), classes)
+        self.write(f"plots/{name}/seeds.csv", seeds.to_csv(index=False, lineterminator="\n"))

@@ -18,7 +18,7 @@ STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.
 LAYERS = [
     {"stages", "cli"},
     {"training", "scoring", "export", "predict", "compare", "review"},
-    {"models", "data", "inference", "evaluation", "bundle", "classifier", "reports", "plots"},
+    {"models", "data", "inference", "evaluation", "bundle", "classifier", "leaderboard", "plots"},
     {"params", "errors", "runtime"},
 ]
 NO_TORCH = ["stages/prepare", "stages/split", "stages/leaderboard", "data/check", "data/fetch"]

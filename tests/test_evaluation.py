@@ -9,14 +9,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
+from resnets.calibration import fit_temperature, log_softmax
 from resnets.errors import DataError, NumericalError
-from resnets.evaluation import (
-    evaluate,
-    fit_temperature,
-    log_softmax,
-    metrics_record,
-    predictions_table,
-)
+from resnets.evaluation import evaluate, metrics_record
+from resnets.predictions import predictions_table
 from resnets.scores import rank_scores
 
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from resnets.bundle import load_bundle
-from resnets.explain import SMALLEST, draw_prediction, explain, grad_cam, overlay
+from resnets.explain import SMALLEST, explain, grad_cam, overlay
 from resnets.inference import crop_batch, infer, normalise
+from resnets.plots import draw_prediction
 from tests.bundles import PREPROCESS, Trained, make_trained
 
 
@@ -74,8 +75,8 @@ def test_pictures_take_any_class_name_and_have_the_same_bytes_again(tmp_path: Pa
     image = np.zeros((28, 28, 1), np.uint8)
     classes = ["$x_", "日本", "a\nb", *map(str, range(20))]
     probabilities = np.full(23, 1 / 23)
-    for heat in (None, np.ones((7, 7), np.float32)):
+    for explained in (None, overlay(image, np.ones((7, 7), np.float32))):
         for name in ("a.png", "b.png"):
-            draw_prediction(tmp_path / name, image, classes, probabilities, heat)
+            draw_prediction(tmp_path / name, image, classes, probabilities, explained)
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
         Image.open(tmp_path / "a.png").verify()

@@ -26,7 +26,7 @@ from resnets.params import Export
 from resnets.quantize import compare_int8
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 
-METRICS = {"seeds": {"n": 3, "mean": 0.9, "std": 0.01}}
+ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
 
 
 def options(**changes: Any) -> Export:
@@ -47,7 +47,7 @@ def plain(trained: Trained) -> tuple[Path, dict[str, Any]]:
     """Export normalised floats to logits, with int8."""
     out = trained.bundle.parent / "plain"
     report = export_bundle(
-        trained.bundle, out, task=trained.task, options=options(quantize="int8"), metrics=METRICS
+        trained.bundle, out, task=trained.task, options=options(quantize="int8"), row=ROW
     )
     return out, report
 
@@ -57,7 +57,11 @@ def inside(trained: Trained) -> tuple[Path, dict[str, Any]]:
     """Export uint8 images to probabilities."""
     out = trained.bundle.parent / "inside"
     report = export_bundle(
-        trained.bundle, out, task=trained.task, options=options(preprocess_inside=True), metrics={}
+        trained.bundle,
+        out,
+        task=trained.task,
+        options=options(preprocess_inside=True),
+        row={"seeds": 1},
     )
     return out, report
 
@@ -131,7 +135,7 @@ def test_bytes_are_the_same_in_another_process_and_name_no_path(
         "from tests.test_export import *; from resnets.data.task import open_task; "
         f"task = open_task(Path({str(trained.task.folder)!r})); torch.set_num_threads(1); "
         f"export_bundle(Path({str(trained.bundle)!r}), Path({str(again)!r}), task=task, "
-        "options=options(quantize='int8'), metrics=METRICS)"
+        "options=options(quantize='int8'), row=ROW)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
     files = sorted(path.name for path in plain[0].iterdir())
@@ -187,7 +191,7 @@ def test_nothing_is_written_beyond_the_tolerance(trained: Trained, tmp_path: Pat
     with pytest.raises(ArtefactError, match="tolerance 1e-12"):
         export_bundle(
             trained.bundle, tmp_path / "out", task=trained.task, options=options(tolerance=1e-12),
-            metrics={},
+            row={"seeds": 1},
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
@@ -245,7 +249,7 @@ def test_bundle_of_another_task_is_refused(trained: Trained, tmp_path: Path) -> 
     other = make_trained(tmp_path / "other", num=50)
     with pytest.raises(ArtefactError, match="was trained on other data"):
         export_bundle(
-            trained.bundle, tmp_path / "out", task=other.task, options=options(), metrics={}
+            trained.bundle, tmp_path / "out", task=other.task, options=options(), row={"seeds": 1}
         )
 
 

@@ -25,10 +25,10 @@ from resnets.answers import Answer, Reports, open_writers
 from resnets.bundle import KEY, load_bundle
 from resnets.classifier import open_classifier
 from resnets.errors import ArtefactError, DataError, EnvironmentFault, NumericalError, ParamsError
-from resnets.evaluation import predictions_table
 from resnets.export import to_onnx
 from resnets.inference import Output, crop_batch, infer
 from resnets.predict import predict
+from resnets.predictions import predictions_table
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 
 

@@ -7,45 +7,46 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from resnets.evaluation import evaluate, fit_temperature, metrics_record
+from resnets.calibration import fit_temperature
+from resnets.evaluation import evaluate
+from resnets.leaderboard import Standing, leaderboard, leaderboard_markdown
 from resnets.markdown import code, points, table
 from resnets.plots import (
     plot_confusion,
     plot_curves,
-    plot_mistakes,
     plot_reliability,
-    plot_samples,
     plot_sheet,
 )
 from resnets.predictions import Predictions
-from resnets.reports import leaderboard, leaderboard_markdown
 from tests.projects import TRAINING, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]
 
 
 def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, leaked=0.0):
-    """Return the metrics and the predictions of simulated runs."""
+    """Return the standing of simulated runs."""
     labels = np.random.default_rng(5).integers(0, 3, num_images)
     logits = [simulated_logits(labels, 3, accuracy, seed=seed + k) for k in range(num_runs)]
     val = [
         simulated_logits(labels, 3, val_accuracy or accuracy, seed=50 + seed + k)
         for k in range(num_runs)
     ]
-    runs = {
-        k: tuple(evaluate(side[k], labels, CLASSES, resamples=0) for side in (logits, val))
-        for k in range(num_runs)
-    }
-    record = metrics_record(runs, training=TRAINING, measured_on={})
-    record["val"]["leaked"] = leaked
+    scored = [[evaluate(x, labels, CLASSES, resamples=0) for x in side] for side in (logits, val)]
+    runs = pd.DataFrame(
+        {
+            f"{side}_{metric}": [one.value(metric) for one in values]
+            for side, values in zip(("test", "val"), scored, strict=True)
+            for metric in ("accuracy", "nll")
+        }
+    ).assign(**TRAINING, model="m.safetensors", weights="0123", val_leaked=leaked)
     predicted = np.stack([x.argmax(1) for x in logits])
     ids = [str(k) for k in range(num_images)]
-    return record, Predictions(ids, CLASSES, labels, predicted, np.zeros(num_images))
+    predictions = Predictions(ids, CLASSES, labels, predicted, np.zeros(num_images))
+    return Standing(runs, predictions, pd.DataFrame())
 
 
 def ranked(**variants):
-    records = {name: made[0] for name, made in variants.items()}
-    return leaderboard(records, {name: made[1] for name, made in variants.items()})
+    return leaderboard(variants)
 
 
 def test_validation_ranks_and_the_test_tells_apart():
@@ -62,7 +63,7 @@ def test_validation_ranks_and_the_test_tells_apart():
 
 def test_equal_validation_is_told_apart_by_loss_then_size():
     first, second = variant(0.8, 1), variant(0.8, 1)
-    second[0]["training"]["parameters_trained"] = 5
+    second.runs["parameters_trained"] = 5
     assert [row["variant"] for row in ranked(a=first, b=second)] == ["b", "a"]
 
 
@@ -143,10 +144,14 @@ def draw_all(folder):
     plot_curves({"a": history(5), "$b$": history(1)}, folder / "curves.png")
     plot_confusion(np.array([[5, 1, 0], [0, 0, 0], [2, 2, 9]]), odd, folder / "confusion.png")
     plot_confusion(np.eye(60, dtype=int), [str(k) for k in range(60)], folder / "large.png")
-    plot_samples(grey, ["grey"] * 10, folder / "samples.png")
-    plot_mistakes(colour, odd, odd[::-1], [0.99, 0.5, 1.0], folder / "mistakes.png")
-    plot_mistakes([], [], [], [], folder / "no_mistakes.png")
-    plot_sheet(grey, ["x"] * 10, folder / "sheet.png", columns=4)
+    plot_sheet(grey, ["grey"] * 10, folder / "samples.png")
+    plot_sheet(
+        colour,
+        [f"{a}\n→ {b}" for a, b in zip(odd, odd[::-1], strict=True)],
+        folder / "mistakes.png",
+    )
+    plot_sheet([], [], folder / "no_mistakes.png")
+    plot_sheet(grey[:4], ["x"] * 4, folder / "sheet.png")
     labels = rng.integers(0, 3, 200)
     logits = simulated_logits(labels, 3, 0.8, seed=0) * 3
     temperature = fit_temperature(logits, labels)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +67,9 @@ def open_writers(
     writers: list[Write] = []
     with ExitStack() as stack:
         if path := reports.table():
-            kind = _csv if path.suffix == ".csv" else _json
-            add = stack.enter_context(kind(path, [*COLUMNS, *_column_names(classes)]))
+            # a class that is called as a fixed column says what it is
+            names = [f"{name} (class)" if name in COLUMNS else name for name in classes]
+            add = stack.enter_context(_rows(path, [*COLUMNS, *names]))
             writers.append(lambda answer: add(_row(answer, classes, reports.threshold)))
         else:
             writers.append(_print_table(reports, classes))
@@ -79,11 +79,6 @@ def open_writers(
             if folder:
                 writers.append(_pictures(folder, classes, with_heat=heat))
         yield writers
-
-
-def _column_names(classes: Sequence[str]) -> list[str]:
-    """Name the columns of the classes; one that is called as a fixed column says what it is."""
-    return [f"{name} (class)" if name in COLUMNS else name for name in classes]
 
 
 def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str | float | None]:
@@ -97,47 +92,34 @@ def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str |
 
 
 @contextmanager
-def _text(path: Path) -> Iterator[TextIO]:
-    """Open a text file that appears only when complete."""
+def _rows(path: Path, columns: list[str]) -> Iterator[Callable[[Sequence[object]], None]]:
+    """Yield what adds a row to a CSV file, or an object to a list in a JSON file."""
+    is_json, between = path.suffix == ".json", "\n"
     with (
         atomic_path(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        yield file
-
-
-@contextmanager
-def _csv(path: Path, columns: list[str]) -> Iterator[Callable[[Sequence[object]], None]]:
-    """Yield what adds a row to a CSV file."""
-    with _text(path) as file:
 
         def add(row: Sequence[object]) -> None:
-            file.write(",".join(map(_cell, row)) + "\n")
+            nonlocal between
+            if is_json:
+                file.write(between + json.dumps(dict(zip(columns, row, strict=True))))
+                between = ",\n"
+            else:
+                file.write(",".join(map(_cell, row)) + "\n")
 
-        add(columns)
+        if is_json:
+            file.write("[")
+        else:
+            add(columns)
         yield add
+        file.write("\n]\n" if is_json else "")
 
 
 def _cell(value: object) -> str:
     """Write one CSV cell; Python's own writer leaves a lone carriage return unquoted."""
     text = "" if value is None else str(value)
     return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text
-
-
-@contextmanager
-def _json(path: Path, columns: list[str]) -> Iterator[Callable[[Sequence[object]], None]]:
-    """Yield what adds an object to a JSON list, one per line."""
-    with _text(path) as file:
-        file.write("[")
-        separator = "\n"
-
-        def add(row: Sequence[object]) -> None:
-            nonlocal separator
-            file.write(separator + json.dumps(dict(zip(columns, row, strict=True))))
-            separator = ",\n"
-
-        yield add
-        file.write("\n]\n")
 
 
 @contextmanager
@@ -165,7 +147,8 @@ def _npy(path: Path, width: int) -> Iterator[Write]:
 
 def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write:
     """Return what draws each answer into a folder, under its number and its name."""
-    from resnets.explain import draw_prediction
+    from resnets.explain import overlay
+    from resnets.plots import draw_prediction
 
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
@@ -177,8 +160,10 @@ def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write
             return
         name = re.sub(r"[^\w.-]", "_", Path(answer.path).name, flags=re.ASCII)[:100]
         path = folder / f"{number:05d}_{name}{'_explained' if with_heat else ''}.png"
-        heat = answer.heat if with_heat else None
-        draw_prediction(path, answer.crop, classes, answer.probabilities, heat)
+        explained = None
+        if with_heat and answer.heat is not None:
+            explained = overlay(answer.crop, answer.heat)
+        draw_prediction(path, answer.crop, classes, answer.probabilities, explained)
 
     return add
 

@@ -61,10 +61,8 @@ class BundleMeta(Section):
     def _agree(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class is listed twice")
-        for key, value in {
-            "num_classes": len(self.classes),
-            "in_channels": self.preprocess.channels,
-        }.items():
+        wanted = {"num_classes": len(self.classes), "in_channels": self.preprocess.channels}
+        for key, value in wanted.items():
             if self.architecture.get(key) != value:
                 raise ValueError(f"architecture.{key} is {self.architecture.get(key)}, not {value}")
         if self.architecture.get("include_top") is False:
@@ -200,15 +198,17 @@ def _check_fit(
     wanted: "dict[str, torch.Tensor]", found: "dict[str, torch.Tensor]", path: Path
 ) -> None:
     """Refuse weights whose names or shapes are not exactly the architecture's."""
+    both = wanted.keys() & found.keys()
     faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
-        "of another shape": sorted(
-            k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape
-        ),
+        "missing": wanted.keys() - found.keys(),
+        "unexpected": found.keys() - wanted.keys(),
+        "of another shape": {key for key in both if wanted[key].shape != found[key].shape},
     }
-    if any(faults.values()):
-        words = "; ".join(
-            f"{len(keys)} {fault} ({', '.join(keys[:5])})" for fault, keys in faults.items() if keys
-        )
-        raise ArtefactError(f"{path}: the weights do not fit the architecture: {words}", REMAKE)
+    words = [
+        f"{len(keys)} {fault} ({', '.join(sorted(keys)[:5])})"
+        for fault, keys in faults.items()
+        if keys
+    ]
+    if words:
+        what = f"{path}: the weights do not fit the architecture: {'; '.join(words)}"
+        raise ArtefactError(what, REMAKE)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
+from resnets.calibration import log_softmax
 from resnets.errors import ArtefactError, ParamsError
-from resnets.evaluation import log_softmax
 from resnets.inference import Crops, Floats, Forward, Output, check_finite, torch_forward
 from resnets.runtime import resolve_device
 
@@ -46,12 +46,11 @@ class Classifier:
         if self.output == "probabilities":
             return Scores(values.astype(np.float64), None, None)
         feature_map = features = None
-        logits = values
+        if self.output == "feature_map":
+            feature_map, values = values, values.mean(axis=(2, 3))
         if self.head:
-            feature_map = values if self.output == "feature_map" else None
-            features = values if feature_map is None else values.mean(axis=(2, 3))
-            logits = features @ self.head[0].T + self.head[1]
-        probabilities = np.exp(log_softmax(logits / self.meta.temperature))
+            features, values = values, values @ self.head[0].T + self.head[1]
+        probabilities = np.exp(log_softmax(values / self.meta.temperature))
         return Scores(probabilities, features, feature_map)
 
 
@@ -80,38 +79,37 @@ def _open_onnx(path: Path, output: Output) -> Classifier:
     """Open an ONNX file with ONNX Runtime."""
     import onnxruntime
 
-    raw, head = path.read_bytes(), None
+    path.stat()  # that there is no such file, the system says better
+    source: str | bytes = str(path)
+    head = None
     if output != "logits":
-        raw, head = _expose(raw, output, path)
+        source, head = _expose(path.read_bytes(), output, path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised as well
+    # waiting threads would take the cores from those that decode
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its classes have no common base
         raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if text is None:
         raise ArtefactError(f"{path}: has no {KEY!r} metadata", "give the file of the export stage")
     meta = parse_meta(text, path)
-    source, result = session.get_inputs()[0], session.get_outputs()[0]
-    inside = source.type == "tensor(uint8)"
-    if (source.shape[1:], result.shape[1:]) != _shapes(meta, inside):
+    given, result = session.get_inputs()[0], session.get_outputs()[0]
+    inside = given.type == "tensor(uint8)"
+    crop, channels = meta.preprocess.crop, meta.preprocess.channels
+    image = [crop, crop, channels] if inside else [channels, crop, crop]
+    if (given.shape[1:], result.shape[1:]) != (image, [len(meta.classes)]):
         raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
     name = result.name if output == "logits" else output
 
     def forward(crops: Crops) -> Floats:
         batch = crops if inside else normalise_on_host(crops, meta.preprocess)
-        values: Floats = session.run([name], {source.name: batch})[0]
+        values: Floats = session.run([name], {given.name: batch})[0]
         return values
 
     return Classifier(meta, forward, name, head)
-
-
-def _shapes(meta: BundleMeta, inside: bool) -> tuple[list[int], list[int]]:
-    """Return the shapes of one input and one output that the metadata promise."""
-    crop, channels = meta.preprocess.crop, meta.preprocess.channels
-    image = [crop, crop, channels] if inside else [channels, crop, crop]
-    return image, [len(meta.classes)]
 
 
 def _expose(raw: bytes, name: str, path: Path) -> tuple[bytes, tuple[Floats, Floats]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from resnets.markdown import code
 from resnets.predictions import Predictions, read_predictions
 from resnets.revisions import Revision, changes
@@ -36,15 +38,14 @@ Record = Mapping[str, Any]
 class ModelComparison:
     """Hold all that was found about one model.
 
-    `obstacles` say why there is no verdict and `notes` what to bear in mind (Markdown).
-    `base` and `head` are the predictions for the common images, in one order. `p` are the p values
-    of `differences`, adjusted for the number of looks.
+    `records` are the metrics of base and head, `pair` their predictions for the common images, in
+    one order. `obstacles` say why there is no verdict and `notes` what to bear in mind (Markdown).
+    `p` are the p values of `differences`, adjusted for the number of looks.
     """
 
     name: str
     records: tuple[Record, Record]
-    base: Predictions | None = None
-    head: Predictions | None = None
+    pair: tuple[Predictions, Predictions] | None = None
     obstacles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     differences: Mapping[Metric, Difference] = field(default_factory=dict)
@@ -69,6 +70,19 @@ class ModelComparison:
             return self.differences[metric].base, self.differences[metric].head
         return self.records[0]["test"].get(metric), self.records[1]["test"].get(metric)
 
+    def broken_and_fixed(self) -> tuple[list[int], list[int]]:
+        """Return the images that only base, and that only head got right (shipped models).
+
+        Those whose probability of the true class moved most come first.
+        """
+        if self.pair is None:
+            return [], []
+        base, head = self.pair
+        was, now = base.right()[0], head.right()[0]
+        order = np.argsort(-np.abs(head.losses - base.losses), kind="stable")
+        broken, fixed = (order[changed[order]].tolist() for changed in (was & ~now, ~was & now))
+        return broken, fixed
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -85,13 +99,19 @@ class Comparison:
 
 def compare_revisions(base: Revision, head: Revision) -> Comparison:
     """Compare all models that both revisions have, and list what else changed."""
-    before, after = _records(base), _records(head)
-    common = [name for name in after if name in before]
+    metrics = base.metrics(), head.metrics()
+    before, after = (
+        {name: record for name, record in of_side.items() if {"test", "measured_on"} <= set(record)}
+        for of_side in metrics
+    )
+    counts = (
+        {name: of_side[name] for name in of_side if name.startswith(("data_", "split_"))}
+        for of_side in metrics
+    )
     models = [
-        _compare_model(
-            name, (before[name], after[name]), _predictions(base, name), _predictions(head, name)
-        )
-        for name in common
+        _compare_model(name, (before[name], after[name]), (base, head))
+        for name in after
+        if name in before
     ]
     return Comparison(
         base=base.name,
@@ -100,37 +120,15 @@ def compare_revisions(base: Revision, head: Revision) -> Comparison:
         added=[name for name in after if name not in before],
         removed=[name for name in before if name not in after],
         params=changes(base.yaml("params.yaml"), head.yaml("params.yaml")),
-        data=changes(_counts(base), _counts(head)),
+        data=changes(*counts),
     )
 
 
-def _records(revision: Revision) -> dict[str, Record]:
-    """Return the metrics of every model that was measured on a test side."""
-    paths = sorted(path for path in revision.files if path.startswith("metrics/"))
-    found = {path[len("metrics/") : -len(".json")]: revision.json(path) for path in paths}
-    return {name: r for name, r in found.items() if {"test", "measured_on"} <= r.keys()}
-
-
-def _counts(revision: Revision) -> dict[str, Record]:
-    """Return what the prepare and split stages counted."""
-    paths = sorted(p for p in revision.files if p.startswith(("metrics/data_", "metrics/split_")))
-    return {path[len("metrics/") : -len(".json")]: revision.json(path) for path in paths}
-
-
-def _predictions(revision: Revision, name: str) -> Predictions | None:
-    """Return a model's predictions, None where they are not in the revision."""
-    path = f"plots/{name}/predictions.csv"
-    text = revision.text(path)
-    if text is None:
-        return None
-    seeds = revision.text(f"plots/{name}/seeds.csv")
-    return read_predictions(text, seeds, f"{path} at {revision.name}")
-
-
 def _compare_model(
-    name: str, records: tuple[Record, Record], base: Predictions | None, head: Predictions | None
+    name: str, records: tuple[Record, Record], revisions: tuple[Revision, Revision]
 ) -> ModelComparison:
     """Compare one model on the images that both revisions tested."""
+    base, head = (_predictions(revision, name) for revision in revisions)
     if base is None or head is None:
         side = "base" if base is None else "head"
         return ModelComparison(name, records, obstacles=(f"{side} has no predictions.csv",))
@@ -140,13 +138,21 @@ def _compare_model(
     notes: tuple[str, ...] = ()
     of_runs = [list(record.get("seeds", {}).get("nll", {}).values()) for record in records]
     if not _is_same_test(base, head):
-        notes = (_overlap(base, head),)
-        base, head = _common(base, head)
-        of_runs = [[], []]  # they are losses on other images
+        base, head, note = _common(base, head)
+        notes, of_runs = (note,), [[], []]  # they are losses on other images
         if not base.ids:
             obstacles += ("the tests have no image in common",)
     differences = {} if obstacles else _measure(base, head, *of_runs)
-    return ModelComparison(name, records, base, head, obstacles, notes, differences)
+    return ModelComparison(name, records, (base, head), obstacles, notes, differences)
+
+
+def _predictions(revision: Revision, name: str) -> Predictions | None:
+    """Return a model's predictions, None where they are not in the revision."""
+    path = f"plots/{name}/predictions.csv"
+    if (text := revision.text(path)) is None:
+        return None
+    seeds = revision.text(f"plots/{name}/seeds.csv")
+    return read_predictions(text, seeds, f"{path} at {revision.name}")
 
 
 def _is_same_test(base: Predictions, head: Predictions) -> bool:
@@ -171,34 +177,24 @@ def _obstacles(
     return tuple(found)
 
 
-def _overlap(base: Predictions, head: Predictions) -> str:
-    """Say how two test sets overlap."""
-    labels = dict(zip(base.ids, base.labels, strict=True))
-    shared = [
-        (labels[i], label) for i, label in zip(head.ids, head.labels, strict=True) if i in labels
-    ]
-    relabelled = sum(was != now for was, now in shared)
-    moved = f", {relabelled:,} more have another label" if relabelled else ""
-    return (
+def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predictions, str]:
+    """Return both predictions for the common images, in head's order, and say how many they are."""
+    row_of = {name: row for row, name in enumerate(base.ids)}
+    both = [(row_of[name], row) for row, name in enumerate(head.ids) if name in row_of]
+    kept = [(was, now) for was, now in both if base.labels[was] == head.labels[now]]
+    moved = f", {len(both) - len(kept):,} more have another label" if len(both) > len(kept) else ""
+    note = (
         f"the test sets differ ({len(base.ids):,} and {len(head.ids):,} images): compared on the "
-        f"{len(shared) - relabelled:,} images that have the same name and label in both{moved}"
+        f"{len(kept):,} images that have the same name and label in both{moved}"
     )
-
-
-def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predictions]:
-    """Return both predictions for the images that have one name and label, in head's order."""
-    row_of = {key: row for row, key in enumerate(zip(base.ids, base.labels, strict=True))}
-    keys = list(zip(head.ids, head.labels, strict=True))
-    rows = [row for row, key in enumerate(keys) if key in row_of]
-    return base.take([row_of[keys[row]] for row in rows]), head.take(rows)
+    return base.take([was for was, _ in kept]), head.take([now for _, now in kept]), note
 
 
 def _measure(
     base: Predictions, head: Predictions, base_nll: Sequence[float], head_nll: Sequence[float]
 ) -> dict[Metric, Difference]:
     """Return the paired differences on the same images."""
-    labels, runs = base.labels, (base.runs, head.runs)
-    right = [run == labels for run in runs]
+    labels, runs, right = base.labels, (base.runs, head.runs), (base.right(), head.right())
     return {
         "accuracy": compare_runs(*right),
         "balanced_accuracy": compare_runs(*(balanced_terms(r, labels) for r in right)),

@@ -8,16 +8,19 @@ run over the classes that have images.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.calibration import log_softmax
 from resnets.errors import DataError, NumericalError
 from resnets.scores import (
     MEANS,
     TOP,
+    Floats,
+    Labels,
     bin_of,
     class_scores,
     image_table,
@@ -27,11 +30,6 @@ from resnets.scores import (
 )
 from resnets.statistics import wilson
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
 Row = dict[str, str | int | float | None]
 
 CALIBRATION = (*MEANS, "ece_uncalibrated", "ece")
@@ -40,9 +38,9 @@ HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "loss", "nll", 
 
 @dataclass(frozen=True)
 class Score:
-    """Hold one metric with its 95% interval; bounds are None where none can be given."""
+    """Hold one metric with its 95% interval, as far as it is known."""
 
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
 
@@ -51,9 +49,8 @@ class Score:
 class Evaluation:
     """Hold all that was measured on one side of a split.
 
-    `scores` maps each metric to its value and interval. `per_class` has a row per class,
-    `reliability` a row per bin of confidence that holds images. `confusion` is (K, K): rows are
-    true classes, columns predicted ones.
+    `per_class` has a row per class, `reliability` a row per bin of confidence that holds images.
+    `confusion` is (K, K): rows are true classes, columns predicted ones.
     """
 
     images: int
@@ -62,20 +59,21 @@ class Evaluation:
     reliability: list[Row]
     confusion: Labels
 
+    def value(self, metric: str) -> float:
+        """Return a metric, to six decimals."""
+        return round(float(self.scores[metric].value or 0), 6)
+
     def headline(self) -> dict[str, float]:
-        """Return the few numbers that a pull request should show, to six decimals."""
+        """Return the few numbers that a pull request should show."""
+        row = {name: self.value(name) for name in HEADLINE if name in self.scores}
         accuracy = self.scores["accuracy"]
-        row = {k: round(self.scores[k].value, 6) for k in HEADLINE if k in self.scores}
-        bounds = {"accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
-        row |= {k: round(v, 6) for k, v in bounds.items() if v is not None}
+        for name, bound in (("accuracy_low", accuracy.low), ("accuracy_high", accuracy.high)):
+            row[name] = round(float(bound or 0), 6)
         return row | {"images": self.images}
 
     def score_rows(self) -> list[Row]:
         """Return every metric as a row of metric, value, low and high."""
-        return [
-            {"metric": name, "value": score.value, "low": score.low, "high": score.high}
-            for name, score in self.scores.items()
-        ]
+        return [{"metric": name, **asdict(score)} for name, score in self.scores.items()]
 
 
 def evaluate(
@@ -113,56 +111,23 @@ def evaluate(
         images=len(labels),
         scores={name: _score(name, x, drawn.get(name), len(labels)) for name, x in point.items()},
         per_class=_per_class(confusion, classes, ranks, drawn.get("f1_of_class")),
-        reliability=_reliability(np.exp(calibrated.max(1)), labels == predicted),
+        reliability=reliability(calibrated, labels),
         confusion=confusion,
     )
 
 
-def log_softmax(logits: NDArray[np.floating]) -> Floats:
-    """Return the natural logarithm of the softmax of logits (N, K)."""
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
-
-
-def fit_temperature(logits: NDArray[np.floating], labels: Labels) -> float:
-    """Return the temperature T that makes softmax(logits / T) fit validation labels best.
-
-    Guo et al. 2017, with the smoothed targets of Platt 1999: without them a validation side
-    without a single error would drive T to zero and every confidence to 1.
-    """
-    from scipy.optimize import minimize_scalar
-
-    num_images, num_classes = logits.shape
-    smoothing = 1 / (num_images + 2)
-    targets = np.full(logits.shape, smoothing / num_classes)
-    targets[np.arange(num_images), labels] += 1 - smoothing
-
-    def cross_entropy(log_temperature: float) -> float:
-        return float(-(targets * log_softmax(logits / np.exp(log_temperature))).sum())
-
-    bounds = (float(np.log(0.02)), float(np.log(50)))
-    best = minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
-    return round(float(np.exp(best.x)), 4)
-
-
-def predictions_table(
-    ids: Sequence[str],
-    labels: Labels,
-    logits: NDArray[np.floating],
-    classes: Sequence[str],
-    temperature: float,
-) -> "pd.DataFrame":
-    """Return a row per image: id, label, predicted, then one calibrated probability per class.
-
-    Its readers go by position, since a class may be called `id`.
-    """
-    import pandas as pd
-
-    names = np.asarray(classes, dtype=object)
-    words = {"id": list(ids), "label": names[labels], "predicted": names[logits.argmax(1)]}
-    probabilities = np.exp(log_softmax(logits / temperature)).round(6)
-    numbers = pd.DataFrame(probabilities, columns=list(classes))
-    return pd.concat([pd.DataFrame(words), numbers], axis=1)
+def reliability(log_probabilities: Floats, labels: Labels) -> list[Row]:
+    """Return images, mean confidence and accuracy of every bin of confidence that holds images."""
+    confidence, right = np.exp(log_probabilities.max(1)), log_probabilities.argmax(1) == labels
+    bins = bin_of(confidence)
+    return [
+        {
+            "images": int((bins == k).sum()),
+            "confidence": float(confidence[bins == k].mean()),
+            "accuracy": float(right[bins == k].mean()),
+        }
+        for k in np.unique(bins)
+    ]
 
 
 def metrics_record(
@@ -174,21 +139,18 @@ def metrics_record(
     """Return what metrics/<variant>.json holds.
 
     `runs` maps each repeat to its (test, val); the first is the one that is shipped, and gives
-    `test` and `val`. `seeds` has `n`, mean and sample standard deviation of the accuracies
-    (`mean`, `std`, `val_mean`, `val_std`; no std of one run), and for each repeat `test`, `val`
-    and `nll` (of the test), as mappings because DVC drops lists. `training` should have `epochs`,
-    `best_epoch`, `parameters`, `parameters_trained`, `model_bytes`; `measured_on` has `data`,
-    `split`, `classes`, `test_set`, `preprocess`, `weights`.
+    `test` and `val`. `seeds` has `n`, mean and sample standard deviation of the accuracies (no
+    deviation of one run), and the numbers of each repeat, as mappings because DVC drops lists.
     """
     test, val = next(iter(runs.values()))
     seeds: dict[str, Any] = {"n": len(runs)}
     for side, prefix in enumerate(("", "val_")):
-        accuracies = [run[side].scores["accuracy"].value for run in runs.values()]
+        accuracies = [run[side].value("accuracy") for run in runs.values()]
         seeds[f"{prefix}mean"] = round(float(np.mean(accuracies)), 6)
         if len(runs) > 1:
             seeds[f"{prefix}std"] = round(float(np.std(accuracies, ddof=1)), 6)
     for name, side, metric in (("test", 0, "accuracy"), ("val", 1, "accuracy"), ("nll", 0, "nll")):
-        seeds[name] = {str(k): round(run[side].scores[metric].value, 6) for k, run in runs.items()}
+        seeds[name] = {str(repeat): run[side].value(metric) for repeat, run in runs.items()}
     record = {"test": test.headline(), "val": val.headline(), "seeds": seeds}
     return record | {"training": dict(training), "measured_on": dict(measured_on)}
 
@@ -196,13 +158,18 @@ def metrics_record(
 def _score(name: str, value: float, drawn: Floats | None, num_images: int) -> Score:
     """Give a value its interval: Wilson's, or the middle 95% of the redrawn values around it."""
     if name in ("accuracy", f"top{TOP}"):
-        return Score(value, *wilson(round(value * num_images), num_images))
+        return _proportion(round(value * num_images), num_images)
     if drawn is None or np.ptp(drawn) == 0:
         return Score(value)
     low, high = value + np.quantile(drawn, [0.025, 0.975]) - drawn.mean()
     # a few draws far away pull the mean past both quantiles: the interval holds its value anyway
     low, high = min(max(low, 0.0), value), max(high if name in MEANS else min(high, 1.0), value)
     return Score(value, float(low), float(high))
+
+
+def _proportion(successes: int, total: int) -> Score:
+    """Return a share with Wilson's interval; nothing is known of none of none."""
+    return Score(successes / total, *wilson(successes, total)) if total else Score(None)
 
 
 def _per_class(
@@ -213,35 +180,17 @@ def _per_class(
 ) -> list[Row]:
     """Return per class: support; precision, recall and F1 with intervals; AUC and AP."""
     rows: list[Row] = []
-    for k, name in enumerate(classes):
-        hits, support, picks = (
-            int(n) for n in (confusion[k, k], confusion[k].sum(), confusion[:, k].sum())
-        )
-        f1 = Score(2 * hits / (support + picks)) if support else None
-        if f1 and drawn_f1 is not None:
-            f1 = _score("f1", f1.value, drawn_f1[:, k], support)
+    counts = zip(confusion.diagonal(), confusion.sum(1), confusion.sum(0), strict=True)
+    for k, (hits, support, picks) in enumerate((int(a), int(b), int(c)) for a, b, c in counts):
+        drawn = None if drawn_f1 is None else drawn_f1[:, k]
+        of_f1 = _score("f1", 2 * hits / (support + picks), drawn, support) if support else None
         scores = {
-            "precision": Score(hits / picks, *wilson(hits, picks)) if picks else None,
-            "recall": Score(hits / support, *wilson(hits, support)) if support else None,
-            "f1": f1,
+            "precision": _proportion(hits, picks),
+            "recall": _proportion(hits, support),
+            "f1": of_f1 or Score(None),
         }
-        row: Row = {"class": name, "support": support}
+        row: Row = {"class": classes[k], "support": support}
         for metric, score in scores.items():
-            row[metric] = score.value if score else None
-            row[f"{metric}_low"] = score.low if score else None
-            row[f"{metric}_high"] = score.high if score else None
+            row |= {metric: score.value, f"{metric}_low": score.low, f"{metric}_high": score.high}
         rows.append(row | {metric: of.get(k) for metric, of in ranks.items()})
     return rows
-
-
-def _reliability(confidence: Floats, right: NDArray[np.bool_]) -> list[Row]:
-    """Return the mean confidence and the accuracy of every bin that holds images."""
-    bins = bin_of(confidence)
-    return [
-        {
-            "images": int((bins == k).sum()),
-            "confidence": float(confidence[bins == k].mean()),
-            "accuracy": float(right[bins == k].mean()),
-        }
-        for k in np.unique(bins)
-    ]

@@ -6,10 +6,6 @@ So Grad-CAM needs no backward pass there, and an ONNX file will do; it equals CA
 up to a factor that scaling removes.
 """
 
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,8 +16,6 @@ from resnets.inference import Floats, Images, crop_batch, infer
 OPACITY = 0.6  # of the hottest place
 SMALLEST = 224  # pixels; smaller pictures are enlarged
 STOPS = np.array([[0, 0, 96], [0, 128, 255], [255, 224, 0], [208, 0, 0]])  # cold to hot, RGB
-BARS = 10
-LETTERS = 20
 
 
 def grad_cam(feature_map: Floats, weight: Floats, classes: NDArray[np.int64]) -> Floats:
@@ -60,41 +54,3 @@ def explain(
     heats = grad_cam(feature_map, bundle.head()[0], classes)
     crops = crop_batch(images, 0, len(images), preprocess.crop)
     return [overlay(crop, heat) for crop, heat in zip(crops, heats, strict=True)]
-
-
-def draw_prediction(
-    path: Path,
-    image: NDArray[np.uint8],
-    classes: Sequence[str],
-    probabilities: NDArray[np.float64],
-    heat: Floats | None = None,
-) -> None:
-    """Draw a picture under its answer, beside a bar per class or, with `heat`, the overlay."""
-    from matplotlib.figure import Figure
-
-    best = np.argsort(-probabilities, kind="stable")[:BARS]
-    figure = Figure(figsize=(6.4, 3.4))
-    figure.suptitle(f"{classes[best[0]]} {probabilities[best[0]]:.1%}", parse_math=False)
-    left = figure.add_axes((0.02, 0.05, 0.45, 0.83))
-    left.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-    left.axis("off")
-    if heat is not None:
-        right = figure.add_axes((0.53, 0.05, 0.45, 0.83))
-        right.imshow(overlay(image, heat))
-        right.axis("off")
-    else:
-        right = figure.add_axes((0.72, 0.05, 0.25, 0.83))
-        bars = right.barh(range(len(best)), probabilities[best], color="#0072B2")
-        right.bar_label(bars, fmt="{:.1%}", padding=2, fontsize=8)
-        right.set_yticks(range(len(best)), [_short(classes[k]) for k in best], parse_math=False)
-        right.set(xlim=(0, 1.35), xticks=[])
-        right.spines[:].set_visible(False)
-        right.invert_yaxis()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
-        figure.savefig(path, format="png", metadata={"Software": None})
-
-
-def _short(name: str) -> str:
-    """Cut a long name, so that it does not run into the picture."""
-    return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"

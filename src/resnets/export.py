@@ -1,5 +1,6 @@
 """Export a bundle as ONNX, and prove that the file computes what the bundle computes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnets.bundle import KEY, Bundle, BundleMeta, check_origin, load_bundle
+from resnets.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
+from resnets.calibration import log_softmax
 from resnets.classifier import INPUT, open_classifier
 from resnets.data.task import Task
 from resnets.errors import ArtefactError
-from resnets.evaluation import evaluate, log_softmax
+from resnets.evaluation import evaluate
 from resnets.inference import Floats, Images, infer, normalise, run_batches
 from resnets.model_card import model_card
 from resnets.params import Export
@@ -50,21 +52,21 @@ class Exported(nn.Module):
 
 
 def export_bundle(
-    path: Path, out: Path, *, task: Task, options: Export, metrics: dict[str, Any]
+    path: Path, out: Path, *, task: Task, options: Export, row: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write model.onnx, class_indices.json, model_card.md and, if asked for, model_int8.onnx.
 
-    `metrics` is what the evaluation wrote about this bundle; the card quotes it. Returns the
-    numbers for metrics/export.json. Raises ArtefactError, with nothing written, where the ONNX file
-    does not compute what the bundle computes.
+    `row` is the model's in the leaderboard; the card quotes it. Returns the numbers for
+    metrics/export.json. Raises ArtefactError, with nothing written, where the ONNX file does not
+    compute what the bundle computes.
     """
     bundle = load_bundle(path)
     check_origin(bundle.meta, task.hashes(), path)
     test = task.side("test")
-    model = to_onnx(bundle, preprocess_inside=options.preprocess_inside)
     logits = _logits(bundle, test.images)
     with TemporaryDirectory() as folder:
         exact, small = Path(folder) / "model.onnx", Path(folder) / "model_int8.onnx"
+        model = to_onnx(bundle, preprocess_inside=options.preprocess_inside)
         exact.write_bytes(model.SerializeToString(deterministic=True))
         report = check_parity(exact, bundle, test.images, logits, tolerance=options.tolerance)
         report |= {"bytes": exact.stat().st_size, "bundle_bytes": path.stat().st_size}
@@ -73,12 +75,12 @@ def export_bundle(
             report["int8"] = compare_int8(exact, small, task, max_drop=options.max_drop)
             if not report["int8"]["is_default"]:
                 small.unlink()
-        scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
-        card = model_card(bundle, task, scores=scores, metrics=metrics, report=report)
         for file in sorted(Path(folder).iterdir()):
             with atomic_path(out / file.name) as part:
                 part.write_bytes(file.read_bytes())
+    scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
+    card = model_card(bundle, task, scores=scores, row=row, report=report)
     write_text(out / "model_card.md", card)
     return report
 
@@ -133,9 +135,8 @@ def describe(bundle: Bundle) -> BundleMeta:
     return bundle.meta.model_copy(update={"hashes": hashes})
 
 
-def extremes(bundle: Bundle) -> list[NDArray[np.uint8]]:
+def extremes(preprocess: FullPreprocess) -> list[NDArray[np.uint8]]:
     """Return what no photo shows: all black, all white, and noise; a whole batch of them."""
-    preprocess = bundle.meta.preprocess
     shape = (preprocess.crop, preprocess.crop, preprocess.channels)
     noise = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES) - 2, *shape), np.uint8)
     return [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), *noise]
@@ -159,12 +160,13 @@ def check_parity(
         "output": classifier.output, "tolerance": tolerance, "max_abs_diff": 0.0,
         "max_rel_diff": 0.0, "top1_mismatches": 0, "ties": 0,
     }  # fmt: skip
-    rare = extremes(bundle)
+    preprocess = bundle.meta.preprocess
+    rare = extremes(preprocess)
     for inputs, wanted in ((images, logits), (rare, _logits(bundle, rare))):
         if classifier.output == "probabilities":
             wanted = np.exp(log_softmax(wanted / bundle.meta.temperature)).astype(np.float32)
         for size in BATCH_SIZES:
-            crop = bundle.meta.preprocess.crop
+            crop = preprocess.crop
             found = run_batches(classifier.forward, inputs, crop=crop, batch_size=size)
             _compare(report, wanted, found)
     if report["max_rel_diff"] > tolerance or report["top1_mismatches"]:

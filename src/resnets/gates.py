@@ -1,11 +1,11 @@
 """Hold a revision to the rules of gates.yaml."""
 
 from fnmatch import fnmatch
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from resnets.compare import Comparison, ModelComparison
+from resnets.compare import Comparison, Metric, ModelComparison
 from resnets.errors import ParamsError, ResNetsError
 from resnets.params import Section
 from resnets.revisions import Revision, flatten
@@ -21,7 +21,7 @@ class MetricRule(Section):
     """Forbid a metric to become significantly worse by more than `max_worse`, in any model."""
 
     name: str
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "nll"]
+    metric: Metric
     max_worse: Annotated[float, Field(ge=0)]
 
 
@@ -53,36 +53,26 @@ def check_gates(head: Revision, comparison: Comparison) -> list[tuple[str, list[
             f"gates.yaml: {where}: {fault['msg']}",
             "a rule has name, metric, max_worse; or name, file, key, and min or max",
         ) from None
-    return [
-        (
-            rule.name,
-            _metric_faults(rule, comparison.models)
-            if isinstance(rule, MetricRule)
-            else _number_faults(rule, head),
-        )
-        for rule in rules
-    ]
+    return [(rule.name, _faults(rule, head, comparison.models)) for rule in rules]
 
 
-def _metric_faults(rule: MetricRule, models: list[ModelComparison]) -> list[str]:
-    """Return the models that became worse."""
+def _faults(
+    rule: MetricRule | NumberRule, head: Revision, models: list[ModelComparison]
+) -> list[str]:
+    """Return the models that became worse, or the files whose number is missing or off limits."""
     faults = []
-    for model in models:
-        found = model.differences.get(rule.metric)
-        if found is None:
-            faults.append(f"{model.name}: {rule.metric} is not comparable")
-        elif model.verdict(rule.metric) == "worse" and abs(found.value) > rule.max_worse:
-            faults.append(
-                f"{model.name}: {rule.metric} {found.base:.4f} -> {found.head:.4f} is worse "
-                f"by {abs(found.value):.4f}, allowed {rule.max_worse:g}"
-            )
-    return faults
-
-
-def _number_faults(rule: NumberRule, head: Revision) -> list[str]:
-    """Return the files in which the number is missing or out of bounds."""
+    if isinstance(rule, MetricRule):
+        for model in models:
+            found = model.differences.get(rule.metric)
+            if found is None:
+                faults.append(f"{model.name}: {rule.metric} is not comparable")
+            elif model.verdict(rule.metric) == "worse" and abs(found.value) > rule.max_worse:
+                faults.append(
+                    f"{model.name}: {rule.metric} {found.base:.4f} -> {found.head:.4f} is worse "
+                    f"by {abs(found.value):.4f}, allowed {rule.max_worse:g}"
+                )
+        return faults
     paths = sorted(path for path in head.files if fnmatch(path, rule.file))
-    faults = [] if paths else [f"{rule.file}: no such file"]
     for path in paths:
         value = flatten(head.json(path)).get(rule.key)
         if not isinstance(value, int | float):
@@ -91,4 +81,4 @@ def _number_faults(rule: NumberRule, head: Revision) -> list[str]:
             faults.append(f"{path}: {rule.key} is {value:g}, allowed at most {rule.max:g}")
         elif rule.min is not None and value < rule.min:
             faults.append(f"{path}: {rule.key} is {value:g}, allowed at least {rule.min:g}")
-    return faults
+    return faults if paths else [f"{rule.file}: no such file"]

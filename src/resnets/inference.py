@@ -78,25 +78,15 @@ def torch_forward(
     return forward
 
 
-def run_batches(
-    forward: Forward,
-    images: Images,
-    *,
-    crop: int,
-    batch_size: int,
-    progress: Callable[[int], None] | None = None,
-) -> Floats:
-    """Run a model over all images in order; `progress` is told the size of each finished batch.
+def run_batches(forward: Forward, images: Images, *, crop: int, batch_size: int) -> Floats:
+    """Run a model over all images in order.
 
     Raises NumericalError where an output is not finite.
     """
     results = []
     for start in range(0, len(images), batch_size):
-        values = forward(crop_batch(images, start, start + batch_size, crop))
-        check_finite(values, start)
-        results.append(values)
-        if progress:
-            progress(len(values))
+        results.append(forward(crop_batch(images, start, start + batch_size, crop)))
+        check_finite(results[-1], start)
     return np.concatenate(results) if results else np.empty((0, 0), np.float32)
 
 
@@ -119,7 +109,6 @@ def infer(
     device: str,
     precision: str,
     output: Output = "logits",
-    progress: Callable[[int], None] | None = None,
 ) -> Floats:
     """Return the model's output for all images in order, float32, whatever the batch size.
 
@@ -128,6 +117,4 @@ def infer(
     forward = torch_forward(
         model, preprocess=preprocess, device=device, precision=precision, output=output
     )
-    return run_batches(
-        forward, images, crop=preprocess.crop, batch_size=batch_size, progress=progress
-    )
+    return run_batches(forward, images, crop=preprocess.crop, batch_size=batch_size)

@@ -19,94 +19,90 @@ def model_card(
     task: Task,
     *,
     scores: Evaluation,
-    metrics: Mapping[str, Any],
+    row: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> str:
     """Return the card in Markdown.
 
-    `scores` are of the test side, `metrics` what the evaluation wrote (its `seeds` are quoted),
-    `report` what the export measured.
+    `scores` are of the test side, `row` is the model's in the leaderboard, whose seeds are quoted,
+    `report` is what the export measured.
     """
-    meta = bundle.meta
-    name = meta.architecture["name"]
-    parts = [
-        f"# Model card: {name}, {len(meta.classes)} classes\n",
-        f"A {name} that tells {len(meta.classes)} classes of pictures apart: "
-        f"{', '.join(map(code, meta.classes))}. It gives every class a probability, calibrated "
-        f"on validation images (temperature {meta.temperature:g}).\n",
-        "## Use\n",
-        _use(meta.preprocess, meta.temperature, inside="probabilities" in report["output"]),
-        "## Data\n",
-        _data(task, bundle),
-        "## Results on the test images\n",
-        _results(scores, metrics),
-        "## The exported files\n",
-        _files(report),
-        "## Intended use and limits\n",
-        _limits(scores, meta.preprocess.crop),
-        "## Licence\n",
-        "The code is under the MIT licence. The weights were learnt from the data above, and from "
-        "the initial weights where there are some: their licences decide what may be done with "
-        "this model, and are for its publisher to state here.\n",
-    ]
-    return "\n".join(parts)
+    meta, name = bundle.meta, bundle.meta.architecture["name"]
+    sections = {
+        "Use": _use(meta.preprocess, meta.temperature, inside=report["output"] == "probabilities"),
+        "Data": _data(task, bundle),
+        "Results on the test images": _results(scores, row),
+        "The exported files": _files(report),
+        "Intended use and limits": _limits(scores, meta.preprocess.crop),
+        "Licence": "The code is under the MIT licence. The weights were learnt from the data "
+        "above, and from the initial weights where there are some: their licences decide what may "
+        "be done with this model, and are for its publisher to state here.",
+    }
+    start = (
+        f"# Model card: {name}, {len(meta.classes)} classes\n\nA {name} that tells "
+        f"{len(meta.classes)} classes of pictures apart: {', '.join(map(code, meta.classes))}. "
+        "It gives every class a probability, calibrated on validation images (temperature "
+        f"{meta.temperature:g})."
+    )
+    texts = [start, *(f"## {title}\n\n{text}" for title, text in sections.items())]
+    return "\n\n".join(texts) + "\n"
 
 
-def _score(value: object) -> str:
+def _cell(value: object) -> str:
     """Write a score with four decimals; None, which cannot be known, as nothing."""
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _use(preprocess: FullPreprocess, temperature: float, *, inside: bool) -> str:
+def _use(p: FullPreprocess, temperature: float, *, inside: bool) -> str:
     """Say how to run the model, with `resnets` and without."""
-    p, shape = preprocess, "(N, {0}, {0}, {1})" if inside else "(N, {1}, {0}, {0})"
     fit = "shorter side" if p.fit == "shorter_side" else "both sides, stretched,"
     steps = f"decode it upright as {'RGB' if p.channels == 3 else 'grey'}, resize the {fit} to "
     steps += f"{p.resize} pixels (bilinear, antialiased), cut out the central {p.crop} × {p.crop}"
-    last = "softmax(logits / temperature) are the probabilities"
+    given, taken = f"uint8 (N, {p.crop}, {p.crop}, {p.channels})", "`probabilities`"
     if not inside:
         steps += f", divide by 255, subtract {p.mean} and divide by {p.std} (per channel)"
-    result = "`probabilities`" if inside else f"`logits`; {last}, temperature {temperature:g}"
+        given = f"float32 (N, {p.channels}, {p.crop}, {p.crop})"
+        taken = "`logits`; softmax(logits / temperature) are the probabilities, temperature "
+        taken += f"{temperature:g}"
     return (
         "```\nresnets predict photos/ --model model.onnx --output answers.csv\n```\n\n"
-        f"Elsewhere: {steps}. Give `images`, {'uint8' if inside else 'float32'} "
-        f"{shape.format(p.crop, p.channels)} with any N; take {result}. The order of the classes "
-        "is in `class_indices.json`, and everything stands in the file's metadata too "
-        "(key `resnets`, JSON). The image size is fixed: it is the one that was measured.\n"
+        f"Elsewhere: {steps}. Give `images`, {given} with any N; take {taken}. The order of the "
+        "classes is in `class_indices.json`, and everything stands in the file's metadata too "
+        "(key `resnets`, JSON). The image size is fixed: it is the one that was measured."
     )
 
 
 def _data(task: Task, bundle: Bundle) -> str:
     """Count the images of each class on each side, and give the hashes of what was used."""
-    counts = [
-        np.bincount(task.side(side).labels, minlength=len(task.classes))
-        for side in ("train", "val", "test")
-    ]
-    rows = [(code(name), *(int(c[k]) for c in counts)) for k, name in enumerate(task.classes)]
-    rows.append(("all", *(int(c.sum()) for c in counts)))
+    sides = (task.side(side).labels for side in ("train", "val", "test"))
+    counts = np.stack([np.bincount(labels, minlength=len(task.classes)) for labels in sides], 1)
+    rows = [(code(name), *of) for name, of in zip(task.classes, counts, strict=True)]
     hashes = {**bundle.meta.hashes, "weights": bundle.sha256}
     tables = [
-        table(("class", "train", "validation", "test"), rows),
+        table(("class", "train", "validation", "test"), [*rows, ("all", *counts.sum(0))]),
         table(("hash of", "value"), sorted(hashes.items()), words=2),
         table(("training", "value"), sorted(bundle.meta.training.items()), words=2),
     ]
-    return "\n\n".join(tables) + "\n"
+    return "\n\n".join(tables)
 
 
-def _results(scores: Evaluation, metrics: Mapping[str, Any]) -> str:
+def _results(scores: Evaluation, row: Mapping[str, Any]) -> str:
     """Give the scores with their 95% intervals, the classes one by one, and other seeds."""
     shown = [(name, scores.scores[name]) for name in SCORES if name in scores.scores]
-    rows = [(name, *map(_score, (s.value, s.low, s.high))) for name, s in shown]
+    rows = [(name, *map(_cell, (s.value, s.low, s.high))) for name, s in shown]
     columns = ("support", "precision", "recall", "recall_low", "recall_high", "f1")
-    classes = [(code(row["class"]), *(_score(row[c]) for c in columns)) for row in scores.per_class]
-    text = f"{scores.images} images; intervals are 95%.\n\n"
-    text += table(("score", "value", "low", "high"), rows) + "\n\n"
-    text += table(("class", *columns), classes) + "\n"
-    seeds = metrics.get("seeds", {})
-    if seeds.get("n", 1) > 1:
-        text += f"\nOver {seeds['n']} training runs with different seeds the test accuracy is "
-        text += f"{seeds['mean']:.4f} ± {seeds['std']:.4f} (standard deviation).\n"
-    return text
+    classes = [(code(one["class"]), *(_cell(one[c]) for c in columns)) for one in scores.per_class]
+    texts = [
+        f"{scores.images} images; intervals are 95%.",
+        table(("score", "value", "low", "high"), rows),
+        table(("class", *columns), classes),
+    ]
+    if row["seeds"] > 1:
+        texts.append(
+            f"Over {row['seeds']} training runs with different seeds the test accuracy is "
+            f"{row['seeds_mean']:.4f} ± {row['seeds_std']:.4f} (standard deviation)."
+        )
+    return "\n\n".join(texts)
 
 
 def _files(report: Mapping[str, Any]) -> str:
@@ -115,21 +111,17 @@ def _files(report: Mapping[str, Any]) -> str:
         f"`model.onnx` ({report['bytes']:,} bytes) was compared with the trained model on all "
         f"{report['images']} test images and on black, white and noise, at batch sizes "
         f"{report['batch_sizes']}: the largest difference is {report['max_abs_diff']:.2g}, "
-        f"{report['top1_mismatches']} predictions differ.\n"
+        f"{report['top1_mismatches']} predictions differ."
     )
-    if int8 := report.get("int8"):
-        rows = [
-            (side, *(_score(int8[side][key]) for key in ("accuracy", "fp32_accuracy", "agreement")))
-            for side in ("val", "test")
-        ]
-        text += "\n" + table(("int8", "accuracy", "accuracy fp32", "same answer"), rows)
-        text += f"\n\nint8 takes {int8['bytes']:,} bytes. " + (
-            "`model_int8.onnx` is the default of `resnets predict`.\n"
-            if int8["is_default"]
-            else f"It loses {int8['drop']:.4f} on validation, more than allowed, so it is not "
-            "shipped.\n"
-        )
-    return text
+    if not (int8 := report.get("int8")):
+        return text
+    keys = ("accuracy", "fp32_accuracy", "agreement")
+    rows = [(side, *(_cell(int8[side][key]) for key in keys)) for side in ("val", "test")]
+    verdict = "`model_int8.onnx` is the default of `resnets predict`."
+    if not int8["is_default"]:
+        verdict = f"It loses {int8['drop']:.4f} on validation, above max_drop: it is not shipped."
+    header = ("int8", "accuracy", "accuracy fp32", "same answer")
+    return f"{text}\n\n{table(header, rows)}\n\nint8 takes {int8['bytes']:,} bytes. {verdict}"
 
 
 def _limits(scores: Evaluation, crop: int) -> str:
@@ -146,5 +138,5 @@ def _limits(scores: Evaluation, crop: int) -> str:
         "to any picture: `--threshold` marks unsure answers, but a picture of something else can "
         f"be answered with confidence. It sees the central {crop} × {crop} pixels after resizing. "
         f"Weakest classes: {names}. Pictures from another camera, place or time can be harder "
-        "than the test images, which come from the same source as the training images.\n"
+        "than the test images, which come from the same source as the training images."
     )

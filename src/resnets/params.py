@@ -50,7 +50,7 @@ Channels = Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)]  # grey or RG
 class Section(BaseModel):
     """Hold one section: frozen, strict (no silent conversion) and closed (no unknown keys)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True)
 
 
 class Runtime(Section):

@@ -1,14 +1,24 @@
-"""Read the tables of predictions that the evaluate stage writes, by position, without pandas."""
+"""Write and read what a model and its repeats predicted for each test image.
+
+predictions.csv has id, label, predicted and one calibrated probability per class, of the model
+that is shipped; seeds.csv has id, label and what every repeat predicted. Both are read by
+position, since a class may be called `id`, and without pandas, which takes long to import.
+"""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.calibration import log_softmax
 from resnets.errors import ArtefactError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,44 @@ class Predictions:
     def take(self, rows: Sequence[int]) -> "Predictions":
         """Return some of the images."""
         where = list(rows)
-        return Predictions(
-            [self.ids[row] for row in where],
-            self.classes,
-            self.labels[where],
-            self.runs[:, where],
-            self.losses[where],
-        )
+        ids = [self.ids[row] for row in where]
+        labels, runs, losses = self.labels[where], self.runs[:, where], self.losses[where]
+        return Predictions(ids, self.classes, labels, runs, losses)
+
+    def right(self) -> NDArray[np.bool_]:
+        """Return (runs, images): which images were classified as what they are."""
+        return np.equal(self.runs, self.labels)
+
+
+def predictions_table(
+    ids: Sequence[str],
+    labels: NDArray[np.int64],
+    logits: NDArray[np.floating],
+    classes: Sequence[str],
+    temperature: float,
+) -> "pd.DataFrame":
+    """Return the table for predictions.csv."""
+    import pandas as pd
+
+    names = np.asarray(classes, dtype=object)
+    words = {"id": list(ids), "label": names[labels], "predicted": names[logits.argmax(1)]}
+    probabilities = np.exp(log_softmax(logits / temperature)).round(6)
+    numbers = pd.DataFrame(probabilities, columns=list(classes))
+    return pd.concat([pd.DataFrame(words), numbers], axis=1)
+
+
+def seeds_table(
+    ids: Sequence[str],
+    labels: NDArray[np.int64],
+    logits: Mapping[int, NDArray[np.floating]],
+    classes: Sequence[str],
+) -> "pd.DataFrame":
+    """Return the table for seeds.csv; `logits` are those of each repeat."""
+    import pandas as pd
+
+    names = np.asarray(classes, dtype=object)
+    picked = {str(repeat): names[values.argmax(1)] for repeat, values in logits.items()}
+    return pd.DataFrame({"id": list(ids), "label": names[labels], **picked})
 
 
 def read_predictions(predictions: str, seeds: str | None, where: str) -> Predictions:
@@ -67,14 +108,10 @@ def read_predictions(predictions: str, seeds: str | None, where: str) -> Predict
 
 def _read(text: str, where: str, start: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return header and columns of a table that starts with these columns."""
-    rows = list(csv.reader(io.StringIO(text)))
-    if (
-        len(rows) < 2
-        or rows[0][: len(start)] != start
-        or {len(row) for row in rows} != {len(rows[0])}
-    ):
+    header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if not rows or header[: len(start)] != start or {len(row) for row in rows} != {len(header)}:
         raise _broken(where)
-    return rows[0], list(zip(*rows[1:], strict=True))
+    return header, list(zip(*rows, strict=True))
 
 
 def _broken(where: str) -> ArtefactError:

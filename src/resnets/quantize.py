@@ -13,8 +13,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from resnets.bundle import KEY, parse_meta
-from resnets.classifier import INPUT, normalise_on_host, open_classifier
+from resnets.classifier import INPUT, Classifier, normalise_on_host, open_classifier
 from resnets.data.task import Task
 from resnets.inference import Images, crop_batch, run_batches
 
@@ -26,16 +25,15 @@ OPERATORS = ["Conv", "Add", "MaxPool"]  # not the head: it costs nothing and dec
 class Calibration(CalibrationDataReader):  # type: ignore[misc]  # has no types
     """Feed evenly spaced images to the calibration, in batches."""
 
-    def __init__(self, images: Images, model: onnx.ModelProto, path: Path) -> None:
-        text = {entry.key: entry.value for entry in model.metadata_props}[KEY]
-        preprocess = parse_meta(text, path).preprocess
-        inside = model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    def __init__(self, images: Images, model: Classifier) -> None:
+        preprocess = model.meta.preprocess
         step = max(-(-len(images) // CALIBRATION_IMAGES), 1)
         chosen = [images[row] for row in range(0, len(images), step)]
         crops = (
             crop_batch(chosen, start, start + BATCH, preprocess.crop)
             for start in range(0, len(chosen), BATCH)
         )
+        inside = model.output == "probabilities"
         self.batches = (c if inside else normalise_on_host(c, preprocess) for c in crops)
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
@@ -48,7 +46,7 @@ def quantize_int8(exact: Path, small: Path, images: Images) -> None:
     """Write a statically quantised copy: int8 weights per channel, uint8 activations."""
     model = onnx.load_model(exact)
     props = list(model.metadata_props)
-    calibration = Calibration(images, model, exact)
+    calibration = Calibration(images, open_classifier(exact))
     # what this flag promises (batch norms folded) the exporter has done; without it, a warning
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantize_static(
@@ -70,17 +68,20 @@ def quantize_int8(exact: Path, small: Path, images: Images) -> None:
 def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> dict[str, Any]:
     """Compare the int8 file with the exact one; validation decides if it may be the default."""
     report: dict[str, Any] = {}
+    models = [open_classifier(path) for path in (exact, small)]
     for name, side in (("val", task.side("val")), ("test", task.side("test"))):
-        answers = []
-        for path in (exact, small):
-            model = open_classifier(path)
-            crop = model.meta.preprocess.crop
-            values = run_batches(model.forward, side.images, crop=crop, batch_size=BATCH)
-            answers.append(values.argmax(axis=1))
-        wanted, found = (float((answer == side.labels).mean()) for answer in answers)
-        scores = {"accuracy": found, "fp32_accuracy": wanted}
-        scores["agreement"] = float((answers[0] == answers[1]).mean())
-        report[name] = {key: round(value, 6) for key, value in scores.items()}
+        wanted, found = (
+            run_batches(
+                model.forward, side.images, crop=model.meta.preprocess.crop, batch_size=BATCH
+            ).argmax(axis=1)
+            for model in models
+        )
+        scores = {
+            "accuracy": (found == side.labels).mean(),
+            "fp32_accuracy": (wanted == side.labels).mean(),
+            "agreement": (found == wanted).mean(),
+        }
+        report[name] = {key: round(float(value), 6) for key, value in scores.items()}
     drop = round(report["val"]["fp32_accuracy"] - report["val"]["accuracy"], 6)
     sizes = {"bytes": small.stat().st_size, "fp32_bytes": exact.stat().st_size}
     return report | sizes | {"drop": drop, "is_default": drop <= max_drop}

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnets.compare import METRICS, Changes, Comparison, Metric, ModelComparison, compare_revisions
-from resnets.details import broken_and_fixed, details, draw_sheet
+from resnets.details import details, draw_sheet
 from resnets.errors import ParamsError
 from resnets.gates import GateError, check_gates
-from resnets.markdown import chance, code, decimal, points, table
+from resnets.markdown import chance, code, decimal, table
 from resnets.revisions import read_revision
 from resnets.statistics import mcnemar
 
@@ -88,46 +88,46 @@ def _rank(model: ModelComparison) -> tuple[int, str]:
 
 def _sentence(model: ModelComparison) -> str:
     """Say in one line how a model changed."""
-    text = f"- **{model.verdict('accuracy')}**: {code(model.name)}: accuracy {_move(model)}"
+    base, head, *rest = _numbers(model, "accuracy")
+    move = f"{base} → {head} ({rest[0]}, 95% {rest[1]})" if rest else f"{base} and {head}"
     others = [
-        f"{metric} is **{model.verdict(metric)}**"
+        f"; {metric} is **{model.verdict(metric)}**"
         for metric in METRICS[1:]
         if model.verdict(metric) in ("better", "worse")
     ]
-    return "; ".join([text, *others])
+    verdict = model.verdict("accuracy")
+    return f"- **{verdict}**: {code(model.name)}: accuracy {move}{''.join(others)}"
 
 
-def _move(model: ModelComparison) -> str:
-    """Write base, head, difference and interval of the accuracy."""
-    base, head = (_number("accuracy", value) for value in model.shown("accuracy"))
-    found = model.differences.get("accuracy")
-    if found is None:
-        return f"{base} and {head}"
-    low, high = points(found.low, signed=True), points(found.high, signed=True)
-    return f"{base} → {head} ({points(found.value, signed=True)}, 95% {low} to {high})"
+def _numbers(model: ModelComparison, metric: Metric) -> list[str]:
+    """Write base, head and, where they are comparable, their difference and its interval.
 
+    A loss is written as it is and everything else in percent.
+    """
 
-def _number(metric: Metric, value: float | None, *, signed: bool = False) -> str:
-    """Write a loss as it is and everything else in percent."""
-    if value is None:
-        return "–"
-    return decimal(value, 4, signed=signed) if metric == "nll" else points(value, signed=signed)
+    def write(value: float | None, *, signed: bool = False) -> str:
+        if value is None:
+            return "–"
+        scale, digits = (1, 4) if metric == "nll" else (100, 2)
+        return decimal(scale * value, digits, signed=signed)
+
+    shown = [write(value) for value in model.shown(metric)]
+    if found := model.differences.get(metric):
+        value, low, high = (write(x, signed=True) for x in (found.value, found.low, found.high))
+        shown += [value, f"{low} to {high}"]
+    return shown
 
 
 def _verdicts(models: Sequence[ModelComparison]) -> str:
     """Return the table of all models and metrics."""
     rows: list[list[str]] = []
     for model in models:
+        exact = chance(mcnemar(*map(len, model.broken_and_fixed())))
         for metric in METRICS:
             row = [code(model.name), f"{metric} {'↓' if metric == 'nll' else '↑'}"]
-            row += [_number(metric, value) for value in model.shown(metric)]
-            found = model.differences.get(metric)
-            if found:
-                signed = [
-                    _number(metric, x, signed=True) for x in (found.value, found.low, found.high)
-                ]
-                row += [signed[0], f"{signed[1]} to {signed[2]}", chance(model.p[metric])]
-                row.append(chance(_mcnemar(model)[0]) if metric == "accuracy" else "")
+            row += _numbers(model, metric)
+            if metric in model.differences:
+                row += [chance(model.p[metric]), exact if metric == "accuracy" else ""]
             else:
                 row += ["–"] * 4
             rows.append([*row, model.verdict(metric)])
@@ -135,32 +135,23 @@ def _verdicts(models: Sequence[ModelComparison]) -> str:
     return table([*header, "verdict"], rows, words=2)
 
 
-def _mcnemar(model: ModelComparison) -> tuple[float, int, int]:
-    """Return McNemar's p for the shipped models, and how many images broke and were fixed."""
-    broken, fixed = (int(changed.sum()) for changed in broken_and_fixed(model))
-    return mcnemar(broken, fixed), broken, fixed
-
-
 def _footnote(models: Sequence[ModelComparison]) -> str:
     """Say which test was used, on how many images, and how p was adjusted."""
     lines = []
     for model in models:
         if found := model.differences.get("accuracy"):
-            _, broken, fixed = _mcnemar(model)
+            broken, fixed = map(len, model.broken_and_fixed())
             lines.append(
                 f"- {code(model.name)}: {found.images:,} images, {found.decisive:,} decided "
                 f"({found.test}); the shipped model broke {broken:,} and fixed {fixed:,}."
             )
-    looks = len(lines)
-    return "\n".join(
-        [
-            *lines,
-            "- All but nll in percent, as means over runs; ↑: more is better. p is adjusted (Holm) "
-            f"for {looks}× accuracy and {3 * looks}× the other numbers, so that all verdicts "
-            "together are false at most 5% of the time. Intervals are for one number alone. "
-            "McNemar's exact test sees the shipped models, and no seeds.",
-        ]
+    note = (
+        "- All but nll in percent, as means over runs; ↑: more is better. p is adjusted (Holm) "
+        f"for {len(lines)}× accuracy and {3 * len(lines)}× the other numbers, so that all verdicts "
+        "together are false at most 5% of the time. Intervals are for one number alone. "
+        "McNemar's exact test sees the shipped models, and no seeds."
     )
+    return "\n".join([*lines, note])
 
 
 def _gate_line(name: str, faults: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
 """Read the small reviewed files of the project as they are at a Git revision, or on the disk."""
 
+import io
 import json
 import re
 import subprocess
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -45,6 +47,13 @@ class Revision:
             raise self._broken(path, "not an object")
         return values
 
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Return all files of the folder metrics, by name; raises ArtefactError."""
+        paths = sorted(path for path in self.files if path.startswith("metrics/"))
+        return {
+            path.removeprefix("metrics/").removesuffix(".json"): self.json(path) for path in paths
+        }
+
     def yaml(self, path: str) -> object:
         """Return a YAML file, None where there is none; raises ArtefactError."""
         try:
@@ -65,51 +74,30 @@ def read_revision(name: str | None, root: Path) -> Revision:
         found = [path for pattern in REVIEWED for path in sorted(root.glob(pattern))]
         files = {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
         return Revision("workspace", files)
-    commit = _git(
-        root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
-    )
-    if commit is None:
+    parse = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
+    commit = _git(root, *parse).decode().strip()
+    if not commit:
         raise ParamsError(
             f"{name}: Git knows no such revision here", "see `git log` and `git branch -a`"
         )
-    listing = _git(root, "ls-tree", "-r", "-z", commit.decode().strip(), "--", *_folders()) or b""
-    blobs = {}
-    for entry in listing.decode("utf-8", "surrogateescape").split("\0")[:-1]:
-        kind, path = entry.split("\t", 1)
-        if any(fnmatch(path, pattern) for pattern in REVIEWED):
-            blobs[path] = kind.split()[2]
-    contents = _read_blobs(root, list(blobs.values()))
-    shown = name[:10] if re.fullmatch("[0-9a-f]{40}", name) else name
-    return Revision(shown, dict(zip(blobs, contents, strict=True)))
+    folders = {pattern.split("/")[0] for pattern in REVIEWED}
+    present = folders & set(_git(root, "ls-tree", "--name-only", commit).decode().split("\n"))
+    archive = io.BytesIO(_git(root, "archive", commit, "--", *sorted(present)))
+    with tarfile.open(fileobj=archive) as tree:
+        members = (x for x in tree if x.isfile() and any(fnmatch(x.name, p) for p in REVIEWED))
+        opened = {member.name: tree.extractfile(member) for member in members}
+        files = {path: file.read() for path, file in opened.items() if file}
+    return Revision(name[:10] if re.fullmatch("[0-9a-f]{40}", name) else name, files)
 
 
-def _folders() -> list[str]:
-    return sorted({pattern.split("/")[0] for pattern in REVIEWED})
-
-
-def _git(root: Path, *arguments: str, given: bytes = b"") -> bytes | None:
-    """Run Git; return what it prints, None where it fails."""
+def _git(root: Path, *arguments: str) -> bytes:
+    """Run Git; return what it prints, nothing where it fails."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, input=given, capture_output=True, check=False
-        )
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=root, capture_output=True, check=False).stdout
     except FileNotFoundError:
-        raise EnvironmentFault(
-            "git: not installed", "install Git; revisions are read with it"
-        ) from None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _read_blobs(root: Path, hashes: list[str]) -> list[bytes]:
-    """Return the contents of blobs, all with one call of Git."""
-    stream = _git(root, "cat-file", "--batch", given="\n".join(hashes).encode()) or b""
-    contents, position = [], 0
-    for _ in hashes:
-        start = stream.index(b"\n", position) + 1
-        size = int(stream[position:start].split()[2])
-        contents.append(stream[start : start + size])
-        position = start + size + 1
-    return contents
+        fix = "install Git; revisions are read with it"
+        raise EnvironmentFault("git: not installed", fix) from None
 
 
 def flatten(values: object, prefix: str = "") -> dict[str, Any]:

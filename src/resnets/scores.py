@@ -67,8 +67,7 @@ def redraw(
 ) -> dict[str, Floats]:
     """Return the scores of every redrawing, (resamples,) each, and `f1_of_class` (resamples, K).
 
-    `table` comes from `image_table`, `labels` are sorted, `ranked` are the classes that an AUC
-    can be given for.
+    `labels` are sorted, `ranked` are the classes that an AUC can be given for.
     """
     support = np.bincount(labels, minlength=probabilities.shape[1])
     if resamples * probabilities.size > RANK_WORK:

@@ -1,7 +1,7 @@
 """Score bundles on a task: one pass over validation and test, and the files that come of it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +9,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from resnets.bundle import Bundle, BundleMeta, check_origin, load_bundle
+from resnets.bundle import Bundle, check_origin, load_bundle
+from resnets.calibration import log_softmax
 from resnets.data.decode import center_crop
 from resnets.data.task import Side, Task
-from resnets.evaluation import (
-    Evaluation,
-    evaluate,
-    log_softmax,
-    metrics_record,
-    predictions_table,
-)
+from resnets.evaluation import Evaluation, evaluate, metrics_record, reliability
 from resnets.explain import explain
 from resnets.inference import infer
-from resnets.plots import plot_confusion, plot_mistakes, plot_reliability
+from resnets.plots import plot_confusion, plot_reliability, plot_sheet
+from resnets.predictions import predictions_table, seeds_table
 from resnets.runtime import write_json, write_text
 
 BATCH = 256
 RESAMPLES = 1000  # of the shipped model; the other repeats give no intervals
 MOST_MISTAKES = 24
+TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
 
@@ -48,38 +45,42 @@ def score_models(
         bundle = load_bundle(path)
         check_origin(bundle.meta, task.hashes(), path)
         val = task.redrawn(bundle.meta.training.get("redraw_split")).side("val")
-        sides = {"test": test, "val": val}
-        scored = {name: _infer(bundle, side, device) for name, side in sides.items()}
-        logits[repeat] = scored["test"]
-        resamples = RESAMPLES if repeat == next(iter(bundles)) else 0
-        of_test, of_val = (
-            evaluate(
-                scored[name],
-                side.labels,
-                task.classes,
-                temperature=bundle.meta.temperature,
-                resamples=resamples,
-            )
-            for name, side in sides.items()
-        )
-        runs[repeat] = of_test, of_val
+        resamples = 0 if runs else RESAMPLES
+        logits[repeat], of_test = _score(bundle, test, device, resamples)
+        runs[repeat] = of_test, _score(bundle, val, device, resamples)[1]
         leaked = round(len(trained_on.intersection(val.ids)) / len(val.ids), 6)
         rows.append(_run_row(repeat, path, bundle, runs[repeat]) | {"val_leaked": leaked})
-    shipped = load_bundle(next(iter(bundles.values())))
-    record = metrics_record(
-        runs,
-        training={key: rows[0][key] for key in TRAINING},
-        measured_on=measured_on(shipped, task, test),
-    )
+    repeat, path = next(iter(bundles.items()))
+    shipped = load_bundle(path)
+    training = {key: rows[0][key] for key in (*TRAINING, "model_bytes")}
+    on = measured_on(shipped, task, test)
+    record = metrics_record(runs, training=training, measured_on=on)
     record["val"]["leaked"] = rows[0]["val_leaked"]  # share of val images that were trained on
     write_json(metrics, record)
-    _write(plots / "runs.csv", pd.DataFrame(rows))
-    first = next(iter(runs.values()))[0]
-    _write_tables(plots, first, logits, test, shipped.meta)
-    _draw(plots, first, logits[next(iter(bundles))], test, shipped, device)
+    first, temperature = runs[repeat][0], shipped.meta.temperature
+    whole = (test.ids, test.labels, logits[repeat], task.classes, temperature)
+    tables = {
+        "runs": pd.DataFrame(rows),
+        "scores": pd.DataFrame(first.score_rows()).round(6),
+        "per_class": pd.DataFrame(first.per_class).round(6),
+        "predictions": predictions_table(*whole),
+        "seeds": seeds_table(test.ids, test.labels, logits, task.classes),
+    }
+    for name, table in tables.items():
+        write_text(plots / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    _draw(plots, first, logits[repeat], test, shipped, device)
 
 
-TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained", "model_bytes")
+def _score(bundle: Bundle, side: Side, device: str, resamples: int) -> tuple[Logits, Evaluation]:
+    """Return a bundle's logits on a side, and what they score."""
+    logits = infer(
+        bundle.model, side.images, preprocess=bundle.meta.preprocess, batch_size=BATCH,
+        device=device, precision="fp32",
+    )  # fmt: skip
+    temperature = bundle.meta.temperature
+    return logits, evaluate(
+        logits, side.labels, side.classes, temperature=temperature, resamples=resamples
+    )
 
 
 def measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
@@ -94,76 +95,35 @@ def measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
     }
 
 
-def _infer(bundle: Bundle, side: Side, device: str) -> Logits:
-    return infer(
-        bundle.model, side.images, preprocess=bundle.meta.preprocess, batch_size=BATCH,
-        device=device, precision="fp32",
-    )  # fmt: skip
-
-
 def _run_row(
     repeat: int, path: Path, bundle: Bundle, scores: tuple[Evaluation, Evaluation]
 ) -> dict[str, Any]:
     """Return the row of one training run in runs.csv."""
     training = bundle.meta.training
     row: dict[str, Any] = {"repeat": repeat, "seed": training["seed"]}
-    for name, scored in zip(("test", "val"), scores, strict=True):
-        row[f"{name}_accuracy"] = round(scored.scores["accuracy"].value, 6)
-        row[f"{name}_nll"] = round(scored.scores["nll"].value, 6)
-    row |= {key: training[key] for key in TRAINING if key != "model_bytes"}
+    for name, side in zip(("test", "val"), scores, strict=True):
+        row |= {f"{name}_accuracy": side.value("accuracy"), f"{name}_nll": side.value("nll")}
+    row |= {key: training[key] for key in TRAINING}
     row |= {"temperature": bundle.meta.temperature, "model_bytes": path.stat().st_size}
     return row | {"model": path.as_posix(), "weights": bundle.sha256}
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def _write_tables(
-    plots: Path,
-    first: Evaluation,
-    logits: Mapping[int, Logits],
-    test: Side,
-    meta: BundleMeta,
-) -> None:
-    """Write predictions, every score with its interval, per-class numbers, and all repeats."""
-    classes, shipped = test.classes, next(iter(logits.values()))
-    _write(
-        plots / "predictions.csv",
-        predictions_table(test.ids, test.labels, shipped, classes, meta.temperature),
-    )
-    _write(plots / "scores.csv", pd.DataFrame(first.score_rows()).round(6))
-    _write(plots / "per_class.csv", pd.DataFrame(first.per_class).round(6))
-    names = np.asarray(classes, dtype=object)
-    seeds = {"id": test.ids, "label": names[test.labels]}
-    seeds |= {str(repeat): names[values.argmax(1)] for repeat, values in logits.items()}
-    _write(plots / "seeds.csv", pd.DataFrame(seeds))
 
 
 def _draw(
     plots: Path, first: Evaluation, logits: Logits, test: Side, bundle: Bundle, device: str
 ) -> None:
     """Draw confusion, reliability, and the most confident mistakes, plain and explained."""
-    plot_confusion(first.confusion, test.classes, plots / "confusion.png")
-    temperature = bundle.meta.temperature
-    before = evaluate(logits, test.labels, test.classes, resamples=0)
-    lines = {"as trained": before.reliability, f"temperature {temperature:g}": first.reliability}
+    temperature, names, predicted = bundle.meta.temperature, test.classes, logits.argmax(1)
+    plot_confusion(first.confusion, names, plots / "confusion.png")
+    before = reliability(log_softmax(logits), test.labels)
+    lines = {"as trained": before, f"temperature {temperature:g}": first.reliability}
     plot_reliability(lines, plots / "reliability.png")
     confidence = np.exp(log_softmax(logits / temperature)).max(1)
-    predicted = logits.argmax(1)
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
     crops = [center_crop(test.images[row], bundle.meta.preprocess.crop) for row in worst]
-    heat = explain(bundle, crops, predicted[worst], device=device) if len(worst) else []
-    for name, images in (("mistakes", crops), ("mistakes_explained", heat)):
-        plot_mistakes(
-            images,
-            _names(test.classes, test.labels[worst]),
-            _names(test.classes, predicted[worst]),
-            confidence[worst].tolist(),
-            plots / f"{name}.png",
-        )
-
-
-def _names(classes: Sequence[str], rows: NDArray[np.int64]) -> list[str]:
-    return [classes[row] for row in rows]
+    captions = [
+        f"{names[test.labels[k]]}\n→ {names[predicted[k]]} {confidence[k]:.0%}" for k in worst
+    ]
+    plot_sheet(crops, captions, plots / "mistakes.png")
+    explained = explain(bundle, crops, predicted[worst], device=device) if len(worst) else []
+    plot_sheet(explained, captions, plots / "mistakes_explained.png")

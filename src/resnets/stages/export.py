@@ -28,13 +28,10 @@ def main(
 
     from resnets.data.task import open_task
     from resnets.export import export_bundle
-    from resnets.standings import read_choice
+    from resnets.leaderboard import read_choice
 
     bundle, row = read_choice(leaderboard, options.variant)
-    seeds = {"n": row["seeds"], "mean": row["seeds_mean"], "std": row["seeds_std"]}
-    report = export_bundle(
-        bundle, out, task=open_task(task), options=options, metrics={"seeds": seeds}
-    )
+    report = export_bundle(bundle, out, task=open_task(task), options=options, row=row)
     write_json(metrics, report)
 
 

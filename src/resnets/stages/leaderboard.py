@@ -28,22 +28,15 @@ def main(
 
     import pandas as pd
 
+    from resnets.leaderboard import leaderboard, leaderboard_markdown, read_standing
     from resnets.plots import plot_curves
-    from resnets.reports import leaderboard, leaderboard_markdown
-    from resnets.standings import read_standing
 
     standings = {name: read_standing(plots / name) for name in variants}
-    rows = leaderboard(
-        {name: one.record for name, one in standings.items()},
-        {name: one.predictions for name, one in standings.items()},
-    )
-    for row in rows:
-        one = standings[row["variant"]]
-        row |= {"model": one.model, "weights": one.weights}
-    ranked = {row.pop("variant"): row for row in [dict(row) for row in rows]}
-    write_json(metrics, {"best": rows[0]["variant"], "variants": ranked})
+    rows = leaderboard(standings)
     write_text(report, leaderboard_markdown(rows))
-    histories = {name: one.history for name, one in standings.items()}
+    ranked = {row.pop("variant"): row for row in rows}
+    write_json(metrics, {"best": next(iter(ranked)), "variants": ranked})
+    histories = {name: standing.history for name, standing in standings.items()}
     table = pd.concat(histories, names=["variant"]).reset_index(level=0)
     write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
     plot_curves(histories, curves)

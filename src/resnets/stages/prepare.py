@@ -32,7 +32,7 @@ def main(
 
     from resnets.data.prepare import list_bad, prepare_task
     from resnets.data.task import Images
-    from resnets.plots import plot_samples
+    from resnets.plots import plot_sheet
 
     summary = prepare_task(
         Path(dataset.path),
@@ -47,7 +47,7 @@ def main(
     shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
     shown = [r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)]
     images = Images(out / "images.bin", shown)
-    plot_samples([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
+    plot_sheet([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
 
 
 if __name__ == "__main__":

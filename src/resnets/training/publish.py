@@ -6,8 +6,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from resnets.bundle import BundleMeta, FullPreprocess, save_bundle
+from resnets.calibration import fit_temperature
 from resnets.data.task import Task
-from resnets.evaluation import fit_temperature
 from resnets.inference import infer
 from resnets.params import Data, Model, Preprocess
 from resnets.runtime import write_json, write_text
