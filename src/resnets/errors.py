@@ -1,8 +1,11 @@
 """Define the errors that users see, their exit codes, and the one place that prints them."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 import typer
 
@@ -64,20 +67,39 @@ def printable(text: str) -> str:
     )
 
 
+# torch and the loader of libraries have no class of their own for it
+OUT_OF_MEMORY = (
+    "OutOfMemoryError", "can't allocate memory", "can't start new thread", "failed to map segment",
+)  # fmt: skip
+
+
+def _open_files() -> int:
+    """Return how many files may be open at once."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
+
+
 def _as_ours(error: BaseException) -> ResNetsError | None:
     """Translate what the operating system raises; everything else is a bug and keeps its trace."""
     if isinstance(error, ResNetsError):
         return error
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(mark in repr(error) for mark in OUT_OF_MEMORY):
+        have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return EnvironmentFault(
-            f"out of memory: {error}", "lower batch_size, or run on a larger machine"
+            f"out of memory: {words or 'a small piece'}; {have:,} bytes of this machine are free",
+            "lower batch_size, raise the limit (ulimit -v), or run on a larger machine",
         )
     if isinstance(error, OSError):
         fixes = {
             errno.ENOSPC: "free some space and run the same command again",
-            errno.EDQUOT: "free some of your quota and run the same command again",
-            errno.EFBIG: "raise the file size limit (ulimit -f) and run the same command again",
-            errno.EMFILE: "raise the number of open files (ulimit -n) and run again",
+            errno.EMFILE: f"raise the {_open_files()} open files that are allowed (ulimit -n)",
             errno.ENOENT: "check the path, or run the stage that makes it (dvc repro)",
         }
         fix = fixes.get(error.errno or 0, "check that the path exists and that you may write there")
@@ -96,10 +118,20 @@ def run_app(command: Callable[..., object]) -> None:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(command)
         command = app
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
+            signal.signal(number, _interrupt)
     try:
         code = command(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        caught = error.__cause__ or error  # typer puts its own in place of KeyboardInterrupt
+        number = caught.args[0] if caught.args else signal.SIGINT
+        print(
+            f"error: stopped by {signal.Signals(number).name}; nothing is half written\n"
+            "fix: run the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(130 if number == signal.SIGINT else 143)
     except Exception as error:
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()

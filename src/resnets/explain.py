@@ -16,6 +16,7 @@ from PIL import Image
 
 from resnets.bundle import Bundle
 from resnets.inference import Floats, Images, crop_batch, infer
+from resnets.runtime import atomic_path
 
 OPACITY = 0.6  # of the hottest place
 SMALLEST = 224  # pixels; smaller pictures are enlarged
@@ -92,7 +93,8 @@ def draw_prediction(
         right.invert_yaxis()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
-        figure.savefig(path, format="png", metadata={"Software": None})
+        with atomic_path(path) as part:
+            figure.savefig(part, format="png", metadata={"Software": None})
 
 
 def _short(name: str) -> str:

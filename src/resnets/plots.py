@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.runtime import atomic_path
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -170,5 +172,5 @@ def _figure(path: Path, width: float, height: float) -> "Iterator[Figure]":
     with mpl.rc_context(style):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        with atomic_path(path) as part:
+            figure.savefig(part, format="png", metadata={"Software": None})

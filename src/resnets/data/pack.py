@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from resnets.data.layout import has_control_characters
 from resnets.data.manifest import Rejected, Row
 from resnets.data.sources import Content, Member, Source
 from resnets.errors import printable
-from resnets.runtime import StopRequest, failpoint
+from resnets.runtime import StopRequest, failpoint, room_for
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
 FORMAT = 1  # raise it when the same file would be packed otherwise
@@ -202,18 +203,19 @@ def pack(
     from resnets.data.progress import follow
 
     part = _Part(path.parent, _identity(members, packing))
-    try:
+    with (
+        room_for(path, len(members) * packing.resize**2 * packing.channels),
+        closing(part),
+        StopRequest() as stop,
+    ):
         todo = members[len(part.rows) + len(part.rejected) :]
         verdicts = _judge_all(source, todo, packing)
-        with StopRequest() as stop:
-            for verdict in follow(verdicts, f"packing {source.path}", "images", len(todo)):
-                part.add(verdict)
-                if stop.is_set():
-                    part.flush()
-                    count = f"image {len(part.rows) + len(part.rejected)} of {len(members)}"
-                    raise stop.error(count)
+        for verdict in follow(verdicts, f"packing {source.path}", "images", len(todo)):
+            part.add(verdict)
+            if stop.is_set():
+                part.flush()
+                count = f"image {len(part.rows) + len(part.rejected)} of {len(members)}"
+                raise stop.error(count)
         part.finish(path)
-    finally:
-        part.close()
     by_name = sorted(part.rows, key=lambda row: row.id.encode())
     return by_name, sorted(part.rejected, key=lambda one: one.id)

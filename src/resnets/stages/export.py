@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import write_json
+from resnets.runtime import locked, write_json
 
 
 def main(
@@ -32,10 +32,11 @@ def main(
 
     bundle, row = read_choice(leaderboard, options.variant)
     seeds = {"n": row["seeds"], "mean": row["seeds_mean"], "std": row["seeds_std"]}
-    report = export_bundle(
-        bundle, out, task=open_task(task), options=options, metrics={"seeds": seeds}
-    )
-    write_json(metrics, report)
+    with locked(Path(".state/export"), "export"):
+        report = export_bundle(
+            bundle, out, task=open_task(task), options=options, metrics={"seeds": seeds}
+        )
+        write_json(metrics, report)
 
 
 if __name__ == "__main__":

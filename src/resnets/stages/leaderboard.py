@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import write_json, write_text
+from resnets.runtime import locked, write_json, write_text
 
 
 def main(
@@ -41,12 +41,13 @@ def main(
         one = standings[row["variant"]]
         row |= {"model": one.model, "weights": one.weights}
     ranked = {row.pop("variant"): row for row in [dict(row) for row in rows]}
-    write_json(metrics, {"best": rows[0]["variant"], "variants": ranked})
-    write_text(report, leaderboard_markdown(rows))
     histories = {name: one.history for name, one in standings.items()}
     table = pd.concat(histories, names=["variant"]).reset_index(level=0)
-    write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
-    plot_curves(histories, curves)
+    with locked(Path(".state/leaderboard"), "leaderboard"):
+        write_json(metrics, {"best": rows[0]["variant"], "variants": ranked})
+        write_text(report, leaderboard_markdown(rows))
+        write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+        plot_curves(histories, curves)
 
 
 if __name__ == "__main__":

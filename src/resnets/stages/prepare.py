@@ -8,7 +8,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import write_json
+from resnets.runtime import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
 
@@ -34,23 +34,26 @@ def main(
     from resnets.data.task import Images
     from resnets.plots import plot_samples
 
-    summary = prepare_task(
-        Path(dataset.path),
-        out,
-        classes=dataset.classes,
-        num_classes=dataset.num_classes,
-        channels=values.model.in_channels,
-        resize=rules.resize,
-        fit=rules.fit,
-        on_bad=rules.on_bad,
-        max_bad_fraction=rules.max_bad_fraction,
-        max_megapixels=rules.max_megapixels,
-    )
-    write_json(metrics, summary.metrics)
-    shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
-    shown = [r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)]
-    images = Images(out / "images.bin", shown)
-    plot_samples([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
+    with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
+        summary = prepare_task(
+            Path(dataset.path),
+            out,
+            classes=dataset.classes,
+            num_classes=dataset.num_classes,
+            channels=values.model.in_channels,
+            resize=rules.resize,
+            fit=rules.fit,
+            on_bad=rules.on_bad,
+            max_bad_fraction=rules.max_bad_fraction,
+            max_megapixels=rules.max_megapixels,
+        )
+        write_json(metrics, summary.metrics)
+        shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
+        shown = [
+            r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)
+        ]
+        images = Images(out / "images.bin", shown)
+        plot_samples([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import write_json
+from resnets.runtime import locked, write_json
 
 
 def main(
@@ -27,7 +27,8 @@ def main(
 
     from resnets.data.split import split_task
 
-    write_json(metrics, split_task(task, **section.model_dump()))
+    with locked(Path(".state") / f"split-{name}", f"split of {name}"):
+        write_json(metrics, split_task(task, **section.model_dump()))
 
 
 if __name__ == "__main__":
