@@ -83,6 +83,7 @@ class Counts:
     torn: int = 0  # files under their final name that were not whole
     differing: int = 0  # files of a finished stage with other bytes
     by_stage: Counter[str] = field(default_factory=Counter)
+    by_failpoint: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -158,6 +159,7 @@ class Chaos:
             self.counts.orphans += kill.only_dvc
             self.counts.while_resuming += number > 0
             self.counts.by_stage[stage.name] += 1
+            self.counts.by_failpoint[kill.failpoint.partition("@")[0] or "an instant"] += 1
             if not kill.only_dvc:
                 self.counts.torn += self._compare(stage, "torn", kill)
         if not is_done and not any(self._start(command).wait() == 0 for _ in range(ATTEMPTS)):
@@ -278,7 +280,10 @@ def report(counts: Counts, seed: int, seconds: float) -> str:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "dvc", "numpy"))
-    stages = ", ".join(f"{name} {number}" for name, number in sorted(counts.by_stage.items()))
+    stages, places = (
+        ", ".join(f"{name} {number}" for name, number in sorted(counter.items()))
+        for counter in (counts.by_stage, counts.by_failpoint)
+    )
     return "\n".join(
         [
             f"date: {datetime.now(UTC):%Y-%m-%d}",
@@ -287,6 +292,7 @@ def report(counts: Counts, seed: int, seconds: float) -> str:
             f"seed: {seed}",
             f"seconds: {seconds:.0f}",
             f"kills of each stage: {stages}",
+            f"kills at each place: {places}",
             *counts.faults,
             counts.line(),
         ]
