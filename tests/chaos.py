@@ -149,10 +149,8 @@ class Chaos:
             process, is_hit = self._kill(stage, command, kill)
             groups.append(process.pid)
             is_done = process.returncode == 0
-            self.counts.hit_nothing += not is_hit
-            if is_done:
-                break
             if not is_hit:
+                self.counts.hit_nothing += 1
                 continue
             self.counts.kills += 1
             self.counts.under_dvc += under_dvc
@@ -247,12 +245,17 @@ def modified(file: Path) -> int:
 
 def await_end(group: int) -> None:
     """Wait for the end of a process group, in which an orphan may still be at work."""
-    while True:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
+    while any(is_alive(process, group) for process in Path("/proc").glob("[0-9]*")):
         time.sleep(POLL)
+
+
+def is_alive(process: Path, group: int) -> bool:
+    """Tell whether a process of /proc belongs to a group and is more than a zombie."""
+    try:
+        state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:  # it ended just now
+        return False
+    return int(its_group) == group and state != "Z"
 
 
 def make_project(folder: Path) -> None:

@@ -6,14 +6,17 @@ from tests.chaos import FAILPOINTS, Chaos, Kill
 
 # instants come first: what is resumed after a failpoint may be over before its instant
 PLAN = [
-    ("prepare@target", "0.3 0.6 prepare.flushed@1 write.half@1 write.before_rename@2"),
-    ("split@target", "0.5 write.half@1 write.before_sync@2 write.after_rename@1"),
-    ("backbone", "0.2 engine.step@3 engine.epoch@2 publish.done@1"),
-    ("transfer@finetune", "0.3 engine.step@9 write.after_rename@2"),
-    ("evaluate@finetune", "0.5 write.before_rename@2"),
-    ("leaderboard", "0.2 write.before_sync@1 write.after_rename@2"),
-    ("export", "0.5 write.half@2"),
-]
+    ("prepare@target", "0.1 0.3 prepare.flushed@1 write.half@1 write.before_sync@1 "
+     "write.before_rename@2"),
+    ("split@target", "0.1 write.half@1 write.half@2 write.before_sync@2 write.before_rename@1 "
+     "write.after_rename@1"),
+    ("backbone", "0.1 engine.step@3 engine.epoch@2 publish.done@1"),
+    ("transfer@finetune", "0.1 engine.step@9 write.after_rename@2"),
+    ("evaluate@finetune", "write.before_rename@2"),
+    ("leaderboard", "0.1 write.half@3 write.before_sync@1 write.before_rename@1 "
+     "write.after_rename@2"),
+    ("export", "write.half@2"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,7 @@ def printable(text: str) -> str:
 # torch and the loader of libraries have no class of their own for it
 OUT_OF_MEMORY = (
     "OutOfMemoryError", "can't allocate memory", "can't start new thread", "failed to map segment",
+    "bad_alloc",
 )  # fmt: skip
 
 

@@ -69,6 +69,10 @@ def read_revision(name: str | None, root: Path) -> Revision:
         root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
     )
     if commit is None:
+        if _git(root, "rev-parse", "--git-dir") is None:
+            raise EnvironmentFault(
+                f"{root.resolve()}: not a Git repository", "run it in a clone of the project"
+            )
         raise ParamsError(
             f"{name}: Git knows no such revision here", "see `git log` and `git branch -a`"
         )

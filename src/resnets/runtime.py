@@ -26,11 +26,11 @@ def resolve_device(device: str) -> str:
     """Return "cpu" or "cuda"; "auto" takes the GPU if there is one."""
     import torch
 
+    if device not in ("auto", "cpu", "cuda"):
+        raise ParamsError(f"there is no device {device!r}", "take auto, cpu or cuda")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ParamsError(
-            "runtime.device is cuda, but torch finds no CUDA device", "set it to auto"
-        )
+        raise ParamsError("the device is cuda, but torch finds no CUDA device", "take auto or cpu")
     return "cuda" if available and device != "cpu" else "cpu"
 
 

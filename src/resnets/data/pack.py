@@ -202,10 +202,9 @@ def pack(
     """
     from resnets.data.progress import follow
 
-    part = _Part(path.parent, _identity(members, packing))
     with (
         room_for(path, len(members) * packing.resize**2 * packing.channels),
-        closing(part),
+        closing(_Part(path.parent, _identity(members, packing))) as part,
         StopRequest() as stop,
     ):
         todo = members[len(part.rows) + len(part.rejected) :]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
+from resnets.params import choose, load_params
 from resnets.runtime import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
@@ -28,7 +28,7 @@ def main(
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
     """
     values = load_params(params)
-    dataset, rules = values.tasks[task], values.data
+    dataset, rules = choose(values.tasks, "tasks", task), values.data
 
     from resnets.data.prepare import prepare_task
     from resnets.data.task import Images

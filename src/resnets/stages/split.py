@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
+from resnets.params import choose, load_params
 from resnets.runtime import locked, write_json
 
 
@@ -23,7 +23,7 @@ def main(
       python -m resnets.stages.split target --task data/tasks/target
         --metrics metrics/split_target.json
     """
-    section = load_params(params).split[name]
+    section = choose(load_params(params).split, "split", name)
 
     from resnets.data.split import split_task
 
