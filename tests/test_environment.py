@@ -99,8 +99,9 @@ def limit_memory(num_bytes: int) -> None:
 def limit_files(number: int) -> None:
     """Allow so many more open files than there are; -1 for what the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = len(list(Path("/proc/self/fd").iterdir())) - 1
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if number < 0 else opened + number, hard))
+    if number >= 0:
+        number += len(list(Path("/proc/self/fd").iterdir())) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number if number >= 0 else hard, hard))
 
 
 LIMITS: dict[str, Callable[[int], None]] = {
@@ -145,7 +146,7 @@ def photos(tmp_path) -> Path:
 
 FULL = [
     ("prepare", (0, 10, 2_000, 100_000), "images.bin"),
-    ("training", (0, 100, 100_000, 700_000), ".state"),
+    ("training", (0, 100, 100_000, 700_000), "/state/"),
     ("bundle", (0, 10, 200_000), "model.safetensors"),
     ("picture", (0, 10, 1_000), "samples.png"),
     ("answers", (0, 10, 10_000), "answers.csv"),

@@ -4,7 +4,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import typer
@@ -81,9 +82,25 @@ def _open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+class _Interrupt(BaseException):
+    """Carry a signal's number to the end; typer would swallow a KeyboardInterrupt."""
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does."""
-    raise KeyboardInterrupt(number)
+    raise _Interrupt(number)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end a command; what nohup ignores stays ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, _interrupt) for n in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _as_ours(error: BaseException) -> ResNetsError | None:
@@ -119,20 +136,16 @@ def run_app(command: Callable[..., object]) -> None:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(command)
         command = app
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
-            signal.signal(number, _interrupt)
     try:
-        code = command(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        caught = error.__cause__ or error  # typer puts its own in place of KeyboardInterrupt
-        number = caught.args[0] if caught.args else signal.SIGINT
+        with _interruptible():
+            code = command(standalone_mode=False)
+    except _Interrupt as stop:
+        name = signal.Signals(stop.args[0]).name
         print(
-            f"error: stopped by {signal.Signals(number).name}; nothing is half written\n"
-            "fix: run the same command again",
+            f"error: stopped by {name}; nothing is half written\nfix: run the same command again",
             file=sys.stderr,
         )
-        sys.exit(130 if number == signal.SIGINT else 143)
+        sys.exit(130 if name == "SIGINT" else 143)
     except Exception as error:
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()
