@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from resnets.errors import ArtefactError, NumericalError
 from resnets.params import Count, Positive, Preprocess, Section
-from resnets.runtime import atomic_path
+from resnets.runtime import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -141,8 +141,7 @@ def save_bundle(path: Path, model: "torch.nn.Module", meta: BundleMeta) -> str:
     }
     raw = save(tensors, metadata={KEY: meta.to_json()})
     bundle = _read(raw, path)
-    with atomic_path(path) as part:
-        part.write_bytes(raw)
+    write_bytes(path, raw)
     return bundle.sha256
 
 

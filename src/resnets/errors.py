@@ -2,9 +2,12 @@
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -66,20 +69,56 @@ def printable(text: str) -> str:
     )
 
 
+# torch and the loader of libraries have no class of their own for it
+OUT_OF_MEMORY = (
+    "OutOfMemoryError", "can't allocate memory", "can't start new thread", "failed to map segment",
+    "bad_alloc",
+)  # fmt: skip
+
+
+def _open_files() -> int:
+    """Return how many files may be open at once."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class _Interrupt(BaseException):
+    """Carry a signal's number to the end; typer would swallow a KeyboardInterrupt."""
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise _Interrupt(number)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end a command; what nohup ignores stays ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, _interrupt) for n in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _as_ours(error: BaseException) -> ResNetsError | None:
     """Translate what the operating system raises; everything else is a bug and keeps its trace."""
     if isinstance(error, ResNetsError):
         return error
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(mark in repr(error) for mark in OUT_OF_MEMORY):
+        have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return EnvironmentFault(
-            f"out of memory: {error}", "lower batch_size, or run on a larger machine"
+            f"out of memory: {words or 'a small piece'}; {have:,} bytes of this machine are free",
+            "lower batch_size, raise the limit (ulimit -v), or run on a larger machine",
         )
     if isinstance(error, OSError):
         fixes = {
             errno.ENOSPC: "free some space and run the same command again",
-            errno.EDQUOT: "free some of your quota and run the same command again",
-            errno.EFBIG: "raise the file size limit (ulimit -f) and run the same command again",
-            errno.EMFILE: "raise the number of open files (ulimit -n) and run again",
+            errno.EMFILE: f"raise the {_open_files()} open files that are allowed (ulimit -n)",
             errno.ENOENT: "check the path, or run the stage that makes it (dvc repro)",
         }
         fix = fixes.get(error.errno or 0, "check that the path exists and that you may write there")
@@ -114,9 +153,15 @@ def run_app(command: Callable[..., object]) -> None:
         app.command()(command)
         command = app
     try:
-        code = command(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
+        with _interruptible():
+            code = command(standalone_mode=False)
+    except _Interrupt as stop:
+        name = signal.Signals(stop.args[0]).name
+        print(
+            f"error: stopped by {name}; nothing is half written\nfix: run the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(130 if name == "SIGINT" else 143)
     except Exception as error:
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()

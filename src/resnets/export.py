@@ -21,7 +21,7 @@ from resnets.inference import Floats, Images, infer, normalise, run_batches
 from resnets.model_card import model_card
 from resnets.params import Export
 from resnets.quantize import compare_int8, quantize_int8
-from resnets.runtime import atomic_path, write_json, write_text
+from resnets.runtime import write_bytes, write_json, write_text
 
 OPSET = 20
 BATCH_SIZES = (1, 2, 7)  # parity is checked at each of them
@@ -76,8 +76,7 @@ def export_bundle(
             if not report["int8"]["is_default"]:
                 small.unlink()
         for file in sorted(Path(folder).iterdir()):
-            with atomic_path(out / file.name) as part:
-                part.write_bytes(file.read_bytes())
+            write_bytes(out / file.name, file.read_bytes())
     scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
     card = model_card(bundle, task, scores=scores, row=row, report=report)

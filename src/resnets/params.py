@@ -5,7 +5,7 @@ contradictions stop a stage before any work, with the key, the value and what is
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -44,6 +44,7 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
+Entry = TypeVar("Entry")
 Channels = Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)]  # grey or RGB
 
 
@@ -400,6 +401,13 @@ class Params(Section):
         """Return the network of a variant: `model` with the variant's changes."""
         change = self.transfer[variant].model.model_dump(exclude_none=True)
         return Model(**{**self.model.model_dump(), **change})
+
+
+def choose(section: dict[str, Entry], key: str, name: str) -> Entry:
+    """Return the entry of a section that a command line names; raise ParamsError for another."""
+    if name not in section:
+        raise ParamsError(f"{key} has no {name!r}", f"it has {', '.join(section)}")
+    return section[name]
 
 
 def load_params(path: Path | str) -> Params:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from resnets.errors import printable
+from resnets.runtime import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,8 +174,8 @@ def _paste(sheet: Image.Image, image: Pixels, left: int, top: int, side: int) ->
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, "PNG")
+    with atomic_path(path) as part:
+        sheet.save(part, "PNG")
 
 
 @contextmanager
@@ -195,5 +196,5 @@ def _figure(path: Path, width: float, height: float) -> "Iterator[Figure]":
     with mpl.rc_context(style):
         figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        with atomic_path(path) as part:
+            figure.savefig(part, format="png", metadata={"Software": None})

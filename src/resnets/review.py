@@ -9,6 +9,7 @@ from resnets.errors import ParamsError
 from resnets.gates import GateError, check_gates
 from resnets.markdown import chance, code, decimal, table
 from resnets.revisions import read_revision
+from resnets.runtime import write_text
 from resnets.statistics import mcnemar
 
 MAX_BYTES = 60_000  # GitHub takes comments of 64 KiB
@@ -39,8 +40,7 @@ def review(
             blocks += details(model)
             if index < MOST_SHEETS and (picture := draw_sheet(model, root, report)):
                 blocks.append(picture)
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(_cut("\n\n".join(blocks)), encoding="utf-8")
+        write_text(report, _cut("\n\n".join(blocks)))
         yield f"The whole report, with classes and images: {report}"
     broken = [f"{name} ({'; '.join(found)})" for name, found in faults if found]
     if gate and broken:

@@ -77,6 +77,10 @@ def read_revision(name: str | None, root: Path) -> Revision:
     parse = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
     commit = _git(root, *parse).decode().strip()
     if not commit:
+        if not _git(root, "rev-parse", "--git-dir"):
+            raise EnvironmentFault(
+                f"{root.resolve()}: not a Git repository", "run it in a clone of the project"
+            )
         raise ParamsError(
             f"{name}: Git knows no such revision here", "see `git log` and `git branch -a`"
         )

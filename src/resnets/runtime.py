@@ -3,9 +3,11 @@
 Importing this module imports no torch, so that the stages that need none start quickly.
 """
 
+import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -24,11 +26,11 @@ def resolve_device(device: str) -> str:
     """Return "cpu" or "cuda"; "auto" takes the GPU if there is one."""
     import torch
 
+    if device not in ("auto", "cpu", "cuda"):
+        raise ParamsError(f"there is no device {device!r}", "take auto, cpu or cuda")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ParamsError(
-            "runtime.device is cuda, but torch finds no CUDA device", "set it to auto"
-        )
+        raise ParamsError("the device is cuda, but torch finds no CUDA device", "take auto or cpu")
     return "cuda" if available and device != "cpu" else "cpu"
 
 
@@ -81,7 +83,32 @@ _passages: dict[str, int] = {}
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def room_for(path: Path, num_bytes: int) -> Iterator[None]:
+    """Name the file that cannot be written and, where room is short, what it needs and has.
+
+    Python names the file only when opening it fails. `num_bytes` may be a lower bound.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(path)
+            raise
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        is_limited = error.errno == errno.EFBIG and limit != resource.RLIM_INFINITY
+        have = (
+            f"{limit:,} are allowed (ulimit -f)"
+            if is_limited
+            else (f"{shutil.disk_usage(path.parent).free:,} are free")
+        )
+        raise EnvironmentFault(
+            f"{path}: {error.strerror}: needs at least {num_bytes:,} bytes, {have}",
+            "make room and run the same command again; what was saved before is still good",
+        ) from error
+
+
+@contextmanager
+def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only when complete.
 
     The file is flushed to the disk before it is renamed, and the folder after, so that a crash
@@ -92,12 +119,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        yield part
-        failpoint("write.before_sync")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        failpoint("write.before_rename")
-        part.replace(path)
+        with room_for(path, num_bytes):
+            yield part
+            failpoint("write.before_sync")
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            failpoint("write.before_rename")
+            part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -109,10 +137,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     failpoint("write.after_rename")
 
 
+def write_bytes(path: Path, *chunks: bytes) -> None:
+    """Write a file atomically, from chunks that follow each other."""
+    with atomic_path(path, sum(map(len, chunks))) as part, part.open("wb") as file:
+        for chunk in chunks:
+            view, half = memoryview(chunk), len(chunk) // 2
+            file.write(view[:half])
+            file.flush()
+            failpoint("write.half")
+            file.write(view[half:])
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, with Unix line ends on every system."""
-    with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
@@ -152,7 +190,8 @@ class StopRequest:
         self._parent = os.getppid()
 
     def __enter__(self) -> "StopRequest":
-        self._before = {s: signal.signal(s, self._receive) for s in self.SIGNALS}
+        heard = [s for s in self.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # nohup
+        self._before = {s: signal.signal(s, self._receive) for s in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

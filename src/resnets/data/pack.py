@@ -22,7 +22,7 @@ from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source, has_control_characters
 from resnets.data.manifest import Rejected, Row, refuse
 from resnets.data.progress import follow, map_ahead
-from resnets.runtime import StopRequest, failpoint
+from resnets.runtime import StopRequest, failpoint, room_for
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
 FORMAT = 2  # raise it when the same file would be packed otherwise
@@ -142,7 +142,12 @@ def pack(
     verdicts = map_ahead(
         lambda found: judge(*found, packing), source.read(todo), workers=os.cpu_count() or 1
     )
-    with images_part.open("ab") as images, rows_part.open("ab") as lines, StopRequest() as stop:
+    with (
+        room_for(path, len(members) * packing.resize**2 * packing.channels),
+        images_part.open("ab") as images,
+        rows_part.open("ab") as lines,
+        StopRequest() as stop,
+    ):
         for verdict in follow(verdicts, f"packing {source.path}", "images", len(todo)):
             if isinstance(verdict, Rejected):
                 done.append(verdict)

@@ -163,8 +163,10 @@ def _draw_count(
 def _check_sizes(rows: list[Row], sides: list[str], drawn: dict[str, float]) -> None:
     """Stop when a class has no image on a side, or fewer than the number asked for."""
     counts = Counter(zip((row.label for row in rows), sides, strict=True))
+    # a number that was asked for explains more than a side that it left empty
+    order = sorted(SIDES, key=lambda side: not isinstance(drawn.get(side), int))
     for label in sorted({row.label for row in rows}):
-        for side in SIDES:
+        for side in order:
             wanted = drawn.get(side)
             needed = wanted if isinstance(wanted, int) else 1
             if counts[label, side] < needed:

@@ -26,7 +26,7 @@ def main(
     values = load_params(params)
 
     from resnets.data.task import open_task
-    from resnets.runtime import make_repeatable, resolve_device
+    from resnets.runtime import locked, make_repeatable, resolve_device
     from resnets.scoring import score_models
 
     make_repeatable(values.runtime.threads)
@@ -36,7 +36,8 @@ def main(
         for repeat, name in zip(values.repeat, names, strict=True)
     }
     device = resolve_device(values.runtime.device)
-    score_models(bundles, open_task(task), device=device, metrics=metrics, plots=plots)
+    with locked(Path(".state") / f"evaluate-{model.name}", f"evaluation of {model.name}"):
+        score_models(bundles, open_task(task), device=device, metrics=metrics, plots=plots)
 
 
 if __name__ == "__main__":

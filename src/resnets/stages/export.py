@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import write_json
+from resnets.runtime import locked, write_json
 
 
 def main(
@@ -31,8 +31,9 @@ def main(
     from resnets.leaderboard import read_choice
 
     bundle, row = read_choice(leaderboard, options.variant)
-    report = export_bundle(bundle, out, task=open_task(task), options=options, row=row)
-    write_json(metrics, report)
+    with locked(Path(".state/export"), "export"):
+        report = export_bundle(bundle, out, task=open_task(task), options=options, row=row)
+        write_json(metrics, report)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import write_json, write_text
+from resnets.runtime import locked, write_json, write_text
 
 
 def main(
@@ -33,13 +33,15 @@ def main(
 
     standings = {name: read_standing(plots / name) for name in variants}
     rows = leaderboard(standings)
-    write_text(report, leaderboard_markdown(rows))
+    page = leaderboard_markdown(rows)
     ranked = {row.pop("variant"): row for row in rows}
-    write_json(metrics, {"best": next(iter(ranked)), "variants": ranked})
     histories = {name: standing.history for name, standing in standings.items()}
     table = pd.concat(histories, names=["variant"]).reset_index(level=0)
-    write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
-    plot_curves(histories, curves)
+    with locked(Path(".state/leaderboard"), "leaderboard"):
+        write_json(metrics, {"best": next(iter(ranked)), "variants": ranked})
+        write_text(report, page)
+        write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
+        plot_curves(histories, curves)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
-from resnets.runtime import write_json
+from resnets.params import choose, load_params
+from resnets.runtime import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
 
@@ -28,26 +28,29 @@ def main(
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
     """
     values = load_params(params)
-    dataset = values.tasks[task]
+    dataset = choose(values.tasks, "tasks", task)
 
     from resnets.data.prepare import list_bad, prepare_task
     from resnets.data.task import Images
     from resnets.plots import plot_sheet
 
-    summary = prepare_task(
-        Path(dataset.path),
-        out,
-        channels=values.model.in_channels,
-        **dataset.model_dump(exclude={"path"}),
-        **values.data.model_dump(),
-    )
-    write_json(metrics, summary.metrics)
-    if summary.rejected:
-        typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
-    shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
-    shown = [r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)]
-    images = Images(out / "images.bin", shown)
-    plot_sheet([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
+    with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
+        summary = prepare_task(
+            Path(dataset.path),
+            out,
+            channels=values.model.in_channels,
+            **dataset.model_dump(exclude={"path"}),
+            **values.data.model_dump(),
+        )
+        write_json(metrics, summary.metrics)
+        if summary.rejected:
+            typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
+        shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
+        shown = [
+            r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)
+        ]
+        images = Images(out / "images.bin", shown)
+        plot_sheet([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
-from resnets.runtime import write_json
+from resnets.params import choose, load_params
+from resnets.runtime import locked, write_json
 
 
 def main(
@@ -23,11 +23,12 @@ def main(
       python -m resnets.stages.split target --task data/tasks/target
         --metrics metrics/split_target.json
     """
-    section = load_params(params).split[name]
+    section = choose(load_params(params).split, "split", name)
 
     from resnets.data.split import split_task
 
-    write_json(metrics, split_task(task, **section.model_dump()))
+    with locked(Path(".state") / f"split-{name}", f"split of {name}"):
+        write_json(metrics, split_task(task, **section.model_dump()))
 
 
 if __name__ == "__main__":

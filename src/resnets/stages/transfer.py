@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
+from resnets.params import choose, load_params
 from resnets.runtime import locked, remove_state
 
 
@@ -26,7 +26,8 @@ def main(
         --out artifacts/finetune --history plots/finetune/history.csv
     """
     values = load_params(params)
-    section, network = values.transfer[variant], values.model_of(variant)
+    section = choose(values.transfer, "transfer", variant)
+    network = values.model_of(variant)
 
     from resnets.data.task import open_task
     from resnets.training.publish import full_preprocess, publish_bundle, write_history

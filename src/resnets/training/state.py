@@ -7,7 +7,6 @@ another run is never continued. It is removed once the outs are published.
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.runtime import atomic_path, failpoint, write_text
+from resnets.runtime import write_bytes, write_text
 
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
@@ -86,10 +85,7 @@ class StateFolder:
         """Write a checkpoint, then forget all but the newest few."""
         payload = save(*_pack(progress))
         target = self.folder / f"checkpoint-{step:09d}.state"
-        with atomic_path(target) as part, part.open("wb") as file:
-            file.write(hashlib.sha256(payload).digest())
-            failpoint("state.half_written")
-            file.write(payload)
+        write_bytes(target, hashlib.sha256(payload).digest(), payload)
         for old in self._checkpoints()[KEEP:]:
             old.unlink()
 
@@ -106,13 +102,9 @@ class StateFolder:
                 return f"epoch {progress.epoch + 1}, batch {progress.batch}"
         return ""
 
-    def clear(self) -> None:
-        """Remove the state: the outs are published."""
-        shutil.rmtree(self.folder)
-
 
 def _pack(progress: Progress) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Flatten the progress into tensors and one JSON text."""
+    """Flatten the progress into tensors and one JSON text, which keeps the order of columns."""
     tensors = {f"model.{k}": v.contiguous() for k, v in progress.model.state_dict().items()}
     tensors |= {f"best.{k}": v.contiguous() for k, v in progress.best.items()}
     for index, values in progress.optimizer.state_dict()["state"].items():
@@ -120,7 +112,7 @@ def _pack(progress: Progress) -> tuple[dict[str, Tensor], dict[str, str]]:
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value.contiguous()
     plain = {key: getattr(progress, key) for key in ("epoch", "batch", "sums", "history")}
-    return tensors, {"progress": json.dumps(plain, sort_keys=True)}
+    return tensors, {"progress": json.dumps(plain)}
 
 
 def _unpack(progress: Progress, payload: bytes) -> None:

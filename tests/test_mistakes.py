@@ -1,0 +1,384 @@
+"""Make the mistakes that users make; each must end with its exit code and two useful lines."""
+
+import importlib
+import json
+import pickle
+import shlex
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+from resnets import cli
+from resnets.bundle import load_bundle, save_bundle
+from resnets.errors import run_app
+from resnets.models import build_model
+from resnets.runtime import locked
+from tests.bundles import make_trained
+from tests.test_pipeline import ROOT
+
+PREPARE = "prepare target --out out --metrics m.json --samples s.png"
+SPLIT = "split target --task task --metrics m.json"
+BACKBONE = "backbone --out out --metrics m.json --plots p"
+TRANSFER = "transfer finetune --task task --init init --out out --history h.csv"
+EVALUATE = "evaluate model --task task --metrics m.json --plots p"
+LEADERBOARD = "leaderboard --plots plots --metrics m.json --report r.md --curves c.png"
+EXPORT = "export --leaderboard l.json --task task --out out --metrics m.json"
+PREDICT = "predict photos --model model/model.safetensors"
+
+Do = Callable[[Path], object] | dict[str, object] | str | None
+
+
+def nothing(_: Path) -> None:
+    """Leave the project as it is: the command line itself is the mistake."""
+
+
+def write(name: str, content: bytes | str) -> Callable[[Path], object]:
+    """Return what writes a file into the project."""
+
+    def do(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return do
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda f: shutil.rmtree(f / name) if (f / name).is_dir() else (f / name).unlink()
+
+
+def change(name: str, old: bytes, new: bytes) -> Callable[[Path], object]:
+    """Return what replaces some bytes of a file, once."""
+
+    def do(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new, 1))
+
+    return do
+
+
+def cut(name: str) -> Callable[[Path], object]:
+    def do(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return do
+
+
+def edit_params(folder: Path, edits: dict[str, object]) -> None:
+    """Set values of params.yaml by dotted keys; a value of `...` deletes the key."""
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(folder / "params.yaml")
+    for dotted, value in edits.items():
+        *parents, key = dotted.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        if value is ...:
+            del section[key]
+        else:
+            section[key] = value
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(values, file)
+
+
+def photo(level: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
+    noise = np.random.default_rng(level).integers(0, 60, (*size, 3))
+    return Image.fromarray((noise + level).clip(0, 255).astype(np.uint8))
+
+
+def photos_elsewhere(folder: Path) -> None:
+    """Put all photos directly into one folder."""
+    (folder / "flat").mkdir()
+    for number, file in enumerate(sorted((folder / "photos").rglob("*.png"))):
+        file.rename(folder / f"flat/{number}.png")
+    shutil.rmtree(folder / "photos")
+    (folder / "flat").rename(folder / "photos")
+
+
+def one_class(folder: Path) -> None:
+    for extra in sorted((folder / "photos").iterdir())[1:]:
+        shutil.rmtree(extra)
+
+
+def bad_zip(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        archive.writestr("../../evil/1.png", b"x")
+
+
+def newer_bundle(folder: Path) -> None:
+    change("model/model.safetensors", b'format_version\\": 1', b'format_version\\": 9')(folder)
+
+
+def bundle_of_other_data(folder: Path) -> None:
+    bundle = load_bundle(folder / "model/model.safetensors")
+    meta = bundle.meta.model_copy(update={"hashes": {**bundle.meta.hashes, "data": "0" * 16}})
+    save_bundle(folder / "model/model.safetensors", bundle.model, meta)
+
+
+def other_network(folder: Path) -> None:
+    """Save weights of a larger network than the one of the parameters."""
+    torch.save(build_model("resnet14", num_classes=3).state_dict(), folder / "w.pth")
+    edit_params(folder, {"backbone.input": "w.pth"})
+
+
+class Attack:
+    def __reduce__(self):
+        return (print, ("owned",))
+
+
+def evil_pickle(folder: Path) -> None:
+    torch.save({"fc.weight": Attack()}, folder / "w.pth")
+    edit_params(folder, {"backbone.input": "w.pth"})
+
+
+def leaderboard_of_other_model(folder: Path) -> None:
+    row = {"model": "model/model.safetensors", "weights": "0" * 64}
+    row |= {"seeds": 1, "seeds_mean": 1.0, "seeds_std": 0.0}
+    (folder / "l.json").write_text(json.dumps({"best": "finetune", "variants": {"finetune": row}}))
+
+
+PARAMETERS = [
+    ({"backbone.lerning_rate": 0.1}, "unknown key backbone.lerning_rate"),
+    ({"backbone.optimizer.learning_rate": 0.1}, "unknown key backbone.optimizer.learning_rate"),
+    ({"trasfer": {}}, "unknown key trasfer; did you mean 'transfer'"),
+    ({"backbone.epochs": 0}, "backbone.epochs is 0"),
+    ({"backbone.epochs": "ten"}, "backbone.epochs is 'ten'; integer"),
+    ({"backbone.epochs": True}, "backbone.epochs is True"),
+    ({"backbone.epochs": ...}, "backbone.epochs is missing"),
+    ({"backbone.batch_size": 1}, "backbone.batch_size is 1; greater than or equal to 2"),
+    ({"backbone.optimizer.lr": -0.1}, "backbone.optimizer.lr is -0.1"),
+    ({"backbone.optimizer.lr": float("nan")}, "backbone.optimizer.lr is nan"),
+    ({"backbone.optimizer.name": "adam"}, "momentum and nesterov belong to sgd"),
+    ({"backbone.optimizer.momentum": 0.0}, "nesterov needs a momentum"),
+    ({"backbone.optimizer.name": "lion"}, "'lion'; 'sgd', 'adam' or 'adamw'"),
+    ({"backbone.schedule": {"name": "cosin", "warmup_epochs": 0}}, "schedule.name is 'cosin'"),
+    ({"backbone.schedule": {"name": "cosine", "warmup_epochs": 99}}, "only 8 epochs"),
+    ({"model.name": "resnet51"}, "model.name is 'resnet51'; resnet50"),
+    ({"model.stride_on": "conv1x1"}, "has no 1×1 convolution"),
+    ({"model.shortcut": "none", "model.zero_init_residual": True}, "zero_init_residual; plain"),
+    ({"model.in_channels": 2}, "model.in_channels is 2"),
+    ({"preprocess.mean": [0.5]}, "preprocess.mean has 1 values; in_channels is 3"),
+    ({"preprocess.crop": 64}, "preprocess.crop is 64, larger than data.resize"),
+    ({"data.on_bad": "skip"}, "data.on_bad is 'skip'; 'stop' or 'quarantine'"),
+    ({"split.target.val": 0.9}, "leave nothing to train on"),
+    ({"split.target.val": 1.5}, "split.target.val is 1.5"),
+    ({"split.target.group_regex": "("}, "group_regex; correct the regular expression"),
+    ({"tasks": {}}, "tasks has no 'target'"),
+    ({"split": {}}, "but split has"),
+    ({"tasks.target.classes": ["rose", "rose"]}, "listed twice"),
+    ({"tasks.target.classes": ["a", "b"], "tasks.target.num_classes": 3}, "2 classes are listed"),
+    ({"transfer.finetune.init": "imagenet"}, "init is 'imagenet'; random, backbone"),
+    ({"transfer.finetune.model": {"in_channels": 1}}, "unknown key transfer.finetune.model"),
+    ({"transfer.finetune.augment": {"crop": "mixup"}}, "augment.crop is 'mixup'"),
+    ({"export.variant": "resnet"}, "export.variant is 'resnet'; best and finetune"),
+    ({"export.tolerance": 0}, "export.tolerance is 0"),
+    ({"repeat": []}, "repeat is []"),
+    ({"repeat": [0, 0]}, "a repeat is listed twice"),
+    ({"runtime.device": "gpu"}, "runtime.device is 'gpu'; 'auto', 'cpu' or 'cuda'"),
+    ({"runtime.precision": "fp16"}, "runtime.precision is 'fp16'"),
+    ({"runtime.threads": 0}, "runtime.threads is 0"),
+    ({"runtime.checkpoint_steps": 0}, "runtime.checkpoint_steps is 0"),
+    ({"export": ...}, "export is missing"),
+    (remove("params.yaml"), "params.yaml: no such file"),
+    (write("params.yaml", ""), "not a mapping"),
+    (write("params.yaml", "seed: 0\n\trepeat: [0]\n"), "params.yaml line 2"),
+    (write("params.yaml", "seed: 0\nseed: 1\n"), "duplicate key; correct the YAML"),
+    (write("params.yaml", "a: &x [1]\nb: *x\n"), "YAML alias; write the value out"),
+    (write("params.yaml", b"\xff\xfe\x00"), "params.yaml; correct the YAML"),
+]
+
+USAGE = [
+    ("split target", "Missing option; --task"),
+    ("split target --task task --metrics m.json --sede 1", "No such option"),
+    ("prepare targt --out out --metrics m.json --samples s.png", "no 'targt'; it has target"),
+    ("split source --task task --metrics m.json", "split has no 'source'; it has target"),
+    (TRANSFER.replace("finetune", "tinetune"), "transfer has no 'tinetune'; it has finetune"),
+    (SPLIT + " --params other.yaml", "other.yaml: no such file"),
+    ("resnets trian", "No such command"),
+    ("resnets summary resnet19", "'resnet19', an unknown network; did you mean"),
+    ("resnets summary resnet18 --stem huge", "stem is 'huge'; imagenet"),
+    ("resnets summary resnet18 --size 0", "--size"),
+    ("resnets fetch fashion_mnst", "nothing is called 'fashion_mnst'; resnets fetch"),
+    ("resnets fetch fashion_mnist --sha256 12", "--sha256 12: not 64 hex digits"),
+    (f"resnets {PREDICT} --threshold 2", "--threshold"),
+    (f"resnets {PREDICT} --top 0", "--top"),
+    (f"resnets {PREDICT} --output a.xlsx", "a.xlsx: not a .csv or .json file"),
+    (f"resnets {PREDICT} --features f.csv", "f.csv: not a .npy file"),
+    ("resnets predict photos --model model.pt", "model.pt: not a model file; .onnx"),
+    (f"resnets {PREDICT} --device gpu", "no device 'gpu'; auto, cpu or cuda"),
+]
+
+DATA = [
+    (PREPARE, remove("photos"), "photos: no such folder or archive; fetch"),
+    (PREPARE, photos_elsewhere, "expected one folder per class, found 60 files"),
+    (PREPARE, one_class, "need at least 2 classes, found 1"),
+    (PREPARE, lambda f: (f / "photos/empty").mkdir(), "class 'empty' has 0 images; fill"),
+    (PREPARE, {"tasks.target.classes": ["rose", "lily"]}, "has no class 'lily'; classes"),
+    (PREPARE, {"tasks.target.num_classes": 5}, "num_classes is 5, but there are 3"),
+    (PREPARE, write("photos/rose/cut.png", b"\x89PNG\r\n\x1a\n0000"), "1 of 61 images are bad"),
+    (PREPARE, write("photos/rose/page.jpg", "<html>"), "not_an_image (rose/page.jpg)"),
+    (PREPARE, write("photos/rose/none.jpg", ""), "empty (rose/none.jpg); quarantine"),
+    (PREPARE, write("photos/stray.jpg", "x"), "no_class (stray.jpg)"),
+    (PREPARE, {"data.max_megapixels": 0.0001}, "too_large"),
+    (PREPARE, lambda f: (f / "photos/Rose").mkdir(), "differ only in case"),
+    (PREPARE, lambda f: (f / "photos/=1+1").mkdir(), "starts like a formula; rename"),
+    (PREPARE, lambda f: shutil.copytree(f / "photos/rose", f / "photos/tulips"), "label_conflict"),
+    (PREPARE, {"tasks.target.path": "params.yaml"}, "params.yaml: neither a folder"),
+    (
+        PREPARE,
+        lambda f: (bad_zip(f), edit_params(f, {"tasks.target.path": "photos.zip"})),
+        "leads out of the archive",
+    ),
+    (SPLIT, {"split.target.val": 500}, "too small for 500 on val"),
+    (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
+    ("resnets check nowhere", nothing, "nowhere: no such folder"),
+    ("resnets check params.yaml", nothing, "neither a folder nor a readable zip"),
+    (f"resnets {PREDICT.replace('photos', 'typo.jpg')}", nothing, "1 of 1 inputs could not be"),
+    ("resnets predict none --model model/model.safetensors", lambda f: (f / "none").mkdir(),
+     "no images found"),
+]  # fmt: skip
+
+ARTEFACTS = [
+    (EVALUATE, change("task/split.csv", b"test", b"tset"), "split.csv: the row of; do not edit"),
+    (EVALUATE, cut("task/split.csv"), "split.csv; run the"),
+    (EVALUATE, change("task/manifest.csv", b"PNG", b"GIF"), "was edited or belongs to other data"),
+    (EVALUATE, cut("task/manifest.csv"), "manifest.csv; run the stage"),
+    (EVALUATE, cut("task/images.bin"), "images.bin: ends too early; prepare"),
+    (EVALUATE, lambda f: (f / "task/images.bin").write_bytes(
+        bytes((f / "task/images.bin").stat().st_size)), "have changed since they were packed"),
+    (EVALUATE, cut("model/model.safetensors"), "not a whole safetensors file; dvc"),
+    (EVALUATE, newer_bundle, "format 9 of a newer resnets; upgrade"),
+    (EVALUATE, bundle_of_other_data, "was trained on other data; dvc repro"),
+    (EVALUATE, lambda f: save_file({"fc.weight": torch.ones(3, 2)}, f / "model/model.safetensors"),
+     "so it is no bundle; backbone.input imports"),
+    (EVALUATE, write("model/model.safetensors", pickle.dumps(Attack())), "not a whole safetensors"),
+    (BACKBONE, evil_pickle, "holds print, not only tensors; nothing of it was run"),
+    (BACKBONE, other_network, "weights of resnet14, but the network is resnet8"),
+    (BACKBONE, lambda f: (write("w.txt", "x")(f), edit_params(f, {"backbone.input": "w.txt"})),
+     "w.txt: not a weights file"),
+    (BACKBONE, lambda f: (write("w.pth", "x")(f), edit_params(f, {"backbone.input": "w.pth"})),
+     "damaged, or no weights file"),
+    (TRANSFER, {"model.name": "resnet14"}, "another network: name is resnet8, not resnet14"),
+    (EXPORT, leaderboard_of_other_model, "not the model that was evaluated; dvc repro"),
+    (f"resnets {PREDICT.replace('model/model.safetensors', 'm.onnx')}", write("m.onnx", "x"),
+     "m.onnx: not a whole ONNX file"),
+]  # fmt: skip
+
+ENVIRONMENT = [
+    (EVALUATE, remove("task"), "no such file; run the prepare and split stages"),
+    (EVALUATE, remove("task/split.csv"), "split.csv: no such file; prepare and split"),
+    (EVALUATE, remove("model"), "model.safetensors: No such file; dvc repro"),
+    (EVALUATE, {"repeat": [0, 1]}, "repeat-1.safetensors: No such file"),
+    (TRANSFER, remove("init"), "init/model.safetensors: No such file; dvc repro"),
+    (BACKBONE, {"backbone.input": "data/weights/resnet18.pth"}, "no such file; resnets fetch"),
+    (SPLIT, remove("task/manifest.csv"), "manifest.csv: No such file"),
+    (LEADERBOARD, nothing, "runs.csv: No such file; dvc repro"),
+    (EXPORT, nothing, "l.json: No such file; dvc repro"),
+    (SPLIT.replace("m.json", "photos"), nothing, "photos: not a file"),
+    (SPLIT.replace("m.json", "params.yaml/m.json"), nothing, "params.yaml; may write there"),
+    ("resnets compare HEAD", nothing, "project: not a Git repository; clone"),
+    ("resnets predict photos", nothing, "model.onnx: no such file; --model"),
+    ("resnets fetch fashion_mnist --from nowhere", nothing, "nowhere: no such file"),
+]
+
+MISTAKES = [
+    *((2, SPLIT, do, words) for do, words in PARAMETERS),
+    *((2, command, nothing, words) for command, words in USAGE),
+    *((3, *row) for row in DATA),
+    *((4, *row) for row in ARTEFACTS),
+    *((5, *row) for row in ENVIRONMENT),
+]
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory) -> Path:
+    """Return a project in which nothing is wrong: photos, a split task, a model, parameters."""
+    folder = tmp_path_factory.mktemp("right")
+    bundle = load_bundle(make_trained(folder).bundle)
+    training = {"seed": 0, "epochs": 1, "best_epoch": 1, "precision": "fp32"}
+    training |= {"parameters": 1, "parameters_trained": 1}
+    meta = bundle.meta.model_copy(update={"training": training})
+    for name in ("model", "init"):
+        save_bundle(folder / name / "model.safetensors", bundle.model, meta)
+    shutil.copy(ROOT / "params.yaml", folder)
+    values = YAML(typ="safe", pure=True).load(folder / "params.yaml")
+    variant = {**values["transfer"]["finetune"], "epochs": 1}
+    edit_params(folder, {
+        "repeat": [0],
+        "tasks": {"target": {"path": "photos", "classes": None, "num_classes": None}},
+        "split": {"target": {**values["split"]["target"], "train": "rest", "val": 0.3}},
+        "data.resize": 32,
+        "preprocess": {"crop": 28, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "model.name": "resnet8",
+        "model.in_channels": 3,
+        "backbone.input": "task",
+        "transfer": {"finetune": variant},
+    })  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def project(right, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(right, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    return tmp_path / "project"
+
+
+def exit_code(line: str, monkeypatch) -> int:
+    """Run a command line in this process, as `python -m` and the `resnets` script do."""
+    name, *arguments = shlex.split(line)
+    stages = "resnets.stages"
+    app = cli.app if name == "resnets" else importlib.import_module(f"{stages}.{name}").main
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_app(app)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "mistake", "words"), MISTAKES, ids=[row[3].split(";")[0] for row in MISTAKES]
+)
+def test_mistake_is_answered(project, monkeypatch, capfd, code, line, mistake, words):
+    edit_params(project, mistake) if isinstance(mistake, dict) else mistake(project)
+    found = exit_code(line, monkeypatch)
+    out, err = capfd.readouterr()
+    assert found == code, err
+    assert "Traceback" not in out + err
+    assert "owned" not in out
+    what, fix = err.strip().splitlines()[-2:] if "Usage: " not in err else (err, "")
+    if fix:
+        assert what.startswith("error: ")
+        assert fix.startswith("fix: ")
+        assert len(fix) > len("fix: ")
+    for part in words.split("; "):
+        assert part in what + fix
+
+
+def test_there_are_enough_mistakes_and_each_is_another():
+    assert len(MISTAKES) >= 60
+    assert len({words for *_, words in MISTAKES}) == len(MISTAKES)
+
+
+def test_negative_control_without_a_mistake_the_commands_pass(project, monkeypatch):
+    for line in (EVALUATE, PREPARE, SPLIT, f"resnets {PREDICT}", "resnets check photos"):
+        assert exit_code(line, monkeypatch) == 0, line
+
+
+def test_command_that_somebody_else_runs_is_refused(project, monkeypatch, capfd):
+    for line in (PREPARE, SPLIT, EVALUATE):
+        name = {PREPARE: "prepare-target", SPLIT: "split-target", EVALUATE: "evaluate-model"}[line]
+        with locked(Path(".state") / name, "somebody"):
+            assert exit_code(line, monkeypatch) == 5
+        assert "in use by somebody (process" in capfd.readouterr().err
