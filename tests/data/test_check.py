@@ -20,19 +20,22 @@ def table(text: str) -> list[list[str]]:
 
 
 def lines_below(text: str, title: str) -> list[str]:
+    """Return the findings below the one title that starts so, which ends with their number."""
     _, *blocks = text.split("\n\n")
     (block,) = [block for block in blocks if block.startswith(title)]
-    return [line.strip() for line in block.splitlines()[1:]]
+    head, *lines = block.splitlines()
+    assert head.endswith(f" ({len(lines)})")
+    return [line.strip() for line in lines]
 
 
 def test_a_good_dataset_is_described_and_passes(tmp_path):
     done = run(write_zip(tmp_path / "x.zip", {**pets(3, "train/"), **pets(1, "val/", start=50)}))
     assert done.returncode == 0, done.stderr
     assert table(done.stdout) == [["cat", "3", "1", "0"], ["dog", "3", "1", "0"]]
-    assert lines_below(done.stdout, "8 good images") == [
-        "width 96 to 96, median 96",
-        "height 72 to 72, median 72",
+    assert done.stdout.splitlines()[-3:] == [
         "8 PNG",
+        "width 96 to 96 pixels, median 96",
+        "height 72 to 72 pixels, median 72",
     ]
 
 

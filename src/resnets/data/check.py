@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -31,8 +32,10 @@ def check(path: Path) -> None:
         rows, rejected = judge_all(source, source.members, packing, Path(folder) / "images.bin")
     console = Console(highlight=False, soft_wrap=True)
     console.print(_classes(source, rows, rejected))
+    for line in _numbers(rows):
+        console.print(line)
     for title, lines in findings(source, rows, rejected).items():
-        console.print(f"\n{escape(printable(title))}")
+        console.print(f"\n{escape(printable(title))} ({len(lines)})")
         for line in lines:
             console.print(f"  {escape(printable(line))}")
     if rejected:
@@ -55,16 +58,18 @@ def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table
     return table
 
 
+def _numbers(rows: list[Row]) -> Iterator[str]:
+    """Yield the formats and the sizes in words."""
+    formats = Counter(row.format for row in rows)
+    yield ", ".join(f"{number} {name}" for name, number in sorted(formats.items()))
+    for name in ("width", "height") if rows else ():
+        values = [getattr(row, name) for row in rows]
+        yield f"{name} {min(values)} to {max(values)} pixels, median {median(values):g}"
+
+
 def findings(source: Source, rows: list[Row], rejected: list[Rejected]) -> dict[str, list[str]]:
     """Return what was found, under titles that say what becomes of it."""
     found: dict[str, list[str]] = defaultdict(list)
-    if rows:
-        formats = Counter(row.format for row in rows)
-        found[f"{len(rows)} good images"] = [
-            _range("width", [row.width for row in rows]),
-            _range("height", [row.height for row in rows]),
-            ", ".join(f"{number} {name}" for name, number in sorted(formats.items())),
-        ]
     for one in rejected:
         found[f"Bad, {one.reason}: {one.fix}"].append(f"{one.id}: {one.detail}")
     for row in rows:
@@ -78,11 +83,6 @@ def findings(source: Source, rows: list[Row], rejected: list[Rejected]) -> dict[
     if source.ignored:
         found["Ignored: hidden, of a tool, or no image"] = source.ignored
     return found
-
-
-def _range(name: str, values: list[int]) -> str:
-    """Say how far values reach."""
-    return f"{name} {min(values)} to {max(values)}, median {median(values):g}"
 
 
 def _kind(group: list[Row]) -> str:
