@@ -80,32 +80,35 @@ def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def mark_near(rows: list[Row]) -> list[Row]:
-    """Fill the column `near`, and note where two pictures that are close have two labels."""
+    """Give near-duplicates one word in `near`, and note where they have two labels."""
     by_hash = {row.phash: row.group for row in reversed(rows) if row.phash}
     words = sorted(by_hash)
     hashes = np.array([np.frombuffer(bytes.fromhex(word), ">u8") for word in words])
     pairs = near_pairs(hashes.reshape(-1, 4).astype(np.uint64))
     same_hash = [(row.group, by_hash[row.phash]) for row in rows if row.phash]
     near = join([*same_hash, *((by_hash[words[a]], by_hash[words[b]]) for a, b in pairs)])
-    rows = [replace(row, near=near.get(row.group, row.group)) for row in rows]
-    labels = {group[0].near: {row.label for row in group} for group in copies(rows, "near")}
-    note = "near-duplicate has another label"
-    return [
-        replace(row, note="; ".join(filter(None, (row.note, note))))
-        if len(labels[row.near]) > 1
-        else row
+    rows = [
+        row if near.get(row.group, row.near) == row.near else replace(row, near=near[row.group])
         for row in rows
     ]
+    note = "near-duplicate has another label"
+    noted = {
+        row.id: replace(row, note="; ".join(filter(None, (row.note, note))))
+        for group in copies(rows, "near")
+        if len({row.label for row in group}) > 1
+        for row in group
+    }
+    return [noted.get(row.id, row) for row in rows]
 
 
 def label_conflicts(rows: list[Row]) -> list[Rejected]:
     """Return the images whose very pixels stand under another label as well."""
-    conflicts = {}
+    conflicts = []
     for group in copies(rows, "group"):
         for row in group:
             other = next((one for one in group if one.label != row.label), None)
             if other is not None:
                 detail = f"the same picture is labelled {other.label!r}: {other.id}"
                 error = BadImageError("label_conflict", detail)
-                conflicts[row.id] = refuse(row.id, row.label, error)
-    return [conflicts[row.id] for row in rows if row.id in conflicts]
+                conflicts.append(refuse(row.id, row.label, error))
+    return sorted(conflicts, key=lambda one: one.id)

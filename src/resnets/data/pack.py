@@ -41,7 +41,7 @@ class Packing:
 
 
 def judge(member: Member, content: Content, packing: Packing) -> Verdict:
-    """Decode one image, or say why it is refused; the row lacks its place in the file."""
+    """Decode one image, or say why it is refused; the row lacks its place and its near copies."""
     try:
         data, decoded = _decode(member, content, packing)
     except BadImageError as error:
@@ -50,6 +50,7 @@ def judge(member: Member, content: Content, packing: Packing) -> Verdict:
     height, width, channels = pixels.shape
     pixel_hash = hashlib.sha256(f"{pixels.shape}".encode())
     pixel_hash.update(pixels.data)
+    pixel_sha256 = pixel_hash.hexdigest()
     packed = np.ascontiguousarray(resize(pixels, packing.resize, packing.fit))
     grey = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).convert("L")
     flat = is_flat(grey)
@@ -58,9 +59,9 @@ def judge(member: Member, content: Content, packing: Packing) -> Verdict:
         label=member.label,
         side=member.side,
         sha256=hashlib.sha256(data).hexdigest(),
-        pixel_sha256=pixel_hash.hexdigest(),
+        pixel_sha256=pixel_sha256,
         phash="" if flat or min(height, width) < MIN_SIDE else perceptual_hash(grey),
-        near="",
+        near=pixel_sha256[:16],
         format=decoded.format,
         width=width,
         height=height,
@@ -136,6 +137,7 @@ def pack(
     path.parent.mkdir(parents=True, exist_ok=True)
     images_part, rows_part = path.with_name(f"{path.name}.part"), path.with_name("rows.part")
     done = _take_over(images_part, rows_part, _identity(members, packing))
+    size = images_part.stat().st_size
     todo = members[len(done) :]
     verdicts = map_ahead(
         lambda found: judge(*found, packing), source.read(todo), workers=os.cpu_count() or 1
@@ -145,8 +147,8 @@ def pack(
             if isinstance(verdict, Rejected):
                 done.append(verdict)
             else:
-                done.append(replace(verdict[0], offset=images.tell()))
-                images.write(verdict[1].data)
+                done.append(replace(verdict[0], offset=size))
+                size += images.write(verdict[1].data)
             lines.write(json.dumps(vars(done[-1])).encode() + b"\n")
             if len(done) % FLUSH_EVERY == 0 or stop.is_set():
                 images.flush()  # before the lines that say that they are there
