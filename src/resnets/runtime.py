@@ -96,11 +96,8 @@ def room_for(path: Path, num_bytes: int) -> Iterator[None]:
             raise
         limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         is_limited = error.errno == errno.EFBIG and limit != resource.RLIM_INFINITY
-        have = (
-            f"{limit:,} are allowed (ulimit -f)"
-            if is_limited
-            else (f"{shutil.disk_usage(path.parent).free:,} are free")
-        )
+        free = f"{shutil.disk_usage(path.parent).free:,} are free"
+        have = f"{limit:,} are allowed (ulimit -f)" if is_limited else free
         raise EnvironmentFault(
             f"{path}: {error.strerror}: needs at least {num_bytes:,} bytes, {have}",
             "make room and run the same command again; what was saved before is still good",
@@ -111,8 +108,8 @@ def room_for(path: Path, num_bytes: int) -> Iterator[None]:
 def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only when complete.
 
-    The file is flushed to the disk before it is renamed, and the folder after, so that a crash
-    leaves the old file or the new one, never a part. After an error the part is removed.
+    File and folder are flushed to the disk, so that a crash leaves the old file or the new one.
+    After an error the part is removed.
     """
     if path.exists() and not path.is_file():  # a rename would put a file in place of /dev/null
         raise EnvironmentFault(f"{path}: not a file", "name a file to write to")
@@ -245,12 +242,6 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def remove_state(folder: Path) -> None:
-    """Remove the state of a run whose outs are published; the lock file goes last."""
-    failpoint("publish.done")
-    shutil.rmtree(folder)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import NO_BACKBONE, Backbone, load_params
-from resnets.runtime import locked, remove_state, write_json, write_text
+from resnets.runtime import locked, write_json, write_text
 
 
 def main(
@@ -45,6 +45,7 @@ def main(
     from resnets.scoring import score_models
     from resnets.training.publish import publish_bundle, write_history
     from resnets.training.start import initial_model
+    from resnets.training.state import remove_state
     from resnets.training.trainer import Trainer
 
     task, state = open_task(source), Path(".state/backbone")

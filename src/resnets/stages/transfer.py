@@ -7,7 +7,7 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import choose, load_params
-from resnets.runtime import locked, remove_state
+from resnets.runtime import locked
 
 
 def main(
@@ -32,6 +32,7 @@ def main(
     from resnets.data.task import open_task
     from resnets.training.publish import full_preprocess, publish_bundle, write_history
     from resnets.training.start import initial_model
+    from resnets.training.state import remove_state
     from resnets.training.trainer import Trainer
 
     opened = open_task(task).redrawn(section.redraw_split)

@@ -7,6 +7,7 @@ another run is never continued. It is removed once the outs are published.
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.runtime import write_bytes, write_text
+from resnets.runtime import failpoint, write_bytes, write_text
 
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
@@ -101,6 +102,16 @@ class StateFolder:
                 _unpack(progress, payload)
                 return f"epoch {progress.epoch + 1}, batch {progress.batch}"
         return ""
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the state of a run whose outs are published; the lock file goes last.
+
+    Under `dvc repro`, a kill after this and before DVC has recorded the outs costs the stage's work
+    once more, not its bytes: DVC deletes what it has not recorded.
+    """
+    failpoint("publish.done")
+    shutil.rmtree(folder)
 
 
 def _pack(progress: Progress) -> tuple[dict[str, Tensor], dict[str, str]]:
