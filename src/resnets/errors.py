@@ -1,10 +1,14 @@
 """Define the errors that users see, their exit codes, and the one place that prints them."""
 
 import errno
+import os
 import sys
+import time
 from collections.abc import Callable
 
 import typer
+
+GRACE_SECONDS = 10.0  # for process 0 to speak
 
 
 class ResNetsError(Exception):
@@ -88,7 +92,8 @@ def _as_ours(error: BaseException) -> ResNetsError | None:
 def run_app(command: Callable[..., object]) -> None:
     """Run a Typer app or one function as a command line; the only place that ends the process.
 
-    ``--debug`` anywhere on the line shows the traceback as well.
+    ``--debug`` anywhere on the line shows the traceback as well. Of processes that train together,
+    process 0 speaks first: the same error often strikes all, and its end is the end of all.
     """
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -101,6 +106,8 @@ def run_app(command: Callable[..., object]) -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(GRACE_SECONDS)
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()
             sys.exit(2)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from resnets.data.batches import ImageBatches, epoch_table, uniform
 from resnets.errors import NumericalError, ParamsError
 from resnets.models import build_model
-from resnets.params import Runtime
 from tests.training.runs import PREPROCESS, RUNTIME, SECTION, bits, make_side, make_trainer, train
 
 
@@ -173,7 +172,7 @@ def test_precision_and_threads_are_recorded(tmp_path):
 
 
 def test_reduced_precision_stays_close(tmp_path):
-    runtime = Runtime(device="cpu", precision="bf16", threads=1, checkpoint_steps=100)
+    runtime = RUNTIME.model_copy(update={"precision": "bf16"})
     low, full = train(tmp_path / "a", runtime=runtime), train(tmp_path / "b")
     losses = [[row["train_loss"] for row in x.history] for x in (low, full)]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)

@@ -7,7 +7,8 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import load_params
-from resnets.runtime import locked, remove_state
+from resnets.runtime import locked, process_number, remove_state
+from resnets.training.together import launch
 
 
 def main(
@@ -26,6 +27,7 @@ def main(
         --out artifacts/finetune --history plots/finetune/history.csv
     """
     values = load_params(params)
+    launch(values.runtime.processes)
     section, network = values.transfer[variant], values.model_of(variant)
 
     from resnets.data.task import open_task
@@ -51,6 +53,8 @@ def main(
                 train=section.train, freeze_batchnorm=section.frozen_batchnorm == "freeze",
                 views=section.views,
             )  # fmt: skip
+            if process_number():
+                continue
             histories[repeat] = trained.history
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
             publish_bundle(
@@ -58,8 +62,9 @@ def main(
                 preprocess=preprocess, training={"variant": variant, "seed": seed},
                 initial_weights=weights,
             )  # fmt: skip
-        write_history(history, histories)
-        remove_state(state)
+        if not process_number():
+            write_history(history, histories)
+            remove_state(state)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.runtime import atomic_path, failpoint, write_text
+from resnets.runtime import atomic_path, failpoint, process_number, write_text
+from resnets.training.together import share
 
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
@@ -52,7 +53,7 @@ def code_digest() -> str:
 
 
 class StateFolder:
-    """Save and load the progress of one run."""
+    """Save and load the progress of one run; only process 0 of several touches the folder."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         """Take the folder; state that another identity left there is removed.
@@ -63,6 +64,8 @@ class StateFolder:
         identity = json.loads(json.dumps(identity))
         recorded = folder / "identity.json"
         self.reason = ""
+        if process_number():
+            return
         if recorded.exists():
             try:
                 before = json.loads(recorded.read_text())
@@ -84,6 +87,8 @@ class StateFolder:
 
     def save(self, progress: Progress, step: int) -> None:
         """Write a checkpoint, then forget all but the newest few."""
+        if process_number():
+            return
         payload = save(*_pack(progress))
         target = self.folder / f"checkpoint-{step:09d}.state"
         with atomic_path(target) as part, part.open("wb") as file:
@@ -98,13 +103,19 @@ class StateFolder:
 
         A checkpoint whose bytes do not match their own hash is passed over.
         """
+        payload = share(b"" if process_number() else self._newest())
+        if not payload:
+            return ""
+        _unpack(progress, payload)
+        return f"epoch {progress.epoch + 1}, batch {progress.batch}"
+
+    def _newest(self) -> bytes:
         for file in self._checkpoints():
             content = file.read_bytes()
             payload = content[DIGEST_SIZE:]
             if hashlib.sha256(payload).digest() == content[:DIGEST_SIZE]:
-                _unpack(progress, payload)
-                return f"epoch {progress.epoch + 1}, batch {progress.batch}"
-        return ""
+                return payload
+        return b""
 
     def clear(self) -> None:
         """Remove the state: the outs are published."""

@@ -16,11 +16,12 @@ from resnets.data.task import Side
 from resnets.inference import Images, infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params import Gradual, Preprocess, Runtime, Training
-from resnets.runtime import make_repeatable, resolve_device, resolve_precision
+from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
 from resnets.training.engine import Batches, Run, fit
 from resnets.training.optim import build_optimizer, lr_factor
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder, code_digest
+from resnets.training.together import check_alike, join, num_processes
 from resnets.training.transfer import class_weights, train_plan
 
 Prepare = Callable[[Tensor], Tensor]
@@ -103,6 +104,7 @@ class Trainer:
         make_repeatable(self.runtime.threads)
         device = resolve_device(self.runtime.device)
         precision = resolve_precision(self.runtime.precision, device)
+        join(device)
         groups = layer_groups(model)
         plan = train_plan(train, list(groups), self.section.epochs)
         trained_groups = frozenset().union(*plan)
@@ -116,9 +118,11 @@ class Trainer:
             "data": [self.train.digest(), self.val.digest()],
             "seed": seed,
             "machine": [device, precision, self.runtime.threads, torch.__version__],
+            "processes": num_processes(),
             "code": code_digest(),
             **inputs,
         }
+        check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
         self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), title)
         part.load_state_dict(progress.best)
         best = [row for row in progress.history if row["is_best"]][-1]
@@ -131,6 +135,7 @@ class Trainer:
             "precision": precision,
             "device": device,
             "threads": self.runtime.threads,
+            "processes": num_processes(),
         }
         return Trained(model.cpu().eval(), progress.history, summary)
 
@@ -186,6 +191,7 @@ class Trainer:
             mean=self.preprocess.mean,
             seed=setup.seed,
             views=views,
+            part=(process_number(), num_processes()),
         )
 
     def _whole(self, setup: "Setup") -> tuple[nn.Module, Run]:
@@ -214,7 +220,11 @@ class Trainer:
         ]
         val = torch.from_numpy(infer_features(self.val.images)).to(setup.device)
         batches = FeatureBatches(
-            views, images.labels, batch_size=self.section.batch_size, seed=setup.seed
+            views,
+            images.labels,
+            batch_size=self.section.batch_size,
+            seed=setup.seed,
+            part=(process_number(), num_processes()),
         )
 
         def validate(head: nn.Module) -> tuple[float, float]:
