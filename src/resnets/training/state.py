@@ -52,6 +52,17 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def seal(payload: bytes) -> bytes:
+    """Put a hash before the bytes, so that damage is noticed."""
+    return hashlib.sha256(payload).digest() + payload
+
+
+def unseal(content: bytes) -> bytes:
+    """Return the bytes behind the hash, or none where the two do not fit."""
+    payload = content[DIGEST_SIZE:]
+    return payload if content == seal(payload) else b""
+
+
 class StateFolder:
     """Save and load the progress of one run; only process 0 of several touches the folder."""
 
@@ -92,9 +103,10 @@ class StateFolder:
         payload = save(*_pack(progress))
         target = self.folder / f"checkpoint-{step:09d}.state"
         with atomic_path(target) as part, part.open("wb") as file:
-            file.write(hashlib.sha256(payload).digest())
+            content = seal(payload)
+            file.write(content[:DIGEST_SIZE])
             failpoint("state.half_written")
-            file.write(payload)
+            file.write(content[DIGEST_SIZE:])
         for old in self._checkpoints()[KEEP:]:
             old.unlink()
 
@@ -110,12 +122,7 @@ class StateFolder:
         return f"epoch {progress.epoch + 1}, batch {progress.batch}"
 
     def _newest(self) -> bytes:
-        for file in self._checkpoints():
-            content = file.read_bytes()
-            payload = content[DIGEST_SIZE:]
-            if hashlib.sha256(payload).digest() == content[:DIGEST_SIZE]:
-                return payload
-        return b""
+        return next(filter(None, (unseal(file.read_bytes()) for file in self._checkpoints())), b"")
 
     def clear(self) -> None:
         """Remove the state: the outs are published."""
