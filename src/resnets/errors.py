@@ -4,12 +4,15 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import typer
+
+GRACE_SECONDS = 10.0  # for process 0 to speak
 
 
 class ResNetsError(Exception):
@@ -143,7 +146,8 @@ def _run_the_copys_code() -> None:
 def run_app(command: Callable[..., object]) -> None:
     """Run a Typer app or one function as a command line; the only place that ends the process.
 
-    ``--debug`` anywhere on the line shows the traceback as well.
+    ``--debug`` anywhere on the line shows the traceback as well. Of processes that train together,
+    process 0 speaks first: the same error often strikes all, and its end is the end of all.
     """
     _run_the_copys_code()
     debug = "--debug" in sys.argv
@@ -163,6 +167,8 @@ def run_app(command: Callable[..., object]) -> None:
         )
         sys.exit(130 if name == "SIGINT" else 143)
     except Exception as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(GRACE_SECONDS)
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()
             sys.exit(2)

@@ -61,6 +61,7 @@ class Runtime(Section):
     precision: Literal["auto", "fp32", "bf16"]
     threads: Count  # fixed, because the number of threads changes the last bits of every sum
     checkpoint_steps: Count
+    processes: Count  # that train together on this machine; each has `threads`
 
 
 class Task(Section):

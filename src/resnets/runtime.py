@@ -50,6 +50,11 @@ def resolve_precision(precision: str, device: str) -> Precision:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
+def process_number() -> int:
+    """Return this process's number among those that train together, as torchrun counts them."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def make_repeatable(threads: int) -> None:
     """Fix all that changes the last bits: the number of threads and the choice of kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -154,8 +159,12 @@ def write_text(path: Path, text: str) -> None:
 def locked(folder: Path, owner: str) -> Iterator[None]:
     """Hold a folder for one process; the lock dies with the process, so none is ever stale.
 
-    Raises EnvironmentFault that names the holder when another process has it.
+    Of processes that train together, process 0 holds it for all. Raises EnvironmentFault that
+    names the holder when another process has it.
     """
+    if process_number():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         try:
@@ -176,8 +185,8 @@ class StopRequest:
     """Remember that somebody asked to stop, so that the loop can end at a step boundary.
 
     Inside `with`, SIGINT, SIGTERM and SIGHUP only set a flag; a second signal ends at once, which
-    is safe because every write is atomic. Under DVC the death of DVC counts as a request too:
-    otherwise an orphaned stage would train on and collide with the next run.
+    is safe because every write is atomic. Under DVC, or as one process of several, the death of the
+    parent counts as a request too: an orphan would train on and collide with the next run.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -202,7 +211,8 @@ class StopRequest:
 
     def is_set(self) -> bool:
         """Tell whether to stop."""
-        if self.received is None and "DVC_STAGE" in os.environ and os.getppid() != self._parent:
+        watches = not os.environ.keys().isdisjoint({"DVC_STAGE", "RANK"})
+        if self.received is None and watches and os.getppid() != self._parent:
             self.received = signal.SIGTERM
         return self.received is not None
 

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop as Theirs
+from torchvision.transforms.v2.functional import resized_crop
 
 from resnets.data.batches import (
     WORDS,
@@ -32,10 +33,11 @@ def side(num_images: int = 21, size: int = 12) -> Side:
     )
 
 
-def batches(augment=PAD, *, batch_size=4, seed=0, views=None) -> ImageBatches:
+def batches(augment=PAD, *, batch_size=4, seed=0, views=None, part=(0, 1)) -> ImageBatches:
     return ImageBatches(
-        side(), augment, batch_size=batch_size, crop=12, mean=[0.3], seed=seed, views=views
-    )
+        side(), augment, batch_size=batch_size, crop=12, mean=[0.3], seed=seed, views=views,
+        part=part,
+    )  # fmt: skip
 
 
 def test_words_of_an_image_depend_on_seed_epoch_and_index_only():
@@ -59,12 +61,22 @@ def test_numbers_are_uniform():
     assert numbers.mean() == pytest.approx(0.5, abs=0.01)
 
 
-@given(st.integers(2, 500), st.integers(2, 64))
-def test_batches_cover_every_image_once_and_none_has_one_image(num_images, batch_size):
-    bounds = batch_bounds(num_images, batch_size)
+@given(st.integers(8, 500), st.integers(8, 64), st.integers(1, 4))
+def test_batches_cover_every_image_once_and_no_process_gets_one_image(num_images, size, processes):
+    bounds = batch_bounds(num_images, size, processes)
     assert [low for low, _ in bounds[1:]] == [high for _, high in bounds[:-1]]
     assert (bounds[0][0], bounds[-1][1]) == (0, num_images)
-    assert all(2 <= high - low <= batch_size + 1 for low, high in bounds)
+    assert all(2 * processes <= high - low < size + 2 * processes for low, high in bounds)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_every_batch_without_loss_or_repetition(processes):
+    parts = [batches(CROP, part=(number, processes)).epoch(1) for number in range(processes)]
+    for whole, *mine in zip(batches(CROP, part=(0, 1)).epoch(1), *parts, strict=False):
+        for number, part in enumerate(mine):
+            if len(whole.rows) == len(part.rows):  # a last batch joins another at other sizes
+                assert torch.equal(part.inputs, whole.inputs[number::processes])
+                assert torch.equal(part.labels, whole.labels[number::processes])
 
 
 def test_an_epoch_shows_every_image_once_with_its_own_label():
@@ -148,6 +160,17 @@ def test_flip_happens_in_half_of_the_cases_and_mirrors():
         assert is_flipped or torch.equal(view, plain)
         flips += is_flipped
     assert 440 < flips < 560
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_random_resized_view_is_torchvisions_crop_of_the_same_box_bit_for_bit(channels):
+    image = np.random.default_rng(1).integers(0, 256, (50, 70, channels), np.uint8)
+    theirs = torch.from_numpy(image).permute(2, 0, 1)
+    for draws in uniform(epoch_table(2, 0, 50)):
+        ours = augment_image(image, draws, CROP, crop=24, fill=FILL)
+        box = random_box(50, 70, draws, CROP)
+        view = resized_crop(theirs, *box, [24, 24], antialias=True)
+        assert torch.equal(ours, view.flip(2) if draws[1] < 0.5 else view)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (30, 30), (20, 200)])

@@ -58,7 +58,7 @@ SECTION = Training(
     augment=PadCrop(crop="pad", padding=2, flip=True),
     loss=Loss(label_smoothing=0.1, class_weights="none"),
 )  # fmt: skip
-RUNTIME = Runtime(device="cpu", precision="fp32", threads=1, checkpoint_steps=2)
+RUNTIME = Runtime(device="cpu", precision="fp32", threads=1, checkpoint_steps=2, processes=1)
 PREPROCESS = Preprocess(crop=12, mean=[0.4], std=[0.3])
 
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from resnets.data.batches import ImageBatches, epoch_table, uniform
 from resnets.errors import NumericalError, ParamsError
 from resnets.models import build_model
-from resnets.params import Runtime
+from resnets.params import NoCrop
+from resnets.runtime import remove_state
 from tests.training.runs import PREPROCESS, RUNTIME, SECTION, bits, make_side, make_trainer, train
 
 
@@ -145,6 +146,38 @@ def train_long_way(trainer):
     return model
 
 
+def test_features_are_found_by_a_run_with_another_head_and_by_no_other(tmp_path):
+    def files() -> dict[str, int]:
+        found = sorted((tmp_path / "features").rglob("*.features"))
+        return {file.name: file.stat().st_ino for file in found}
+
+    optimizer = SECTION.optimizer.model_copy(update={"lr": 0.02})
+    other = SECTION.model_copy(update={"optimizer": optimizer})
+    train(tmp_path / "a", train="head", views=2)
+    first = files()
+    assert len(first) == 3
+    again = train(tmp_path / "a", train="head", views=2, section=other)
+    assert files() == first, "the backbone has run again"
+    assert bits(again) == bits(
+        train(tmp_path / "alone" / "b", train="head", views=2, section=other)
+    )
+    plain = SECTION.model_copy(update={"augment": NoCrop(crop="center", flip=False)})
+    trained = train(tmp_path / "a", train="head", views=2, section=plain)
+    assert len(files()) == 3
+    assert len(files().keys() & first.keys()) == 1, "only the features of the validation stay"
+    assert bits(trained) == bits(train(tmp_path / "alone" / "c", train="head", section=plain))
+
+
+def test_damaged_features_are_computed_again(tmp_path):
+    expected = bits(train(tmp_path / "a", train="head"))
+    for file in (tmp_path / "features").rglob("*.features"):
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
+    remove_state(tmp_path / "a")
+    assert bits(train(tmp_path / "a", train="head")) == expected
+
+
 def test_frozen_variant_keeps_its_backbone_bit_for_bit(tmp_path):
     torch.manual_seed(0)
     before = build_model("resnet8", num_classes=3, in_channels=1).state_dict()
@@ -173,7 +206,7 @@ def test_precision_and_threads_are_recorded(tmp_path):
 
 
 def test_reduced_precision_stays_close(tmp_path):
-    runtime = Runtime(device="cpu", precision="bf16", threads=1, checkpoint_steps=100)
+    runtime = RUNTIME.model_copy(update={"precision": "bf16"})
     low, full = train(tmp_path / "a", runtime=runtime), train(tmp_path / "b")
     losses = [[row["train_loss"] for row in x.history] for x in (low, full)]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)

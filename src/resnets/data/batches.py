@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as pixels
+from torch.nn import functional as F
 
 from resnets.data.decode import center_crop
 from resnets.data.progress import map_ahead
@@ -27,7 +27,10 @@ WORKERS = 2  # threads that assemble batches ahead; slicing and resizing release
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold one batch: `inputs` (N, C, H, W) uint8 or (N, F) float, `labels` (N,), their rows."""
+    """Hold one batch: `inputs` (N, C, H, W) uint8 or (N, F) float and `labels` (N,).
+
+    Where several processes train together, these are this one's part of it; `rows` are all rows.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -48,14 +51,14 @@ def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
-    """Cut an epoch into batches; a last batch of one image joins the one before.
+def batch_bounds(num_images: int, batch_size: int, processes: int = 1) -> list[tuple[int, int]]:
+    """Cut an epoch into batches; a last one with less than two images per process joins another.
 
     Batch normalisation cannot learn from one image: at 1×1 maps it fails, at larger ones it
     silently learns garbage.
     """
     starts = list(range(0, num_images, batch_size))
-    if len(starts) > 1 and num_images - starts[-1] == 1:
+    if len(starts) > 1 and num_images - starts[-1] < 2 * processes:
         starts.pop()
     return list(zip(starts, [*starts[1:], num_images], strict=True))
 
@@ -93,10 +96,12 @@ def augment_image(
     (C, crop, crop) uint8.
     """
     if isinstance(augment, RandomResizedCrop):
-        box = random_box(image.shape[0], image.shape[1], draws, augment)
-        view: Tensor = pixels.resized_crop(  # on a copy: torch warns of a read-only memory map
-            torch.from_numpy(image.copy()).permute(2, 0, 1), *box, [crop, crop], antialias=True
-        )
+        top, left, height, width = random_box(image.shape[0], image.shape[1], draws, augment)
+        # torchvision's resized_crop for uint8 does this very thing; importing it takes seconds
+        box = torch.from_numpy(image[top : top + height, left : left + width].copy())
+        view = F.interpolate(
+            box.permute(2, 0, 1)[None], (crop, crop), mode="bilinear", antialias=True
+        )[0]
     else:
         cut = center_crop(image, crop)
         if isinstance(augment, PadCrop):
@@ -124,12 +129,17 @@ class ImageBatches:
         mean: list[float],
         seed: int,
         views: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        """Take the side; `views` repeats the augmentation after so many epochs."""
+        """Take the side; `views` repeats the augmentation after so many epochs.
+
+        `part` (k, n) takes every n-th image of each batch from its k-th on.
+        """
         self.side, self.augment, self.crop, self.seed, self.views = (
             side, augment, crop, seed, views,
         )  # fmt: skip
-        self.bounds = batch_bounds(len(side.ids), batch_size)
+        self.part = slice(part[0], None, part[1])
+        self.bounds = batch_bounds(len(side.ids), batch_size, part[1])
         self.labels = torch.from_numpy(side.labels)
         self.fill = np.round(np.array(mean) * 255).astype(np.uint8)
 
@@ -164,7 +174,8 @@ class ImageBatches:
 
         def assemble(bounds: tuple[int, int]) -> Batch:
             rows = order[slice(*bounds)]
-            return Batch(self.cut(rows, draws), self.labels[rows], rows)
+            mine = rows[self.part]
+            return Batch(self.cut(mine, draws), self.labels[mine], rows)
 
         yield from map_ahead(assemble, self.bounds[start:], workers=WORKERS)
 
@@ -173,11 +184,18 @@ class FeatureBatches:
     """Yield batches of cached features: one matrix (images, features) per augmented view."""
 
     def __init__(
-        self, features: list[Tensor], labels: Tensor, *, batch_size: int, seed: int
+        self,
+        features: list[Tensor],
+        labels: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         """Take the features of each view; epoch e uses view e modulo the number of views."""
         self.features, self.labels, self.seed = features, labels, seed
-        self.bounds = batch_bounds(len(labels), batch_size)
+        self.part = slice(part[0], None, part[1])
+        self.bounds = batch_bounds(len(labels), batch_size, part[1])
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -190,4 +208,5 @@ class FeatureBatches:
         view = self.features[epoch % len(self.features)]
         for low, high in self.bounds[start:]:
             rows = order[low:high]
-            yield Batch(view[rows], self.labels[rows], rows)
+            mine = rows[self.part]
+            yield Batch(view[mine], self.labels[mine], rows)

@@ -7,7 +7,8 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import NO_BACKBONE, Backbone, load_params
-from resnets.runtime import locked, write_json, write_text
+from resnets.runtime import locked, process_number, write_json, write_text
+from resnets.training.together import launch
 
 
 def main(
@@ -41,6 +42,7 @@ def main(
         publish_import(source, bundle, values.model, preprocess, metrics=metrics, plots=plots)
         return
 
+    launch(values.runtime.processes)
     from resnets.data.task import open_task
     from resnets.scoring import score_models
     from resnets.training.publish import publish_bundle, write_history
@@ -57,6 +59,8 @@ def main(
             values.model, "random", out, classes=task.classes, seed=values.seed
         )
         trained = trainer.run(model, title="backbone", seed=values.seed, inputs={})
+        if process_number():
+            return
         publish_bundle(
             bundle, trained, task, network=values.model, preprocess=preprocess,
             training={"variant": "backbone", "seed": values.seed}, initial_weights=weights,

@@ -7,7 +7,8 @@ import typer
 
 from resnets.errors import run_app
 from resnets.params import choose, load_params
-from resnets.runtime import locked
+from resnets.runtime import locked, process_number
+from resnets.training.together import launch
 
 
 def main(
@@ -26,6 +27,7 @@ def main(
         --out artifacts/finetune --history plots/finetune/history.csv
     """
     values = load_params(params)
+    launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
     network = values.model_of(variant)
 
@@ -53,6 +55,8 @@ def main(
                 train=section.train, freeze_batchnorm=section.frozen_batchnorm == "freeze",
                 views=section.views,
             )  # fmt: skip
+            if process_number():
+                continue
             histories[repeat] = trained.history
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
             publish_bundle(
@@ -62,8 +66,9 @@ def main(
                     "variant": variant, "seed": seed, "redraw_split": section.redraw_split
                 },
             )  # fmt: skip
-        write_history(history, histories)
-        remove_state(state)
+        if not process_number():
+            write_history(history, histories)
+            remove_state(state)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from resnets.data.batches import Batch
 from resnets.errors import NumericalError
-from resnets.runtime import StopRequest, failpoint
+from resnets.runtime import StopRequest, failpoint, process_number
 from resnets.training.optim import set_lr
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
+from resnets.training.together import agreed, any_of, combine, num_processes, share
 from resnets.training.transfer import set_trainable
 
 
@@ -72,16 +73,19 @@ def train_one_epoch(
         labels = batch.labels.to(run.device)
         with torch.autocast(run.device, torch.bfloat16, enabled=run.bf16):
             logits = model(run.prepare(batch.inputs))
-        loss = run.loss(logits.float(), labels)
-        if not math.isfinite(loss.item()):
-            raise _not_finite(run, batch, loss.item(), step)
+        # bf16 becomes fp32, and float64, in which the tests compare, stays
+        loss = run.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
         optimizer.zero_grad()
         loss.backward()
+        value, correct = loss.item(), int((logits.argmax(1) == labels).sum())
+        if num_processes() > 1:
+            value, correct = combine(model, value, correct, len(labels) / len(batch.rows))
+        if not math.isfinite(value):
+            raise agreed(_not_finite(run, batch, value, step))
         if run.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), run.clip_norm)
         optimizer.step()
-        correct = int((logits.argmax(1) == labels).sum())
-        yield StepRecord(loss.item(), correct, len(labels))
+        yield StepRecord(value, correct, len(batch.rows))
         step += 1
 
 
@@ -123,10 +127,11 @@ def fit(
                 step = epoch * steps_per_epoch + progress.batch
                 log.step(record.num_images)
                 failpoint("engine.step")
-                if stop.is_set() or step % checkpoint_steps == 0:
+                is_stopping = any_of(stop.is_set())
+                if is_stopping or step % checkpoint_steps == 0:
                     state.save(progress, step)
-                if stop.is_set():
-                    raise stop.error(f"epoch {epoch + 1}, batch {progress.batch}")
+                if is_stopping:
+                    raise agreed(stop.error(f"epoch {epoch + 1}, batch {progress.batch}"))
             _end_epoch(progress, run, epoch)
             log.epoch(progress.history[-1])
             failpoint("engine.epoch")
@@ -136,12 +141,12 @@ def fit(
 
 def _end_epoch(progress: Progress, run: Run, epoch: int) -> None:
     """Validate, note the epoch, keep the weights if they are the best, open the next epoch."""
-    val_loss, val_accuracy = run.validate(progress.model)
+    # process 0 alone, so that every image counts once
+    val_loss, val_accuracy = share((0.0, 0.0) if process_number() else run.validate(progress.model))
     if not math.isfinite(val_loss):
-        raise NumericalError(
-            f"the validation loss is {val_loss} after epoch {epoch + 1}",
-            "lower optimizer.lr or set optimizer.clip_norm; the last checkpoint is kept",
-        )
+        what = f"the validation loss is {val_loss} after epoch {epoch + 1}"
+        fix = "lower optimizer.lr or set optimizer.clip_norm; the last checkpoint is kept"
+        raise agreed(NumericalError(what, fix))
     last_step = (epoch + 1) * len(run.batches) - 1
     record: dict[str, Any] = {
         "epoch": epoch + 1,

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnets.runtime import Clock
+from resnets.runtime import Clock, process_number
 
 
 class EpochLog:
@@ -16,11 +16,12 @@ class EpochLog:
         self.title, self.epochs = title, epochs
         self.clock = Clock(epochs * images_per_epoch)
         self.num_images = 0
-        self.console = Console(highlight=False, soft_wrap=True)
+        is_quiet = process_number() > 0  # process 0 speaks for all
+        self.console = Console(highlight=False, soft_wrap=True, quiet=is_quiet)
         self.bar = Progress(
             TextColumn(title), BarColumn(), TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(), console=self.console, transient=True,
-            disable=not self.console.is_terminal,
+            disable=is_quiet or not self.console.is_terminal,
         )  # fmt: skip
         self.task = self.bar.add_task(title, total=epochs * images_per_epoch, rate="")
 

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.runtime import failpoint, write_bytes, write_text
+from resnets.runtime import failpoint, process_number, write_bytes, write_text
+from resnets.training.together import share
 
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
@@ -51,8 +52,19 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def seal(payload: bytes) -> bytes:
+    """Put a hash before the bytes, so that damage is noticed."""
+    return hashlib.sha256(payload).digest() + payload
+
+
+def unseal(content: bytes) -> bytes:
+    """Return the bytes behind the hash, or none where the two do not fit."""
+    payload = content[DIGEST_SIZE:]
+    return payload if content == seal(payload) else b""
+
+
 class StateFolder:
-    """Save and load the progress of one run."""
+    """Save and load the progress of one run; only process 0 of several touches the folder."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         """Take the folder; state that another identity left there is removed.
@@ -63,6 +75,8 @@ class StateFolder:
         identity = json.loads(json.dumps(identity))
         recorded = folder / "identity.json"
         self.reason = ""
+        if process_number():
+            return
         if recorded.exists():
             try:
                 before = json.loads(recorded.read_text())
@@ -84,9 +98,11 @@ class StateFolder:
 
     def save(self, progress: Progress, step: int) -> None:
         """Write a checkpoint, then forget all but the newest few."""
+        if process_number():
+            return
         payload = save(*_pack(progress))
         target = self.folder / f"checkpoint-{step:09d}.state"
-        write_bytes(target, hashlib.sha256(payload).digest(), payload)
+        write_bytes(target, seal(payload))
         for old in self._checkpoints()[KEEP:]:
             old.unlink()
 
@@ -95,13 +111,14 @@ class StateFolder:
 
         A checkpoint whose bytes do not match their own hash is passed over.
         """
-        for file in self._checkpoints():
-            content = file.read_bytes()
-            payload = content[DIGEST_SIZE:]
-            if hashlib.sha256(payload).digest() == content[:DIGEST_SIZE]:
-                _unpack(progress, payload)
-                return f"epoch {progress.epoch + 1}, batch {progress.batch}"
-        return ""
+        payload = share(b"" if process_number() else self._newest())
+        if not payload:
+            return ""
+        _unpack(progress, payload)
+        return f"epoch {progress.epoch + 1}, batch {progress.batch}"
+
+    def _newest(self) -> bytes:
+        return next(filter(None, (unseal(file.read_bytes()) for file in self._checkpoints())), b"")
 
 
 def remove_state(folder: Path) -> None:

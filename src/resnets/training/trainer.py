@@ -16,11 +16,13 @@ from resnets.data.task import Side
 from resnets.inference import Images, infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params import Gradual, Preprocess, Runtime, Training
-from resnets.runtime import make_repeatable, resolve_device, resolve_precision
+from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
 from resnets.training.engine import Batches, Run, fit
+from resnets.training.features import Features, ViewImages, weights_digest
 from resnets.training.optim import build_optimizer, lr_factor
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder, code_digest
+from resnets.training.together import check_alike, join, num_processes
 from resnets.training.transfer import class_weights, train_plan
 
 Prepare = Callable[[Tensor], Tensor]
@@ -36,22 +38,6 @@ class Trained:
     model: ResNet
     history: list[dict[str, Any]]
     summary: dict[str, Any]  # epochs, best epoch, parameters, precision: for metrics and bundle
-
-
-class ViewImages:
-    """Give the augmented views of one epoch as images, so that `infer` can run over them."""
-
-    def __init__(self, batches: ImageBatches, view: int) -> None:
-        self.batches, self.draws = batches, batches.draws(view)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.batches.side.ids)
-
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        """Return the augmented view of one image, (crop, crop, C)."""
-        cut = self.batches.cut(np.array([row]), self.draws)[0]
-        return np.ascontiguousarray(cut.permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True)
@@ -103,6 +89,7 @@ class Trainer:
         make_repeatable(self.runtime.threads)
         device = resolve_device(self.runtime.device)
         precision = resolve_precision(self.runtime.precision, device)
+        join(device)
         groups = layer_groups(model)
         plan = train_plan(train, list(groups), self.section.epochs)
         trained_groups = frozenset().union(*plan)
@@ -115,10 +102,12 @@ class Trainer:
             "parameters": [self.section.model_dump(), self.preprocess.model_dump()],
             "data": [self.train.digest(), self.val.digest()],
             "seed": seed,
-            "machine": [device, precision, self.runtime.threads, torch.__version__],
+            "machine": self._machine(setup),
+            "processes": num_processes(),
             "code": code_digest(),
             **inputs,
         }
+        check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
         self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), title)
         part.load_state_dict(progress.best)
         best = [row for row in progress.history if row["is_best"]][-1]
@@ -131,8 +120,12 @@ class Trainer:
             "precision": precision,
             "device": device,
             "threads": self.runtime.threads,
+            "processes": num_processes(),
         }
         return Trained(model.cpu().eval(), progress.history, summary)
+
+    def _machine(self, setup: Setup) -> list[Any]:
+        return [setup.device, setup.precision, self.runtime.threads, torch.__version__]
 
     def _fit(self, progress: Progress, run: Run, state: StateFolder, title: str) -> None:
         num_images = len(self.train.ids)
@@ -146,7 +139,7 @@ class Trainer:
             fit(progress, run, state, log, checkpoint_steps=self.runtime.checkpoint_steps)
             log.end(progress.history)
 
-    def _run(self, setup: "Setup", batches: Batches, prepare: Prepare, validate: Validate) -> Run:
+    def _run(self, setup: Setup, batches: Batches, prepare: Prepare, validate: Validate) -> Run:
         """Put together what the whole and the cached way have in common."""
         counts = np.bincount(self.train.labels, minlength=len(self.train.classes)).tolist()
         weights = class_weights(counts, self.section.loss.class_weights)
@@ -159,15 +152,7 @@ class Trainer:
             groups=setup.groups,
             plan=setup.plan,
             freeze_batchnorm=setup.freeze_batchnorm,
-            lr_at=lambda step: (
-                self.section.optimizer.lr
-                * lr_factor(
-                    self.section.schedule,
-                    step=step,
-                    steps_per_epoch=len(batches),
-                    epochs=self.section.epochs,
-                )
-            ),
+            lr_at=lambda step: self._lr(step, len(batches)),
             loss=loss.to(setup.device),
             prepare=prepare,
             validate=validate,
@@ -177,18 +162,19 @@ class Trainer:
             clip_norm=self.section.optimizer.clip_norm,
         )
 
-    def _batches(self, setup: "Setup", views: int | None) -> ImageBatches:
-        return ImageBatches(
-            self.train,
-            self.section.augment,
-            batch_size=self.section.batch_size,
-            crop=self.preprocess.crop,
-            mean=self.preprocess.mean,
-            seed=setup.seed,
-            views=views,
-        )
+    def _lr(self, step: int, steps_per_epoch: int) -> float:
+        schedule, epochs = self.section.schedule, self.section.epochs
+        factor = lr_factor(schedule, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        return self.section.optimizer.lr * factor
 
-    def _whole(self, setup: "Setup") -> tuple[nn.Module, Run]:
+    def _batches(self, setup: Setup, views: int | None) -> ImageBatches:
+        return ImageBatches(
+            self.train, self.section.augment, batch_size=self.section.batch_size,
+            crop=self.preprocess.crop, mean=self.preprocess.mean, seed=setup.seed, views=views,
+            part=(process_number(), num_processes()),
+        )  # fmt: skip
+
+    def _whole(self, setup: Setup) -> tuple[nn.Module, Run]:
         """Run every image through the whole network in every epoch."""
         infer_val = self._infer(setup, "logits")
 
@@ -201,33 +187,46 @@ class Trainer:
 
         return setup.model, self._run(setup, self._batches(setup, None), prepare, validate)
 
-    def _cached(self, setup: "Setup") -> tuple[nn.Module, Run]:
-        """Run the frozen backbone once per view; only the head sees every epoch.
+    def _cached(self, setup: Setup) -> tuple[nn.Module, Run]:
+        """Run the frozen backbone once per view, or never; only the head sees every epoch.
 
         The views repeat after `views` epochs, which is the only difference to the long way.
         """
         images = self._batches(setup, setup.views)
-        infer_features = self._infer(setup, "features")
+        inputs = {
+            "backbone": weights_digest(setup.model),
+            "preprocess": self.preprocess.model_dump(),
+            "machine": self._machine(setup),
+            "code": code_digest(),
+        }
+        folder = self.state.parent / "features" / self.state.name
+        features = Features(folder, inputs, self._infer(setup, "features"))
+        drawn = {"augment": self.section.augment.model_dump(), "seed": setup.seed}
+        train, val = {"images": self.train.digest()}, {"images": self.val.digest()}
         views = [
-            torch.from_numpy(infer_features(ViewImages(images, view)))
+            features.of(
+                ViewImages(images, view), f"seed-{setup.seed}-view-{view}",
+                {**train, **drawn, "view": view},
+            )
             for view in range(min(setup.views, len(setup.plan)))
-        ]
-        val = torch.from_numpy(infer_features(self.val.images)).to(setup.device)
+        ]  # fmt: skip
+        of_val = features.of(self.val.images, "val", val).to(setup.device)
         batches = FeatureBatches(
-            views, images.labels, batch_size=self.section.batch_size, seed=setup.seed
-        )
+            views, images.labels, batch_size=self.section.batch_size, seed=setup.seed,
+            part=(process_number(), num_processes()),
+        )  # fmt: skip
 
         def validate(head: nn.Module) -> tuple[float, float]:
             head.eval()
             with torch.inference_mode(), setup.autocast():
-                return self._score(head(val).float().cpu())
+                return self._score(head(of_val).float().cpu())
 
         run = self._run(setup, batches, lambda inputs: inputs.to(setup.device), validate)
         assert setup.model.fc is not None  # a network that is trained has a head
         return setup.model.fc, run
 
     def _infer(
-        self, setup: "Setup", output: Literal["logits", "features"]
+        self, setup: Setup, output: Literal["logits", "features"]
     ) -> Callable[[Images], NDArray[np.float32]]:
         return lambda images: infer(
             setup.model,

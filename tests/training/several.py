@@ -1,0 +1,73 @@
+"""Train in two processes, as a command that the tests start, disturb and start again."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from resnets.errors import DataError, run_app
+from resnets.models import build_model, layer_groups
+from resnets.runtime import process_number
+from resnets.training.engine import fit
+from resnets.training.optim import build_optimizer
+from resnets.training.show import EpochLog
+from resnets.training.state import Progress, StateFolder
+from resnets.training.together import join, launch
+from resnets.training.trainer import Setup
+from tests.training.runs import SECTION, make_trainer, train
+
+
+def start_model():
+    torch.manual_seed(0)
+    return build_model("resnet8", num_classes=3, in_channels=1)
+
+
+def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
+    """Return what training in float64 leaves, gradients clipped: weights and statistics."""
+    join("cpu")
+    optimizer = SECTION.optimizer.model_copy(update={"clip_norm": 0.5})
+    trainer = make_trainer(state, section=SECTION.model_copy(update={"optimizer": optimizer}))
+    model = start_model()
+    groups = layer_groups(model)
+    setup = Setup(model, groups, [frozenset(groups)] * 3, True, 0, 1, "cpu", "fp32")
+    _, run = trainer._whole(setup)
+    normalise = run.prepare
+    run = dataclasses.replace(
+        run, prepare=lambda inputs: normalise(inputs).double(), validate=lambda _: (0.0, 0.0)
+    )
+    progress = Progress(model.double(), build_optimizer(groups, optimizer))
+    with EpochLog("exact", epochs=3, images_per_epoch=33) as log:
+        fit(progress, run, StateFolder(state, {}), log, checkpoint_steps=100)
+    return model.state_dict()
+
+
+def main(way: str, state: Path, out: Path) -> None:
+    launch(2)
+    second = process_number() == 1
+    if way == "kill" and second:
+        os.environ["RESNETS_FAULT"] = "engine.step@6"
+    if way == "raise" and second:
+        raise DataError("photo 7 is damaged", "fetch it again")
+    if way == "float64":
+        weights = train_in_float64(state)
+    else:
+        weights = train_disturbed(way, state, seed=int(way == "differ" and second))
+    if not second:
+        save_file({key: value.contiguous() for key, value in weights.items()}, out)
+
+
+def train_disturbed(way: str, state: Path, *, seed: int) -> dict[str, torch.Tensor]:
+    section = SECTION
+    if way == "wild":
+        wild = SECTION.optimizer.model_copy(update={"lr": 1e30})
+        section = SECTION.model_copy(update={"optimizer": wild})
+    options = {"train": "head", "views": 2} if way == "head" else {}
+    return train(state, section=section, seed=seed, **options).model.state_dict()
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "several"
+    run_app(main)
