@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
 KEPT = ("metrics/*.json", "plots/*/history.csv", "reports/leaderboard.md", "reports/curves.png")
 OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
+LOG = "run.log"
 # the last line of a training run (training/show.py)
 ENDED = re.compile(r"^(\S+)(?: \d+)?: best epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
 
@@ -72,9 +73,12 @@ def make_clone(name: str) -> Path:
     if changed := git("status", "--porcelain", "--", "src", "dvc.yaml", recipe):
         raise ParamsError(f"not committed: {changed}", "commit it, so that results have a commit")
     clone = ROOT.with_name(f"{ROOT.name}-{name}")
-    if clone.exists() and git("rev-parse", "HEAD", cwd=clone) == git("rev-parse", "HEAD"):
-        return clone
-    shutil.rmtree(clone, ignore_errors=True)
+    if clone.exists():
+        if not (clone / LOG).exists():  # nothing of ours, or never made to the end
+            raise EnvironmentFault(f"{clone} is in the way", "move or remove it")
+        if git("rev-parse", "HEAD", cwd=clone) == git("rev-parse", "HEAD"):
+            return clone
+        shutil.rmtree(clone)
     git("clone", "--quiet", str(ROOT), str(clone))
     for path in OF_THE_DEFAULT:
         shutil.rmtree(clone / path, ignore_errors=True)
@@ -83,6 +87,7 @@ def make_clone(name: str) -> Path:
     for shared in ("data/raw", "data/weights"):
         if (ROOT / shared).exists():
             (clone / shared).symlink_to(ROOT / shared)
+    (clone / LOG).touch()
     return clone
 
 
@@ -91,7 +96,7 @@ def run_in(clone: Path, *command: str) -> None:
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": tools, "PYTHONPATH": str(clone / "src")}
     environment["PYTHONUNBUFFERED"] = "1"  # a line for each epoch when it ends, not at the end
-    with (clone / "run.log").open("a", buffering=1) as log, subprocess.Popen(
+    with (clone / LOG).open("a", buffering=1) as log, subprocess.Popen(
         command, cwd=clone, env=environment, text=True, stdout=subprocess.PIPE
     ) as process:  # fmt: skip
         for line in process.stdout or ():
@@ -125,7 +130,7 @@ def run_recipe(name: str) -> None:
         shutil.copy(path, results / path.relative_to(clone))
     if recipe.with_suffix(".py").exists():
         run_in(clone, sys.executable, f"recipes/{name}.py", "--out", str(results))
-    log, training = (clone / "run.log").read_text(), dict[str, int]()
+    log, training = (clone / LOG).read_text(), dict[str, int]()
     for variant, hours, minutes, rest in ENDED.findall(log):
         spent = 3600 * int(hours or 0) + 60 * int(minutes) + int(rest)
         training[variant] = training.get(variant, 0) + spent
