@@ -3,13 +3,13 @@
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from resnets.data.prepare import prepare_task
@@ -79,10 +79,11 @@ def describe_machine() -> None:
 
 
 def rate(count: int, action: Callable[[], object]) -> float:
-    """Return how many things per second an action does."""
-    start = time.perf_counter()
-    action()
-    return count / (time.perf_counter() - start)
+    """Return how many things per second an action does; what it prints is dropped."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        start = time.perf_counter()
+        action()
+        return count / (time.perf_counter() - start)
 
 
 def alternate(sides: Sides, rounds: int) -> dict[str, list[float]]:
@@ -114,20 +115,28 @@ def compare(title: str, sides: Sides, *, unit: str, rounds: int, target: str = "
     print(table(["", unit, f"times {base}"], rows))
 
 
+MEASURE = """
+import os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+
+
 def run_measured(
     command: list[str], folder: Path | None = None, **environment: str
 ) -> tuple[float, float]:
-    """Run a command to its end and return its seconds and its peak memory in MB."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"failed with {os.waitstatus_to_exitcode(status)}: {' '.join(command)}")
-    return time.perf_counter() - start, peak_megabytes(usage)
+    """Run a command to its end and return its seconds and its peak memory in MB.
 
-
-def peak_megabytes(usage: resource.struct_rusage) -> float:
-    """Return the peak memory; Linux counts it in KB, macOS in bytes."""
-    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    A small process starts it: Linux counts the memory of the one that forks as well.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command],
+        cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"failed: {' '.join(command)}")
+    seconds, peak = map(float, done.stdout.split())
+    return seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)  # there it is in bytes

@@ -36,7 +36,7 @@ def make_model(name: str, folder: Path, crop: int) -> torch.nn.Module:
     torch.manual_seed(0)
     model = build_model(name, num_classes=5).eval()
     meta = BundleMeta(
-        architecture={"name": name, "num_classes": 5},
+        architecture={"name": name, "num_classes": 5, "in_channels": 3},
         classes=list("abcde"),
         preprocess=FullPreprocess(
             resize=crop * 8 // 7, fit="shorter_side", channels=3, crop=crop,
