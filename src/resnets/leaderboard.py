@@ -30,10 +30,7 @@ class Standing:
 
 def read_standing(folder: Path) -> Standing:
     """Read the folder `plots/<variant>`; the history is that of the repeat that is shipped."""
-    runs, history = (
-        pd.read_csv(folder / f"{name}.csv", float_precision="round_trip")
-        for name in ("runs", "history")
-    )
+    runs, history = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "history"))
     predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
     shipped = history[history["repeat"] == runs.loc[0, "repeat"]]
     where = str(folder / "predictions.csv")

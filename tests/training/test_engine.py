@@ -10,7 +10,7 @@ from resnets.data.batches import ImageBatches, epoch_table, uniform
 from resnets.errors import NumericalError, ParamsError
 from resnets.models import build_model
 from resnets.params import NoCrop
-from resnets.runtime import remove_state
+from resnets.training.state import remove_state
 from tests.training.runs import PREPROCESS, RUNTIME, SECTION, bits, make_side, make_trainer, train
 
 
