@@ -223,7 +223,7 @@ DATA = [
     (PREPARE, remove("photos"), "photos: no such folder or archive; fetch"),
     (PREPARE, photos_elsewhere, "expected one folder per class, found 60 files"),
     (PREPARE, one_class, "need at least 2 classes, found 1"),
-    (PREPARE, lambda f: (f / "photos/empty").mkdir(), "class 'empty' has 0 images; fill"),
+    (PREPARE, lambda f: (f / "photos/empty").mkdir(), "class 'empty' has 0 good images; fill"),
     (PREPARE, {"tasks.target.classes": ["rose", "lily"]}, "has no class 'lily'; classes"),
     (PREPARE, {"tasks.target.num_classes": 5}, "num_classes is 5, but there are 3"),
     (PREPARE, write("photos/rose/cut.png", b"\x89PNG\r\n\x1a\n0000"), "1 of 61 images are bad"),
@@ -316,7 +316,7 @@ def right(tmp_path_factory) -> Path:
     variant = {**values["transfer"]["finetune"], "epochs": 1}
     edit_params(folder, {
         "repeat": [0],
-        "tasks": {"target": {"path": "photos", "classes": None, "num_classes": None}},
+        "tasks": {"target": {"path": "photos", "classes": None, "num_classes": None, "exclude": []}},
         "split": {"target": {**values["split"]["target"], "train": "rest", "val": 0.3}},
         "data.resize": 32,
         "preprocess": {"crop": 28, "mean": [0.5] * 3, "std": [0.25] * 3},

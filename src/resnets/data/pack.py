@@ -136,14 +136,16 @@ def pack(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     images_part, rows_part = path.with_name(f"{path.name}.part"), path.with_name("rows.part")
-    done = _take_over(images_part, rows_part, _identity(members, packing))
+    needed = len(members) * packing.resize**2 * packing.channels
+    with room_for(path, needed):
+        done = _take_over(images_part, rows_part, _identity(members, packing))
     size = images_part.stat().st_size
     todo = members[len(done) :]
     verdicts = map_ahead(
         lambda found: judge(*found, packing), source.read(todo), workers=os.cpu_count() or 1
     )
     with (
-        room_for(path, len(members) * packing.resize**2 * packing.channels),
+        room_for(path, needed),
         images_part.open("ab") as images,
         rows_part.open("ab") as lines,
         StopRequest() as stop,
