@@ -314,9 +314,10 @@ def right(tmp_path_factory) -> Path:
     shutil.copy(ROOT / "params.yaml", folder)
     values = YAML(typ="safe", pure=True).load(folder / "params.yaml")
     variant = {**values["transfer"]["finetune"], "epochs": 1}
+    dataset = {"path": "photos", "classes": None, "num_classes": None, "exclude": []}
     edit_params(folder, {
         "repeat": [0],
-        "tasks": {"target": {"path": "photos", "classes": None, "num_classes": None, "exclude": []}},
+        "tasks": {"target": dataset},
         "split": {"target": {**values["split"]["target"], "train": "rest", "val": 0.3}},
         "data.resize": 32,
         "preprocess": {"crop": 28, "mean": [0.5] * 3, "std": [0.25] * 3},

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import NO_BACKBONE, Backbone, load_params
 from resnets.runtime import locked, process_number, write_json, write_text
 from resnets.training.together import launch
 
@@ -24,6 +23,8 @@ def main(
       python -m resnets.stages.backbone --out artifacts/backbone
         --metrics metrics/backbone.json --plots plots/backbone
     """
+    from resnets.params import NO_BACKBONE, Backbone, load_params
+
     values = load_params(params)
     section, bundle = values.backbone, out / "model.safetensors"
     source = Path(section.input)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
 
 
 def main(
@@ -23,6 +22,8 @@ def main(
       python -m resnets.stages.evaluate artifacts/finetune --task data/tasks/target
         --metrics metrics/finetune.json --plots plots/finetune
     """
+    from resnets.params import load_params
+
     values = load_params(params)
 
     from resnets.data.task import open_task

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
 from resnets.runtime import locked, write_json
 
 
@@ -24,6 +23,8 @@ def main(
       python -m resnets.stages.export --leaderboard metrics/leaderboard.json
         --task data/tasks/target --out artifacts/export --metrics metrics/export.json
     """
+    from resnets.params import load_params
+
     options = load_params(params).export
 
     from resnets.data.task import open_task

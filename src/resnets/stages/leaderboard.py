@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import load_params
 from resnets.runtime import locked, write_json, write_text
 
 
@@ -24,6 +23,8 @@ def main(
       python -m resnets.stages.leaderboard --plots plots --metrics metrics/leaderboard.json
         --report reports/leaderboard.md --curves reports/curves.png
     """
+    from resnets.params import load_params
+
     variants = list(load_params(params).transfer)
 
     import pandas as pd

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import choose, load_params
 from resnets.runtime import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
@@ -27,6 +26,8 @@ def main(
       python -m resnets.stages.prepare target --out data/tasks/target
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
     """
+    from resnets.params import choose, load_params
+
     values = load_params(params)
     dataset = choose(values.tasks, "tasks", task)
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import choose, load_params
 from resnets.runtime import locked, write_json
 
 
@@ -23,6 +22,8 @@ def main(
       python -m resnets.stages.split target --task data/tasks/target
         --metrics metrics/split_target.json
     """
+    from resnets.params import choose, load_params
+
     section = choose(load_params(params).split, "split", name)
 
     from resnets.data.split import split_task

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.params import choose, load_params
 from resnets.runtime import locked, process_number
 from resnets.training.together import launch
 
@@ -26,6 +25,8 @@ def main(
       python -m resnets.stages.transfer finetune --task data/tasks/target --init artifacts/backbone
         --out artifacts/finetune --history plots/finetune/history.csv
     """
+    from resnets.params import choose, load_params
+
     values = load_params(params)
     launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
