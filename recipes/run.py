@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
-from resnets.data.catalogue import ITEMS, weights_item
+from resnets.data.catalogue import all_items
 from resnets.errors import EnvironmentFault, ParamsError, run_app
 from resnets.markdown import code, points, table
 from resnets.params import NO_BACKBONE, load_params
@@ -51,7 +51,7 @@ def check_inputs(recipe: Path) -> None:
             continue
         fetched = [
             name
-            for name, item in {path.name: weights_item(path.name), **ITEMS}.items()
+            for name, item in all_items().items()
             if path in (Path("data", item.folder), Path("data", item.folder, item.files[0].name))
         ]
         fix = f"put it there, or name another place in {recipe.name}"

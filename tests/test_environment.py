@@ -149,7 +149,7 @@ FULL = [
     ("prepare", (0, 10, 2_000, 100_000), "images.bin"),
     ("training", (0, 100, 100_000, 700_000), "/state/"),
     ("bundle", (0, 10, 200_000), "model.safetensors"),
-    ("picture", (0, 10, 1_000), "samples.png"),
+    ("picture", (0, 10, 100), "samples.png"),
     ("answers", (0, 10, 10_000), "answers.csv"),
 ]
 
