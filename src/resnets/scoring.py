@@ -29,7 +29,7 @@ Logits = NDArray[np.float32]
 
 
 def score_models(
-    bundles: Mapping[int, Path], task: Task, *, device: str, metrics: Path, plots: Path
+    bundles: Mapping[int, Path], task: Task, device: str, *, metrics: Path, plots: Path
 ) -> None:
     """Score the bundles of all repeats; the first one is the one that is shipped.
 

@@ -67,8 +67,7 @@ def main(
             training={"variant": "backbone", "seed": values.seed}, initial_weights=weights,
         )  # fmt: skip
         write_history(plots / "history.csv", {0: trained.history})
-        device = trained.summary["device"]
-        score_models({0: bundle}, task, device=device, metrics=metrics, plots=plots)
+        score_models({0: bundle}, task, trained.summary["device"], metrics=metrics, plots=plots)
         remove_state(state)
 
 

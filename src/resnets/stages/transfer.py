@@ -29,8 +29,7 @@ def main(
 
     values = load_params(params)
     launch(values.runtime.processes)
-    section = choose(values.transfer, "transfer", variant)
-    network = values.model_of(variant)
+    section, network = choose(values.transfer, "transfer", variant), values.model_of(variant)
 
     from resnets.data.task import open_task
     from resnets.training.publish import full_preprocess, publish_bundle, write_history
