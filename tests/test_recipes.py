@@ -38,6 +38,8 @@ def write_photos(path: Path, classes: list[str], *, is_split: bool) -> None:
                 pixels = rng.integers(0, 256, (32, 36, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(content, "PNG")
                 archive.writestr(f"{side}{name}/{number}.png", content.getvalue())
+        if is_split:  # the placeholder of the original, which the recipes leave out
+            archive.writestr("train/ants/imageNotFound.gif", content.getvalue())
 
 
 def reduce(values: dict) -> dict:
