@@ -5,37 +5,21 @@
 A copy of the project runs its whole pipeline on a few generated photos first (minutes).
 """
 
-import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from _timing import ROOT, describe_machine, options
+from _timing import ROOT, describe_machine, options, spread
 from ruamel.yaml import YAML
 
 from resnets.markdown import table
 
 sys.path.insert(0, str(ROOT))
-from tests.test_pipeline import run, write_params, write_photos
+from tests.copies import make_copy, run
 
 STAGES = ("prepare", "split", "backbone", "transfer", "evaluate", "leaderboard", "export")
-
-
-def make_project(folder: Path) -> None:
-    """Copy the project, give it generated photos, and run it once."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "src", folder / "src", ignore=ignored)
-    (folder / "artifacts").mkdir()
-    for name in ("dvc.yaml", ".dvcignore", "artifacts/random", "gates.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    write_photos(folder / "photos.zip")
-    write_params(folder / "params.yaml")
-    run("git", "init", "-q", cwd=folder)
-    run("dvc", "init", "-q", cwd=folder)
-    run("dvc", "repro", cwd=folder)
 
 
 def change(project: Path, value: object, *keys: str) -> None:
@@ -56,8 +40,7 @@ def row(name: str, target: str, action: Callable[[], object], rounds: int) -> li
         start = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - start)
-    middle, low, high = statistics.median(seconds), min(seconds), max(seconds)
-    return [name, target, f"{middle:.2f} ({low:.2f}–{high:.2f})"]
+    return [name, target, spread(seconds, 2)]
 
 
 def repro(project: Path, stage: str, *, runs: str, leaves: str) -> None:
@@ -76,7 +59,8 @@ def main() -> None:
     describe_machine()
     with tempfile.TemporaryDirectory() as name:
         project = Path(name) / "project"
-        make_project(project)
+        make_copy(project)
+        run("dvc", "repro", cwd=project)
         commands = [("-m", "resnets.cli"), *(("-m", f"resnets.stages.{s}") for s in STAGES)]
         rows = [
             row(f"{command[1]} --help", "0.5", lambda c=command: run(

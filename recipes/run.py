@@ -4,7 +4,7 @@
     python recipes/run.py                 write the table recipes/README.md from what is kept
 
 The clone lies beside the project, so that nothing here is overwritten; a run that was stopped
-continues in it, and a finished one removes it. Nothing with pixels of anybody's photos is kept.
+continues in it, with the code of its commit, and a finished one removes it. Nothing with pixels of anybody's photos is kept.
 """
 
 import json
@@ -76,9 +76,8 @@ def make_clone(name: str) -> Path:
     if clone.exists():
         if not (clone / LOG).exists():  # nothing of ours, or never made to the end
             raise EnvironmentFault(f"{clone} is in the way", "move or remove it")
-        if git("rev-parse", "HEAD", cwd=clone) == git("rev-parse", "HEAD"):
-            return clone
-        shutil.rmtree(clone)
+        print(f"continuing in {clone}; remove it to start afresh with the last commit")
+        return clone
     git("clone", "--quiet", str(ROOT), str(clone))
     for path in OF_THE_DEFAULT:
         shutil.rmtree(clone / path, ignore_errors=True)
@@ -135,7 +134,7 @@ def run_recipe(name: str) -> None:
         spent = 3600 * int(hours or 0) + 60 * int(minutes) + int(rest)
         training[variant] = training.get(variant, 0) + spent
     record = {
-        "commit": git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD", cwd=clone),
         "machine": machine(),
         "was_interrupted": "continuing at" in log,  # times are those of the last part then
         "seconds": seconds,

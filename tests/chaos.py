@@ -29,7 +29,7 @@ from pathlib import Path
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from tests.test_pipeline import ROOT, run, write_params, write_photos
+from tests.copies import ROOT, make_copy
 
 FAILPOINTS = {  # each with the stages that pass it, and how often one of them does at least
     "prepare.flushed": ("prepare", 1),
@@ -114,7 +114,7 @@ class Chaos:
         """Run a stage once; `index.stages` of this project are in an order that works."""
         outs = [self.project / out.def_path for out in stage.outs]
         found = Stage(stage.name, shlex.split(stage.cmd), outs, 0.0)
-        process = self._start(found.command)
+        process = self.start(found.command)
         started = self._await_work(process, self.project / found.lock, 0)
         assert process.wait() == 0, found.command
         return Stage(found.name, found.command, outs, time.monotonic() - started)
@@ -125,7 +125,8 @@ class Chaos:
                 files = out.rglob("*") if out.is_dir() else [out] if out.is_file() else []
                 yield from (f for f in files if f.is_file() and f.suffix != ".part")
 
-    def _start(self, command: list[str], fault: str = "") -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], fault: str = "") -> subprocess.Popen[bytes]:
+        """Start a command in the project, its output in the file `log`."""
         with (self.project / "log").open("wb") as log:
             return subprocess.Popen(
                 command, cwd=self.project, env={**self.environment, "RESNETS_FAULT": fault},
@@ -141,6 +142,7 @@ class Chaos:
     def trial(self, stage: Stage, kills: list[Kill], *, under_dvc: bool) -> None:
         """Kill a stage as often as asked, run it to its end, and compare all that it wrote."""
         command = ["dvc", "repro", "-s", "-f", stage.name] if under_dvc else stage.command
+        self.forget(stage)
         if not under_dvc:
             for out in stage.outs:
                 shutil.rmtree(out) if out.is_dir() else out.unlink()
@@ -159,8 +161,8 @@ class Chaos:
             self.counts.by_stage[stage.name] += 1
             self.counts.by_failpoint[kill.failpoint.partition("@")[0] or "an instant"] += 1
             if not kill.only_dvc:
-                self.counts.torn += self._compare(stage, "torn", kill)
-        if not is_done and not any(self._start(command).wait() == 0 for _ in range(ATTEMPTS)):
+                self.counts.torn += self.compare(stage, "torn", kill)
+        if not is_done and not any(self.start(command).wait() == 0 for _ in range(ATTEMPTS)):
             self.counts.lost += 1
             self._note(stage, "lost", (self.project / "log").read_text()[-2000:])
         for group in groups:
@@ -169,8 +171,12 @@ class Chaos:
         self.counts.torn += len(missing)
         for file in missing:
             self._note(stage, "missing", file)
-        self.counts.differing += self._compare(stage, "differing", kills)
+        self.counts.differing += self.compare(stage, "differing", kills)
         self._restore(stage)
+
+    def forget(self, stage: Stage) -> None:
+        """Remove the state of the last trial, which DVC has not recorded."""
+        shutil.rmtree((self.project / stage.lock).parent)
 
     def _kill(
         self, stage: Stage, command: list[str], kill: Kill
@@ -178,7 +184,7 @@ class Chaos:
         """Start a command and kill it with all its children; return it, and whether that hit."""
         lock = self.project / stage.lock
         before, started = modified(lock), time.monotonic()
-        process = self._start(command, kill.failpoint)
+        process = self.start(command, kill.failpoint)
         if kill.failpoint:  # its own death; DVC words it, and ends with 255
             return process, process.wait() in (-signal.SIGKILL, 255)
         if not kill.from_start:
@@ -194,7 +200,7 @@ class Chaos:
     def _expected_of(self, stage: Stage) -> list[Path]:
         return [f for f in self.expected if any(f == o or o in f.parents for o in stage.outs)]
 
-    def _compare(self, stage: Stage, word: str, where: object) -> int:
+    def compare(self, stage: Stage, word: str, where: object) -> int:
         """Count the files of a stage that have other bytes than they should."""
         bad = [f for f in self._files([stage]) if f.read_bytes() != self.expected.get(f)]
         for file in bad:
@@ -260,12 +266,7 @@ def is_alive(process: Path, group: int) -> bool:
 
 def make_project(folder: Path) -> None:
     """Make a project with one task of 72 photos, a backbone and a variant of two epochs each."""
-    (folder / "artifacts").mkdir(parents=True)
-    for name in ("dvc.yaml", ".dvcignore", "artifacts/random"):
-        shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    write_photos(folder / "photos.zip")
-    write_params(folder / "params.yaml")
+    make_copy(folder)
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load(folder / "params.yaml")
     del values["tasks"]["source"], values["split"]["source"]
@@ -273,8 +274,6 @@ def make_project(folder: Path) -> None:
     values["runtime"]["checkpoint_steps"] = 2
     values["transfer"] = {"finetune": values["transfer"]["finetune"]}
     yaml.dump(values, folder / "params.yaml")
-    run("git", "init", "-q", cwd=folder)
-    run("dvc", "init", "-q", cwd=folder)
 
 
 def report(counts: Counts, seed: int, seconds: float) -> str:

@@ -51,6 +51,23 @@ def test_stages_killed_under_dvc_end_with_the_same_bytes(chaos):
     assert chaos.counts.under_dvc >= 2
 
 
+def test_a_stage_killed_before_dvc_records_it_trains_nothing_again(chaos):
+    (stage,) = (stage for stage in chaos.stages if stage.name == "backbone")
+    chaos.forget(stage)
+    command = ["dvc", "repro", "-s", "-f", "backbone"]
+
+    def shown(fault: str = "") -> str:
+        chaos.start(command, fault).wait()
+        return (chaos.project / "log").read_text()
+
+    assert "epoch   2/2" in shown("publish.done@1")  # its outs are in place, and DVC fails
+    again = shown()
+    assert "backbone: continuing at its end" in again
+    assert "epoch   2/2" not in again
+    assert not chaos.compare(stage, "differing", "after a kill before DVC's record")
+    assert "continuing" not in shown()  # what DVC has recorded is forgotten: -f trains anew
+
+
 def test_negative_control_without_the_rename_files_are_torn(chaos):
     runtime = chaos.project / "src/resnets/runtime.py"
     right = runtime.read_text()

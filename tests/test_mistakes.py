@@ -23,7 +23,7 @@ from resnets.errors import run_app
 from resnets.models import build_model
 from resnets.runtime import locked
 from tests.bundles import make_trained
-from tests.test_pipeline import ROOT
+from tests.copies import ROOT
 
 PREPARE = "prepare target --out out --metrics m.json --samples s.png"
 SPLIT = "split target --task task --metrics m.json"

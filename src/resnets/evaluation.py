@@ -45,6 +45,11 @@ class Score:
     high: float | None = None
 
 
+def _rounded(value: float | None) -> float:
+    assert value is not None  # what is headlined is known wherever there are images
+    return round(float(value), 6)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Hold all that was measured on one side of a split.
@@ -61,14 +66,14 @@ class Evaluation:
 
     def value(self, metric: str) -> float:
         """Return a metric, to six decimals."""
-        return round(float(self.scores[metric].value or 0), 6)
+        return _rounded(self.scores[metric].value)
 
     def headline(self) -> dict[str, float]:
         """Return the few numbers that a pull request should show."""
         row = {name: self.value(name) for name in HEADLINE if name in self.scores}
         accuracy = self.scores["accuracy"]
         for name, bound in (("accuracy_low", accuracy.low), ("accuracy_high", accuracy.high)):
-            row[name] = round(float(bound or 0), 6)
+            row[name] = _rounded(bound)
         return row | {"images": self.images}
 
     def score_rows(self) -> list[Row]:

@@ -21,6 +21,9 @@ from resnets.errors import EnvironmentFault, ParamsError, StoppedBySignal
 
 Precision = Literal["fp32", "bf16"]
 
+PARENT = os.getppid()  # from the start: DVC may die while torch is still being imported
+PUBLISHED = "published"  # marks a state whose outs are in place
+
 
 def resolve_device(device: str) -> str:
     """Return "cpu" or "cuda"; "auto" takes the GPU if there is one."""
@@ -139,15 +142,14 @@ def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     failpoint("write.after_rename")
 
 
-def write_bytes(path: Path, *chunks: bytes) -> None:
-    """Write a file atomically, from chunks that follow each other."""
-    with atomic_path(path, sum(map(len, chunks))) as part, part.open("wb") as file:
-        for chunk in chunks:
-            view, half = memoryview(chunk), len(chunk) // 2
-            file.write(view[:half])
-            file.flush()
-            failpoint("write.half")
-            file.write(view[half:])
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path, len(content)) as part, part.open("wb") as file:
+        view, half = memoryview(content), len(content) // 2
+        file.write(view[:half])
+        file.flush()
+        failpoint("write.half")
+        file.write(view[half:])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -155,12 +157,34 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
+def mark_published(folder: Path) -> None:
+    """Note that the outs of a stage are in place; its state stays until DVC has recorded them.
+
+    Were it removed here, a kill of DVC before it writes dvc.lock would cost the stage's work again.
+    """
+    write_text(folder / PUBLISHED, "")
+    failpoint("publish.done")
+
+
+def _forget_recorded(states: Path) -> None:
+    """Remove the states that were published before dvc.lock was last written."""
+    lock = Path("dvc.lock")
+    recorded = lock.stat().st_mtime_ns if lock.exists() else 0
+    for mark in states.glob(f"*/{PUBLISHED}"):
+        if mark.stat().st_mtime_ns < recorded:
+            for path in mark.parent.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+            mark.unlink()
+
+
 @contextmanager
 def locked(folder: Path, owner: str) -> Iterator[None]:
     """Hold a folder for one process; the lock dies with the process, so none is ever stale.
 
-    Of processes that train together, process 0 holds it for all. Raises EnvironmentFault that
-    names the holder when another process has it.
+    What DVC has recorded is removed from this folder and those beside it. Of processes that train
+    together, process 0 holds it for all. Raises EnvironmentFault that names the holder when another
+    process has it.
     """
     if process_number():
         yield
@@ -178,6 +202,8 @@ def locked(folder: Path, owner: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{owner} (process {os.getpid()})")
         file.flush()
+        _forget_recorded(folder.parent)
+        (folder / PUBLISHED).unlink(missing_ok=True)
         yield
 
 
@@ -193,7 +219,6 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._parent = os.getppid()
 
     def __enter__(self) -> "StopRequest":
         heard = [s for s in self.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # nohup
@@ -212,7 +237,7 @@ class StopRequest:
     def is_set(self) -> bool:
         """Tell whether to stop."""
         watches = not os.environ.keys().isdisjoint({"DVC_STAGE", "RANK"})
-        if self.received is None and watches and os.getppid() != self._parent:
+        if self.received is None and watches and os.getppid() != PARENT:
             self.received = signal.SIGTERM
         return self.received is not None
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from resnets.data.batches import epoch_table, uniform
 from resnets.data.task import Side
 from resnets.models import build_model
+from resnets.models.resnet import ResNet
 from resnets.params import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
 from resnets.training.trainer import Trained, Trainer
 
@@ -69,13 +71,36 @@ def make_trainer(
     return Trainer(make_side(33, 0), make_side(15, 1), section, PREPROCESS, runtime, state)
 
 
+def start_model(seed: int = 0) -> ResNet:
+    """Return the network that `train` starts with."""
+    torch.manual_seed(seed)
+    return build_model("resnet8", num_classes=3, in_channels=1)
+
+
+def plain_optimizer(
+    model: torch.nn.Module,
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return what SECTION says in torch's own words: the optimiser and its schedule."""
+    decaying = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decaying, "weight_decay": 1e-3}, {"params": others, "weight_decay": 0}],
+        lr=0.05, momentum=0.9, nesterov=True,
+    )  # fmt: skip
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+
+
+def plain_batches(epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the rows of each batch of an epoch of `train`, and the draws of its augmentation."""
+    order = np.argsort(epoch_table(0, epoch, 33)[:, 0], kind="stable")
+    return [order[:8], order[8:16], order[16:24], order[24:]], uniform(epoch_table(0, epoch, 33))
+
+
 def train(state: Path, *, section: Training = SECTION, runtime: Runtime = RUNTIME, seed: int = 0,
           **options: object) -> Trained:  # fmt: skip
     """Train an 8-layer network to the end, or continue."""
-    torch.manual_seed(seed)
-    model = build_model("resnet8", num_classes=3, in_channels=1)
     trainer = make_trainer(state, section=section, runtime=runtime)
-    return trainer.run(model, title="test", seed=seed, inputs={}, **options)
+    return trainer.run(start_model(seed), title="test", seed=seed, inputs={}, **options)
 
 
 def bits(trained: Trained) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from resnets.errors import DataError, run_app
-from resnets.models import build_model, layer_groups
+from resnets.models import layer_groups
 from resnets.runtime import process_number
 from resnets.training.engine import fit
 from resnets.training.optim import build_optimizer
@@ -17,12 +17,7 @@ from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
 from resnets.training.together import join, launch
 from resnets.training.trainer import Setup
-from tests.training.runs import SECTION, make_trainer, train
-
-
-def start_model():
-    torch.manual_seed(0)
-    return build_model("resnet8", num_classes=3, in_channels=1)
+from tests.training.runs import SECTION, make_trainer, start_model, train
 
 
 def train_in_float64(state: Path) -> dict[str, torch.Tensor]:

@@ -1,17 +1,28 @@
 import copy
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from resnets.data.batches import ImageBatches, epoch_table, uniform
+from resnets.data.batches import ImageBatches
 from resnets.errors import NumericalError, ParamsError
 from resnets.models import build_model
 from resnets.params import NoCrop
-from resnets.training.state import remove_state
-from tests.training.runs import PREPROCESS, RUNTIME, SECTION, bits, make_side, make_trainer, train
+from tests.training.runs import (
+    PREPROCESS,
+    RUNTIME,
+    SECTION,
+    bits,
+    make_side,
+    make_trainer,
+    plain_batches,
+    plain_optimizer,
+    start_model,
+    train,
+)  # fmt: skip
 
 
 def test_network_learns_an_easy_task(tmp_path):
@@ -22,24 +33,15 @@ def test_network_learns_an_easy_task(tmp_path):
 
 def test_loop_equals_a_plain_loop_written_with_torch_alone(tmp_path):
     trained = train(tmp_path)
-    torch.manual_seed(0)
-    model = build_model("resnet8", num_classes=3, in_channels=1)
-    side = make_side(33, 0)
+    model, side = start_model(), make_side(33, 0)
     batches = ImageBatches(side, SECTION.augment, batch_size=8, crop=12, mean=[0.4], seed=0)
-    decaying = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decaying, "weight_decay": 1e-3}, {"params": others, "weight_decay": 0}],
-        lr=0.05, momentum=0.9, nesterov=True,
-    )  # fmt: skip
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+    optimizer, scheduler = plain_optimizer(model)
     losses = []
     for epoch in range(3):
-        order = np.argsort(epoch_table(0, epoch, 33)[:, 0], kind="stable")
-        draws = uniform(epoch_table(0, epoch, 33))
+        parts, draws = plain_batches(epoch)
         model.train()
         total = 0.0
-        for rows in (order[:8], order[8:16], order[16:24], order[24:]):  # the last one has 9
+        for rows in parts:  # the last one has 9
             images = (batches.cut(rows, draws).float() / 255 - 0.4) / 0.3
             labels = torch.from_numpy(side.labels[rows])
             loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
@@ -174,7 +176,7 @@ def test_damaged_features_are_computed_again(tmp_path):
         content = bytearray(file.read_bytes())
         content[-5] ^= 1
         file.write_bytes(content)
-    remove_state(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
     assert bits(train(tmp_path / "a", train="head")) == expected
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnets.errors import EnvironmentFault, StoppedBySignal
-from resnets.runtime import atomic_path, locked, write_json
+from resnets.runtime import atomic_path, locked, mark_published, write_json
 from resnets.training import state as state_module
 from resnets.training.state import Progress, StateFolder
 from tests.training.runs import SECTION, bits, train
@@ -56,7 +56,7 @@ def test_finished_run_is_found_finished(tmp_path, undisturbed, capsys):
     again = train(tmp_path)
     assert bits(again) == undisturbed
     assert pd.DataFrame(again.history).to_csv() == history  # columns in their order, too
-    assert "continuing at epoch 4, batch 0" in capsys.readouterr().out
+    assert "continuing at its end" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,23 @@ def test_second_process_is_refused_and_told_who_is_at_work(tmp_path):
     assert f"in use by training of a (process {os.getpid()})" in caught.value.what
     with locked(tmp_path, "training of b"):
         pass
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_state_is_kept_until_dvc_has_recorded_what_came_of_it(tmp_path, monkeypatch, is_recorded):
+    monkeypatch.chdir(tmp_path)
+    own, other, open_one = (Path(".state") / name for name in ("own", "other", "open"))
+    for folder in (own, other, open_one):
+        (folder / "seed-0").mkdir(parents=True)
+    for folder in (own, other):
+        mark_published(folder)
+    Path("dvc.lock").touch()
+    recorded = time.time_ns() + (1 if is_recorded else -1) * 10**10
+    os.utime("dvc.lock", ns=(recorded, recorded))
+    with locked(own, "training"):
+        assert (own / "seed-0").exists() == (other / "seed-0").exists() == (not is_recorded)
+        assert (open_one / "seed-0").exists()  # nothing was published: it is to be continued
+        assert not (own / "published").exists()  # what is trained from here on is not
 
 
 def test_lock_dies_with_its_process(tmp_path):

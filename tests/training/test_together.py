@@ -4,17 +4,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from resnets.data.batches import ImageBatches, epoch_table, uniform
+from resnets.data.batches import ImageBatches
 from resnets.errors import ParamsError
 from resnets.training.together import check_alike
-from tests.training.runs import SECTION, make_side, train
-from tests.training.several import start_model
+from tests.training.runs import (
+    SECTION,
+    make_side,
+    plain_batches,
+    plain_optimizer,
+    start_model,
+    train,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -51,17 +56,10 @@ def train_on_two_parts() -> dict[str, torch.Tensor]:
     model = start_model().double()
     side = make_side(33, 0)
     batches = ImageBatches(side, SECTION.augment, batch_size=8, crop=12, mean=[0.4], seed=0)
-    decaying = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decaying, "weight_decay": 1e-3}, {"params": others, "weight_decay": 0}],
-        lr=0.05, momentum=0.9, nesterov=True,
-    )  # fmt: skip
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+    optimizer, scheduler = plain_optimizer(model)
     for epoch in range(3):
-        order = np.argsort(epoch_table(0, epoch, 33)[:, 0], kind="stable")
-        draws = uniform(epoch_table(0, epoch, 33))
-        for batch in (order[:8], order[8:16], order[16:24], order[24:]):  # the last one has 9
+        parts, draws = plain_batches(epoch)
+        for batch in parts:  # the last one has 9
             optimizer.zero_grad()
             statistics = []
             for rows in (batch[::2], batch[1::2]):

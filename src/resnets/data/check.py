@@ -13,7 +13,7 @@ from rich.table import Table
 from resnets.data.layout import Source
 from resnets.data.manifest import Rejected, Row, copies
 from resnets.data.pack import Packing
-from resnets.data.prepare import choose, judge_all
+from resnets.data.prepare import judge_all, select_members
 from resnets.data.sources import open_source
 from resnets.errors import DataError, printable
 
@@ -43,7 +43,7 @@ def check(path: Path) -> None:
             f"{path}: {len(rejected)} of {len(rows) + len(rejected)} images are bad, as listed",
             "repair or remove them, name them in tasks.*.exclude, or set data.on_bad: quarantine",
         )
-    choose(source, None, None, ())
+    select_members(source, None, None, ())
 
 
 def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table:

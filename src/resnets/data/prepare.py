@@ -55,7 +55,7 @@ def prepare_task(
     `on_bad` and `max_bad_fraction` allow; rejected.csv lists it all even then.
     """
     source = open_source(source_path)
-    members = choose(source, classes, num_classes, exclude)
+    members = select_members(source, classes, num_classes, exclude)
     packing = Packing(channels, resize, fit, max_megapixels)
     manifest, listed = out_folder / "manifest.csv", out_folder / "rejected.csv"
     manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
@@ -94,7 +94,7 @@ def check_classes(path: Path, classes: set[str], images: Sequence[Member | Row])
         )
 
 
-def choose(
+def select_members(
     source: Source, classes: list[str] | None, num_classes: int | None, exclude: Collection[str]
 ) -> list[Member]:
     """Return the images of the wanted classes, without those that are excluded by name.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.runtime import locked, process_number, write_json, write_text
+from resnets.runtime import locked, mark_published, process_number, write_json, write_text
 from resnets.training.together import launch
 
 
@@ -48,7 +48,6 @@ def main(
     from resnets.scoring import score_models
     from resnets.training.publish import publish_bundle, write_history
     from resnets.training.start import initial_model
-    from resnets.training.state import remove_state
     from resnets.training.trainer import Trainer
 
     task, state = open_task(source), Path(".state/backbone")
@@ -68,7 +67,7 @@ def main(
         )  # fmt: skip
         write_history(plots / "history.csv", {0: trained.history})
         score_models({0: bundle}, task, trained.summary["device"], metrics=metrics, plots=plots)
-        remove_state(state)
+        mark_published(state)
 
 
 if __name__ == "__main__":

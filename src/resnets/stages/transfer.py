@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.runtime import locked, process_number
+from resnets.runtime import locked, mark_published, process_number
 from resnets.training.together import launch
 
 
@@ -34,7 +34,6 @@ def main(
     from resnets.data.task import open_task
     from resnets.training.publish import full_preprocess, publish_bundle, write_history
     from resnets.training.start import initial_model
-    from resnets.training.state import remove_state
     from resnets.training.trainer import Trainer
 
     opened = open_task(task).redrawn(section.redraw_split)
@@ -68,7 +67,7 @@ def main(
             )  # fmt: skip
         if not process_number():
             write_history(history, histories)
-            remove_state(state)
+            mark_published(state)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ def fit(
                 failpoint("engine.step")
                 is_stopping = any_of(stop.is_set())
                 if is_stopping or step % checkpoint_steps == 0:
+                    _check_finite(progress.model, step, run.lr_at(step - 1))
                     state.save(progress, step)
                 if is_stopping:
                     raise agreed(stop.error(f"epoch {epoch + 1}, batch {progress.batch}"))
@@ -137,6 +138,18 @@ def fit(
             failpoint("engine.epoch")
     # a killed stage finds its finished runs here, since DVC deletes what they had published
     state.save(progress, len(run.plan) * steps_per_epoch)
+
+
+def _check_finite(model: nn.Module, step: int, lr: float) -> None:
+    """Raise NumericalError rather than save weights that no step can mend."""
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise agreed(
+                NumericalError(
+                    f"{name} is not finite after step {step}, lr {lr:.6g}",
+                    "lower optimizer.lr or set optimizer.clip_norm; the last checkpoint is kept",
+                )
+            )
 
 
 def _end_epoch(progress: Progress, run: Run, epoch: int) -> None:

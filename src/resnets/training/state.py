@@ -2,12 +2,11 @@
 
 DVC deletes a stage's outs before it runs, so the state lives in `.state/<name>`, which nobody
 tracks. It is bound to the run's identity (parameters, data, split, weights and code): state of
-another run is never continued. It is removed once the outs are published.
+another run is never continued. It is removed once DVC has recorded the outs (runtime.locked).
 """
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.runtime import failpoint, process_number, write_bytes, write_text
+from resnets.runtime import process_number, write_bytes, write_text
 from resnets.training.together import share
 
 DIGEST_SIZE = 32
@@ -119,16 +118,6 @@ class StateFolder:
 
     def _newest(self) -> bytes:
         return next(filter(None, (unseal(file.read_bytes()) for file in self._checkpoints())), b"")
-
-
-def remove_state(folder: Path) -> None:
-    """Remove the state of a run whose outs are published; the lock file goes last.
-
-    Under `dvc repro`, a kill after this and before DVC has recorded the outs costs the stage's work
-    once more, not its bytes: DVC deletes what it has not recorded.
-    """
-    failpoint("publish.done")
-    shutil.rmtree(folder)
 
 
 def _pack(progress: Progress) -> tuple[dict[str, Tensor], dict[str, str]]:
