@@ -4,7 +4,8 @@
     python recipes/run.py                 write the table recipes/README.md from what is kept
 
 The clone lies beside the project, so that nothing here is overwritten; a run that was stopped
-continues in it, with the code of its commit, and a finished one removes it. Nothing with pixels of anybody's photos is kept.
+continues in it, with the code of its commit, and a finished one removes it. Nothing with pixels of
+anybody's photos is kept.
 """
 
 import json
