@@ -1,6 +1,6 @@
 """Tabulate and plot time and memory of the stages against the number and the size of images.
 
-    python benchmarks/cost_curves.py            1k to 64k generated images (an hour)
+    python benchmarks/cost_curves.py            1k to 64k generated images (ten minutes)
     python benchmarks/cost_curves.py --quick    250 and 1,000
 
 Each stage is a process of its own, so the figures hold its start as well (importing torch: seconds,
@@ -110,7 +110,7 @@ def plot(curves: dict[str, Costs], path: Path) -> None:
                 values = [stages[stage][column] for stages in costs.values()]
                 panel.loglog(list(costs), values, "o-", label=stage)
             panel.set(xlabel=label, ylabel=unit)
-            panel.legend()
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=100)
     print(f"\nplot: {path}")
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from resnets.bundle import load_bundle
+from resnets.data.decode import crop_batch
 from resnets.explain import SMALLEST, explain, grad_cam, overlay
-from resnets.inference import crop_batch, infer, normalise
+from resnets.inference import infer, normalise
 from resnets.plots import draw_prediction
 from tests.bundles import PREPROCESS, Trained, make_trained
 
@@ -31,7 +32,7 @@ def test_heat_is_that_of_the_gradients(trained: Trained) -> None:
         bundle.head()[0],
         labels,
     )  # fmt: skip
-    crops = torch.from_numpy(crop_batch(images, 0, len(images), 28)).permute(0, 3, 1, 2)
+    crops = torch.from_numpy(crop_batch(images, range(len(images)), 28)).permute(0, 3, 1, 2)
     feature_map = bundle.model.feature_map(normalise(crops, PREPROCESS.mean, PREPROCESS.std))
     logits = bundle.model.fc(bundle.model.avgpool(feature_map).flatten(1))
     chosen = logits[torch.arange(len(labels)), torch.from_numpy(labels)].sum()

@@ -17,16 +17,18 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
 from resnets.answers import Answer, Reports, open_writers
 from resnets.bundle import KEY, load_bundle
-from resnets.classifier import open_classifier
+from resnets.classifier import open_classifier, settle
+from resnets.data.decode import crop_batch
 from resnets.errors import ArtefactError, DataError, EnvironmentFault, NumericalError, ParamsError
 from resnets.export import to_onnx
-from resnets.inference import Output, crop_batch, infer
+from resnets.inference import Output, infer
 from resnets.predict import predict
 from resnets.predictions import predictions_table
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
@@ -53,13 +55,14 @@ def run(
     *,
     lines: Iterable[bytes] = (),
     batch_size: int = 8,
+    precision: str = "fp32",
     **reports: Any,
 ) -> None:
     """Predict, and let inputs be bad."""
     try:
         predict(
             [str(a) for a in arguments], lines, model=model, reports=Reports(**reports),
-            batch_size=batch_size, device="cpu",
+            batch_size=batch_size, device="cpu", precision=precision,
         )  # fmt: skip
     except DataError as error:
         if "could not be read" not in error.what:
@@ -110,7 +113,7 @@ def test_answers_are_those_of_the_evaluation(trained: Trained, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["plain.onnx", "inside.onnx"])
 def test_an_onnx_file_gives_the_same_features_and_maps(trained: Trained, name: str) -> None:
     images = trained.task.side("test").images
-    crops = crop_batch(images, 0, len(images), PREPROCESS.crop)
+    crops = crop_batch(images, range(len(images)), PREPROCESS.crop)
     outputs: tuple[Output, ...] = ("feature_map", "features", "logits")
     for output in outputs:
         found = open_classifier(trained.bundle.parent / name, output=output).score(crops)
@@ -123,6 +126,31 @@ def test_an_onnx_file_gives_the_same_features_and_maps(trained: Trained, name: s
             assert (values is None) == (others is None)
             if values is not None:
                 np.testing.assert_allclose(values, others, atol=1e-4)
+
+
+def test_in_bf16_the_answers_are_those_of_fp32(trained: Trained, tmp_path: Path) -> None:
+    files = sorted(trained.photos.rglob("*.png"))
+    exact = table(files, trained.bundle, tmp_path)
+    quick = table(files, trained.bundle, tmp_path, precision="bf16")
+    assert [row["predicted"] for row in quick] == [row["predicted"] for row in exact]
+    apart = np.abs(numbers(quick) - numbers(exact)).max()
+    assert 0 < apart < 0.05
+
+
+@given(
+    arrays(np.float32, (5, 3), elements=st.floats(-4, 4, width=32)),
+    arrays(np.float32, (5, 3), elements=st.floats(-0.1171875, 0.1171875, width=32)),
+)
+def test_an_error_below_half_of_close_changes_no_answer(
+    logits: NDArray[np.float32], errors: NDArray[np.float32]
+) -> None:
+    crops = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+
+    def exact(some: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return logits[some.ravel()]
+
+    settled = settle(lambda some: exact(some) + errors[some.ravel()], exact)(crops)
+    assert np.array_equal(settled.argmax(1), logits.argmax(1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 40, 100])

@@ -1,7 +1,7 @@
 """Define the `resnets` command: fetch, check, predict, compare and summary."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -131,6 +131,10 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; an ONNX file uses the CPU.")] = (
         "auto"
     ),
+    precision: Annotated[
+        Literal["fp32", "bf16", "auto"],
+        typer.Option(help="bf16 makes a bundle faster; close answers are settled in fp32."),
+    ] = "fp32",
 ) -> None:
     """Classify images with calibrated probabilities; needs nothing but the model file.
 
@@ -143,8 +147,9 @@ def predict(
 
     reports = Reports(output, features, plot, explain, top, threshold)
     predict_images(
-        inputs, sys.stdin.buffer, model=model, reports=reports, batch_size=batch_size, device=device
-    )
+        inputs, sys.stdin.buffer, model=model, reports=reports, batch_size=batch_size,
+        device=device, precision=precision,
+    )  # fmt: skip
 
 
 def main() -> None:

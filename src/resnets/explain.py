@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.bundle import Bundle
-from resnets.inference import Floats, Images, crop_batch, infer
+from resnets.data.decode import Images, crop_batch
+from resnets.inference import Floats, infer
 
 OPACITY = 0.6  # of the hottest place
 SMALLEST = 224  # pixels; smaller pictures are enlarged
@@ -52,5 +53,5 @@ def explain(
         precision="fp32", output="feature_map",
     )  # fmt: skip
     heats = grad_cam(feature_map, bundle.head()[0], classes)
-    crops = crop_batch(images, 0, len(images), preprocess.crop)
+    crops = crop_batch(images, range(len(images)), preprocess.crop)
     return [overlay(crop, heat) for crop, heat in zip(crops, heats, strict=True)]

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from resnets.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
 from resnets.calibration import log_softmax
 from resnets.classifier import INPUT, open_classifier
+from resnets.data.decode import Images
 from resnets.data.task import Task
 from resnets.errors import ArtefactError
 from resnets.evaluation import evaluate
-from resnets.inference import Floats, Images, infer, normalise, run_batches
+from resnets.inference import Floats, infer, normalise, run_batches
 from resnets.model_card import model_card
 from resnets.params import Export
 from resnets.quantize import compare_int8, quantize_int8

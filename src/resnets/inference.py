@@ -1,12 +1,12 @@
 """Compute logits or features of images: the only forward loop outside training."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.decode import center_crop
+from resnets.data.decode import Crops, Images, crop_batch
 from resnets.errors import NumericalError
 from resnets.params import Preprocess
 
@@ -15,20 +15,9 @@ if TYPE_CHECKING:
 
     from resnets.models.resnet import ResNet
 
-Crops = NDArray[np.uint8]  # (N, crop, crop, C)
 Floats = NDArray[np.float32]
 Output = Literal["logits", "features", "feature_map"]  # (N, K), (N, F) and (N, F, h, w)
 Forward = Callable[[Crops], Floats]  # what runs a model, torch's or ONNX Runtime's
-
-
-class Images(Protocol):
-    """Give images one by one as uint8 (H, W, C); a task's images and plain lists do."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    def __getitem__(self, row: int, /) -> NDArray[np.uint8]:
-        """Return one image."""
 
 
 def normalise(batch: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
@@ -40,15 +29,6 @@ def normalise(batch: "torch.Tensor", mean: Sequence[float], std: Sequence[float]
         for values in (mean, std)
     )
     return batch.float().div_(255).sub_(center).div_(scale)
-
-
-def crop_batch(images: Images, start: int, stop: int, crop: int) -> Crops:
-    """Return the centre crops of images start…stop as one new array."""
-    uniform: NDArray[np.uint8] | None = getattr(images, "uniform", None)
-    if uniform is not None and uniform.shape[1:3] == (crop, crop):
-        return np.array(uniform[start:stop])  # whole images of one size: one copy, no loop
-    rows = range(start, min(stop, len(images)))
-    return np.stack([center_crop(images[row], crop) for row in rows])
 
 
 def torch_forward(
@@ -85,7 +65,8 @@ def run_batches(forward: Forward, images: Images, *, crop: int, batch_size: int)
     """
     results = []
     for start in range(0, len(images), batch_size):
-        results.append(forward(crop_batch(images, start, start + batch_size, crop)))
+        rows = range(start, min(start + batch_size, len(images)))
+        results.append(forward(crop_batch(images, rows, crop)))
         check_finite(results[-1], start)
     return np.concatenate(results) if results else np.empty((0, 0), np.float32)
 

@@ -36,6 +36,7 @@ def predict(
     reports: Reports,
     batch_size: int,
     device: str,
+    precision: str,
 ) -> None:
     """Classify all inputs and write the reports; `find_inputs` explains `arguments` and `lines`.
 
@@ -45,7 +46,7 @@ def predict(
     if reports.explain or reports.features:
         output = "feature_map" if reports.explain else "features"
     path = model or default_model()
-    classifier = open_classifier(path, output=output, device=device)
+    classifier = open_classifier(path, output=output, device=device, precision=precision)
     answers = classify(find_inputs(arguments, lines), classifier, batch_size=batch_size)
     if "-" not in arguments and (reports.table() or not sys.stdout.isatty()):
         total = sum(1 for _ in find_inputs(arguments, (), read=False))

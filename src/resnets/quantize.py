@@ -14,8 +14,9 @@ from onnxruntime.quantization import (
 )
 
 from resnets.classifier import INPUT, Classifier, normalise_on_host, open_classifier
+from resnets.data.decode import Images, crop_batch
 from resnets.data.task import Task
-from resnets.inference import Images, crop_batch, run_batches
+from resnets.inference import run_batches
 
 CALIBRATION_IMAGES = 256  # more change the ranges little and cost minutes
 BATCH = 8
@@ -28,10 +29,10 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # has no types
     def __init__(self, images: Images, model: Classifier) -> None:
         preprocess = model.meta.preprocess
         step = max(-(-len(images) // CALIBRATION_IMAGES), 1)
-        chosen = [images[row] for row in range(0, len(images), step)]
+        rows = range(0, len(images), step)
         crops = (
-            crop_batch(chosen, start, start + BATCH, preprocess.crop)
-            for start in range(0, len(chosen), BATCH)
+            crop_batch(images, rows[start : start + BATCH], preprocess.crop)
+            for start in range(0, len(rows), BATCH)
         )
         inside = model.output == "probabilities"
         self.batches = (c if inside else normalise_on_host(c, preprocess) for c in crops)

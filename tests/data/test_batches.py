@@ -7,13 +7,13 @@ from torchvision.transforms import RandomResizedCrop as Theirs
 from torchvision.transforms.v2.functional import resized_crop
 
 from resnets.data.batches import (
-    WORDS,
     FeatureBatches,
     ImageBatches,
-    augment_image,
     batch_bounds,
     epoch_table,
     random_box,
+    resized_view,
+    shifted_views,
     uniform,
 )
 from resnets.data.task import Side
@@ -139,23 +139,32 @@ def test_padded_crop_is_a_window_of_the_padded_image():
     image = side().images[5]
     padded = np.pad(image[:, :, 0], 2, constant_values=7)
     windows = {padded[y : y + 12, x : x + 12].tobytes() for y in range(5) for x in range(5)}
-    found = set()
-    for draws in uniform(epoch_table(0, 0, 300)):
-        view = augment_image(
-            image, draws, PAD.model_copy(update={"flip": False}), crop=12, fill=FILL
-        )
-        found.add(view[0].numpy().tobytes())
-    assert found == windows
+    draws = uniform(epoch_table(0, 0, 300))
+    still = PAD.model_copy(update={"flip": False})
+    views = shifted_views(np.stack([image] * 300), draws, still, FILL)
+    assert {view[0].numpy().tobytes() for view in views} == windows
+
+
+def test_views_of_a_batch_are_those_of_single_images():
+    images = side().images
+    draws = uniform(epoch_table(0, 0, len(images)))
+    for augment in (PAD, NoCrop(crop="center", flip=True)):
+        together = shifted_views(images, draws, augment, FILL)
+        alone = [
+            shifted_views(images[row : row + 1], draws[row : row + 1], augment, FILL)
+            for row in range(len(images))
+        ]
+        assert torch.equal(together, torch.cat(alone))
 
 
 def test_flip_happens_in_half_of_the_cases_and_mirrors():
     image = side().images[5]
-    plain = augment_image(
-        image, np.full(WORDS, 0.9), NoCrop(crop="center", flip=True), crop=12, fill=FILL
-    )
+    plain = torch.from_numpy(image).permute(2, 0, 1)
+    draws = uniform(epoch_table(0, 0, 1000))
     flips = 0
-    for draws in uniform(epoch_table(0, 0, 1000)):
-        view = augment_image(image, draws, NoCrop(crop="center", flip=True), crop=12, fill=FILL)
+    for view in shifted_views(
+        np.stack([image] * 1000), draws, NoCrop(crop="center", flip=True), FILL
+    ):
         is_flipped = torch.equal(view, plain.flip(2))
         assert is_flipped or torch.equal(view, plain)
         flips += is_flipped
@@ -167,7 +176,7 @@ def test_random_resized_view_is_torchvisions_crop_of_the_same_box_bit_for_bit(ch
     image = np.random.default_rng(1).integers(0, 256, (50, 70, channels), np.uint8)
     theirs = torch.from_numpy(image).permute(2, 0, 1)
     for draws in uniform(epoch_table(2, 0, 50)):
-        ours = augment_image(image, draws, CROP, crop=24, fill=FILL)
+        ours = resized_view(image, draws, CROP, crop=24)
         box = random_box(50, 70, draws, CROP)
         view = resized_crop(theirs, *box, [24, 24], antialias=True)
         assert torch.equal(ours, view.flip(2) if draws[1] < 0.5 else view)

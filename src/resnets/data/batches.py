@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.data.decode import center_crop
+from resnets.data.decode import Crops, crop_batch
 from resnets.data.progress import map_ahead
 from resnets.data.task import Side
-from resnets.params import Augment, PadCrop, RandomResizedCrop
+from resnets.params import Augment, NoCrop, PadCrop, RandomResizedCrop
 
 TRIES = 10  # boxes drawn before a random-resized crop gives up, as torchvision does
 WORDS = 4 + 2 * TRIES  # order, flip, y, x, then area and aspect ratio of each try
@@ -82,38 +82,43 @@ def random_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def augment_image(
-    image: NDArray[np.uint8],
-    draws: NDArray[np.float64],
-    augment: Augment,
-    *,
-    crop: int,
-    fill: NDArray[np.uint8],
+def resized_view(
+    image: NDArray[np.uint8], draws: NDArray[np.float64], augment: RandomResizedCrop, *, crop: int
 ) -> Tensor:
-    """Cut the training view of one packed image.
+    """Cut a random box of one packed image (H, W, C) and resize it: (C, crop, crop) uint8.
 
-    `image` is (H, W, C) uint8, `draws` are its numbers of this epoch, `fill` (C,) pads. Returns
-    (C, crop, crop) uint8.
+    `draws` (WORDS,) are the image's numbers of this epoch.
     """
-    if isinstance(augment, RandomResizedCrop):
-        top, left, height, width = random_box(image.shape[0], image.shape[1], draws, augment)
-        # torchvision's resized_crop for uint8 does this very thing; importing it takes seconds
-        box = torch.from_numpy(image[top : top + height, left : left + width].copy())
-        view = F.interpolate(
-            box.permute(2, 0, 1)[None], (crop, crop), mode="bilinear", antialias=True
-        )[0]
-    else:
-        cut = center_crop(image, crop)
-        if isinstance(augment, PadCrop):
-            padded = np.empty(
-                (crop + 2 * augment.padding, crop + 2 * augment.padding, len(fill)), np.uint8
-            )
-            padded[:] = fill
-            padded[augment.padding : -augment.padding, augment.padding : -augment.padding] = cut
-            top, left = (int(draws[axis] * (2 * augment.padding + 1)) for axis in (Y, X))
-            cut = padded[top : top + crop, left : left + crop]
-        view = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
+    top, left, height, width = random_box(image.shape[0], image.shape[1], draws, augment)
+    # torchvision's resized_crop for uint8 does this very thing; importing it takes seconds
+    box = torch.from_numpy(image[top : top + height, left : left + width].copy())
+    view = F.interpolate(box.permute(2, 0, 1)[None], (crop, crop), mode="bilinear", antialias=True)[
+        0
+    ]
     return view.flip(2) if augment.flip and draws[FLIP] < 0.5 else view
+
+
+def shifted_views(
+    crops: Crops, draws: NDArray[np.float64], augment: NoCrop | PadCrop, fill: NDArray[np.uint8]
+) -> Tensor:
+    """Shift centre crops (N, crop, crop, C) by up to the padding, filled up with `fill` (C,).
+
+    `draws` (N, WORDS) are their numbers of this epoch. Returns (N, C, crop, crop) uint8.
+    """
+    padding = augment.padding if isinstance(augment, PadCrop) else 0
+    num_images, crop, _, channels = crops.shape
+    padded = np.empty((num_images, crop + 2 * padding, crop + 2 * padding, channels), np.uint8)
+    padded[:] = fill
+    padded[:, padding : padding + crop, padding : padding + crop] = crops
+    tops, lefts = (
+        (draws[:, axis] * (2 * padding + 1)).astype(np.int64)[:, None] for axis in (Y, X)
+    )
+    rows, columns = tops + np.arange(crop), lefts + np.arange(crop)  # (N, crop)
+    if augment.flip:
+        is_flipped = draws[:, FLIP] < 0.5
+        columns[is_flipped] = columns[is_flipped, ::-1]
+    views = padded[np.arange(num_images)[:, None, None], rows[:, :, None], columns[:, None]]
+    return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 
 class ImageBatches:
@@ -156,12 +161,12 @@ class ImageBatches:
 
     def cut(self, rows: NDArray[np.int64], draws: NDArray[np.float64]) -> Tensor:
         """Return the training views of these images, (N, C, crop, crop) uint8, channels last."""
-        views = [
-            augment_image(
-                self.side.images[row], draws[row], self.augment, crop=self.crop, fill=self.fill
+        images, augment = self.side.images, self.augment
+        if not isinstance(augment, RandomResizedCrop):
+            return shifted_views(
+                crop_batch(images, rows, self.crop), draws[rows], augment, self.fill
             )
-            for row in rows
-        ]
+        views = [resized_view(images[row], draws[row], augment, crop=self.crop) for row in rows]
         return torch.stack(views).contiguous(memory_format=torch.channels_last)
 
     def draws(self, epoch: int) -> NDArray[np.float64]:

@@ -16,9 +16,10 @@ before any pixel is decoded. A file that ends early is refused, never filled up 
 import io
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from resnets.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, C), C = 1 or 3, contiguous
+Crops = npt.NDArray[np.uint8]  # (N, crop, crop, C)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
@@ -53,6 +55,16 @@ FIXES = {  # every reason to refuse a file, and what to do about it
     "no_class": "move it into the folder of its class, or remove it",
     "label_conflict": "keep it under the right label only",
 }
+
+
+class Images(Protocol):
+    """Give images one by one as uint8 (H, W, C); a task's images and plain lists do."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, row: int, /) -> Pixels:
+        """Return one image."""
 
 
 class BadImageError(DataError):
@@ -203,3 +215,12 @@ def center_crop(image: Pixels, crop: int) -> Pixels:
         raise ValueError(f"a crop of {crop} does not fit in {width}×{height} pixels")
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     return image[top : top + crop, left : left + crop]
+
+
+def crop_batch(images: Images, rows: Sequence[int] | npt.NDArray[np.int64], crop: int) -> Crops:
+    """Return the centre crops of these images as one new array."""
+    uniform: Crops | None = getattr(images, "uniform", None)
+    if uniform is not None and uniform.shape[1:3] == (crop, crop):
+        crops: Crops = uniform[np.asarray(rows)]  # whole images of one size: one copy, no loop
+        return crops
+    return np.stack([center_crop(images[row], crop) for row in rows])

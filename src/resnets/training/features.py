@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from resnets.data.batches import ImageBatches
-from resnets.inference import Images
+from resnets.data.decode import Images
 from resnets.runtime import process_number, write_bytes
 from resnets.training.state import seal, unseal
 from resnets.training.together import share

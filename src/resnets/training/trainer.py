@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnets.data.batches import FeatureBatches, ImageBatches
+from resnets.data.decode import Images
 from resnets.data.task import Side
-from resnets.inference import Images, infer, normalise
+from resnets.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params import Gradual, Preprocess, Runtime, Training
 from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
