@@ -1,5 +1,6 @@
-"""Share what the tests need: the folder of real photos, and one compute thread."""
+"""Share what the tests need: the folder of real photos, and signals that are heard."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real photos: {folder.name} is not beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_heard() -> None:
+    """Undo what a shell does to commands in the background; our stages inherit it from here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
