@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -135,26 +137,24 @@ def test_cached_features_come_in_the_order_of_the_images():
             assert torch.equal(ours.inputs[:, 0], expected)
 
 
-def test_padded_crop_is_a_window_of_the_padded_image():
-    image = side().images[5]
-    padded = np.pad(image[:, :, 0], 2, constant_values=7)
-    windows = {padded[y : y + 12, x : x + 12].tobytes() for y in range(5) for x in range(5)}
-    draws = uniform(epoch_table(0, 0, 300))
-    still = PAD.model_copy(update={"flip": False})
-    views = shifted_views(np.stack([image] * 300), draws, still, FILL)
-    assert {view[0].numpy().tobytes() for view in views} == windows
-
-
-def test_views_of_a_batch_are_those_of_single_images():
+@pytest.mark.parametrize("flip", [True, False])
+def test_shifted_views_are_the_windows_that_the_words_name(flip):
     images = side().images
-    draws = uniform(epoch_table(0, 0, len(images)))
-    for augment in (PAD, NoCrop(crop="center", flip=True)):
-        together = shifted_views(images, draws, augment, FILL)
-        alone = [
-            shifted_views(images[row : row + 1], draws[row : row + 1], augment, FILL)
-            for row in range(len(images))
-        ]
-        assert torch.equal(together, torch.cat(alone))
+    table = epoch_table(0, 0, len(images))
+    numbers = table[:, 1:4] / 2.0**64  # flip, y, x
+    augment = PAD.model_copy(update={"flip": flip})
+    views = shifted_views(images, uniform(table), augment, FILL)
+    for image, (mirror, y, x), view in zip(images, numbers, views, strict=True):
+        padded = np.pad(image[:, :, 0], 2, constant_values=7)
+        window = padded[math.floor(5 * y) :, math.floor(5 * x) :][:12, :12]
+        expected = window[:, ::-1] if flip and mirror < 0.5 else window
+        assert np.array_equal(view[0].numpy(), expected)
+
+
+def test_every_shift_occurs():
+    draws = uniform(epoch_table(0, 0, 300))
+    views = shifted_views(np.stack([side().images[5]] * 300), draws, PAD, FILL)
+    assert len({view[0].numpy().tobytes() for view in views}) == 5 * 5 * 2
 
 
 def test_flip_happens_in_half_of_the_cases_and_mirrors():
