@@ -22,9 +22,10 @@ from resnets.bundle import load_bundle
 from resnets.data.decode import center_crop
 from resnets.data.task import Side, open_task
 from resnets.errors import run_app
+from resnets.files import write_text
 from resnets.params import Params, load_params
 from resnets.plots import COLOURS
-from resnets.runtime import make_repeatable, write_text
+from resnets.runtime import make_repeatable
 from resnets.training.start import initial_model
 
 IMAGES = 256  # of the batch whose gradient is shown

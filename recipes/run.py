@@ -1,7 +1,7 @@
 """Run a recipe in a clone of the last commit, and keep its numbers as files for Git.
 
     python recipes/run.py fashion_fast    run it, fill recipes/results/fashion_fast, then as below
-    python recipes/run.py                 write the table recipes/README.md from what is kept
+    python recipes/run.py                 write the tables of both READMEs from what is kept
 
 The clone lies beside the project, so that nothing here is overwritten; a run that was stopped
 continues in it, with the code of its commit, and a finished one removes it. Nothing with pixels of
@@ -23,15 +23,17 @@ from ruamel.yaml import YAML
 
 from resnets.data.catalogue import all_items
 from resnets.errors import EnvironmentFault, ParamsError, run_app
+from resnets.files import write_json, write_text
 from resnets.markdown import code, points, table
 from resnets.params import NO_BACKBONE, load_params
-from resnets.runtime import duration, write_json, write_text
+from resnets.runtime import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
 KEPT = ("metrics/*.json", "plots/*/history.csv", "reports/leaderboard.md", "reports/curves.png")
 OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
 LOG = "run.log"
+BEGIN, END = "<!-- written by recipes/run.py -->", "<!-- until here -->"
 # the last line of a training run (training/show.py)
 ENDED = re.compile(r"^(\S+)(?: \d+)?: best epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
 
@@ -151,43 +153,51 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[list[str]]:
+def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     """Return a row of the table for each variant, best first as in the leaderboard."""
     run, rows = read(results / "run.json"), []
     for name in read(results / "metrics/leaderboard.json")["variants"]:
         record = read(results / f"metrics/{name}.json")
         test, val, stated = record["test"], record["val"], published.get(name, {})
-        said = f"{stated['accuracy']} ({stated['of']})" if stated else ""
-        seeds = record["seeds"]
+        seeds, seconds = record["seeds"], run["training_seconds"].get(name)
         spread = f" ± {points(seeds['std'])} (n = {seeds['n']})" if seeds["n"] > 1 else ""
-        seconds = run["training_seconds"].get(name)
         at_least = "≥ " if run["was_interrupted"] else ""
-        rows.append([
-            results.name, code(name), said, f"{points(seeds['mean'])}{spread}",
-            f"{points(test['accuracy_low'])} to {points(test['accuracy_high'])}",
-            f"{test['images']:,}",
-            points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
-            f"{at_least}{duration(seconds / seeds['n'])}" if seconds else "", run["machine"],
-        ])  # fmt: skip
+        rows.append({
+            "recipe": results.name,
+            "variant": code(name),
+            "published": f"{stated['accuracy']} ({stated['of']})" if stated else "",
+            "ours, test": f"{points(seeds['mean'])}{spread}",
+            "95% interval": f"{points(test['accuracy_low'])} to {points(test['accuracy_high'])}",
+            "test images": f"{test['images']:,}",
+            "ours, validation": points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
+            "training of one seed": (
+                f"{at_least}{duration(seconds / seeds['n'])}" if seconds else ""
+            ),
+            "machine": run["machine"],
+        })  # fmt: skip
     return rows
 
 
-def write_readme() -> None:
-    """Write the table of all kept results."""
+def table_of(rows: list[dict[str, str]]) -> str:
+    """Return rows as a Markdown table under their keys."""
+    return table(list(rows[0]), [list(row.values()) for row in rows], words=3)
+
+
+def write_readmes() -> None:
+    """Write the table of all kept results, and that of the tutorials into the project's README."""
     published = YAML(typ="safe", pure=True).load(ROOT / "recipes" / "published.yaml")
-    folders = sorted(path.parent for path in RESULTS.glob("*/run.json"))
-    none = {"published": {}, "wrong": ""}
-    rows = [row for x in folders for row in rows_of(x, published.get(x.name, none)["published"])]
+    rows, shown = [], []
+    for folder in sorted(path.parent for path in RESULTS.glob("*/run.json")):
+        of_one = rows_of(folder, published.get(folder.name, {}).get("published", {}))
+        rows += of_one
+        if folder.name in published:  # the best, and those that follow the original
+            shown += [row for row in of_one if row is of_one[0] or "`published" in row["variant"]]
     wrong = [f"- {code(name)}: {one['wrong']}" for name, one in published.items()]
-    header = [
-        "recipe", "variant", "published", "ours, test", "95% interval", "test images",
-        "ours, validation", "training of one seed", "machine",
-    ]  # fmt: skip
     text = (
         "# Recipes\n\nEach file is a complete `params.yaml`; its head says what it needs. "
         "`cp recipes/NAME.yaml params.yaml && dvc repro` runs it here, `make recipe NAME=NAME` in "
         "a clone, and fills `results/` and this table.\n\n"
-        f"{table(header, rows, words=3)}\n\n"
+        f"{table_of(rows)}\n\n"
         "Accuracies in percent. Published numbers are those of `published.yaml`; most variants "
         "have none. Ours are on test "
         "images that chose nothing; the interval is that of the first seed over other images, ± "
@@ -196,15 +206,18 @@ def write_readme() -> None:
         "What the originals get wrong:\n\n" + "\n".join(wrong) + "\n"
     )
     write_text(ROOT / "recipes" / "README.md", text)
+    before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    write_text(ROOT / "README.md", f"{before}{BEGIN}\n\n{table_of(shown)}\n\n{END}{after}")
 
 
 def main(
     name: Annotated[str | None, typer.Argument(help="A file of recipes/, without .yaml.")] = None,
 ) -> None:
-    """Run a recipe and keep its results, or only write the table of results."""
+    """Run a recipe and keep its results, or only write the tables of results."""
     if name:
         run_recipe(name)
-    write_readme()
+    write_readmes()
 
 
 if __name__ == "__main__":

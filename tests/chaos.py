@@ -4,7 +4,7 @@
 
 A trial takes a stage, removes its outs (or lets `dvc repro` do so), and starts it as a process of
 its own. The process dies by SIGKILL, at an instant of its work or at a failpoint of
-`resnets.runtime`, once or several times in a row; then the same command runs to its end. All outs
+`resnets.files`, once or several times in a row; then the same command runs to its end. All outs
 must have the bytes of an undisturbed run, and what lies under a final name at any time too.
 """
 

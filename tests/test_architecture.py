@@ -19,7 +19,7 @@ LAYERS = [
     {"stages", "cli"},
     {"training", "scoring", "export", "predict", "compare", "review"},
     {"models", "data", "inference", "evaluation", "bundle", "classifier", "leaderboard", "plots"},
-    {"params", "errors", "runtime"},
+    {"params", "errors", "runtime", "files"},
 ]
 NO_TORCH = ["stages/prepare", "stages/split", "stages/leaderboard", "data/check", "data/fetch"]
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}

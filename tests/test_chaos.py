@@ -69,14 +69,14 @@ def test_a_stage_killed_before_dvc_records_it_trains_nothing_again(chaos):
 
 
 def test_negative_control_without_the_rename_files_are_torn(chaos):
-    runtime = chaos.project / "src/resnets/runtime.py"
-    right = runtime.read_text()
+    files = chaos.project / "src/resnets/files.py"
+    right = files.read_text()
     beside = 'part = path.with_name(path.name + ".part")'
     assert beside in right
-    runtime.write_text(right.replace(beside, "part = path"))
+    files.write_text(right.replace(beside, "part = path"))
     before = chaos.counts.torn
     (stage,) = (stage for stage in chaos.stages if stage.name == "split@target")
     chaos.trial(stage, [Kill("write.half@1")], under_dvc=False)
-    runtime.write_text(right)
+    files.write_text(right)
     assert chaos.counts.torn == before + 1
     assert "split.csv" in chaos.counts.faults[-1]

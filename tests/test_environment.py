@@ -53,7 +53,7 @@ def prepare(folder: Path) -> None:
 
 
 def training(folder: Path) -> None:
-    from resnets.runtime import write_bytes
+    from resnets.files import write_bytes
 
     write_bytes(folder / "bits", bits(train(folder / "state")))
 

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from resnets import cli
 from resnets.bundle import load_bundle, save_bundle
 from resnets.errors import run_app
+from resnets.files import locked
 from resnets.models import build_model
-from resnets.runtime import locked
 from tests.bundles import make_trained
 from tests.copies import ROOT
 

@@ -109,7 +109,7 @@ def test_changed_split_decodes_nothing(project):
 
 
 def test_second_run_at_once_is_refused_and_names_the_holder(project):
-    from resnets.runtime import locked
+    from resnets.files import locked
 
     with locked(project / ".state/transfer-frozen", "transfer of frozen"):
         text = run(

@@ -192,6 +192,7 @@ def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path)
     shutil.copytree(
         ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("results")
     )
+    shutil.copy(ROOT / "README.md", tmp_path)
     metrics = tmp_path / "recipes/results/birds_resnet50/metrics"
     metrics.mkdir(parents=True)
     test = {"accuracy_low": 0.7, "accuracy_high": 0.9, "images": 113}
@@ -210,6 +211,14 @@ def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path)
         "85 (validation, best of 50 epochs)", "81.00", "70.00 to 90.00", "113", "96.00", "1:05",
     ]  # fmt: skip
     assert rows[1][6] == "96.00 leaked"
+
+
+def test_tables_are_those_of_the_kept_results(tmp_path):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    assert run_script(tmp_path / "recipes/run.py").returncode == 0
+    for name in ("README.md", "recipes/README.md"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text()
 
 
 def test_published_numbers_belong_to_variants_that_exist():

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.errors import ParamsError, printable
-from resnets.runtime import atomic_path
+from resnets.files import atomic_path
 
 COLUMNS = ("path", "predicted", "confidence", "error")
 UNSURE = "unsure"  # the prediction below the threshold; the probabilities stay

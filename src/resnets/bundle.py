@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from resnets.errors import ArtefactError, NumericalError
+from resnets.files import write_bytes
 from resnets.params import Count, Positive, Preprocess, Section
-from resnets.runtime import write_bytes
 
 if TYPE_CHECKING:
     import torch

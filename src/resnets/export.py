@@ -18,11 +18,11 @@ from resnets.data.decode import Images
 from resnets.data.task import Task
 from resnets.errors import ArtefactError
 from resnets.evaluation import evaluate
+from resnets.files import write_bytes, write_json, write_text
 from resnets.inference import Floats, infer, normalise, run_batches
 from resnets.model_card import model_card
 from resnets.params import Export
 from resnets.quantize import compare_int8, quantize_int8
-from resnets.runtime import write_bytes, write_json, write_text
 
 OPSET = 20
 BATCH_SIZES = (1, 2, 7)  # parity is checked at each of them

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from resnets.errors import printable
-from resnets.runtime import atomic_path
+from resnets.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

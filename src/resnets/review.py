@@ -6,10 +6,10 @@ from pathlib import Path
 from resnets.compare import METRICS, Changes, Comparison, Metric, ModelComparison, compare_revisions
 from resnets.details import details, draw_sheet
 from resnets.errors import ParamsError
+from resnets.files import write_text
 from resnets.gates import GateError, check_gates
 from resnets.markdown import chance, code, decimal, table
 from resnets.revisions import read_revision
-from resnets.runtime import write_text
 from resnets.statistics import mcnemar
 
 MAX_BYTES = 60_000  # GitHub takes comments of 64 KiB

@@ -15,10 +15,10 @@ from resnets.data.decode import center_crop
 from resnets.data.task import Side, Task
 from resnets.evaluation import Evaluation, evaluate, metrics_record, reliability
 from resnets.explain import explain
+from resnets.files import write_json, write_text
 from resnets.inference import infer
 from resnets.plots import plot_confusion, plot_reliability, plot_sheet
 from resnets.predictions import predictions_table, seeds_table
-from resnets.runtime import write_json, write_text
 
 BATCH = 256
 RESAMPLES = 1000  # of the shipped model; the other repeats give no intervals

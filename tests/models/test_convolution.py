@@ -63,8 +63,10 @@ def test_in_bf16_it_is_as_near_to_fp32_as_torch(kernel, stride, size):
 
 
 def test_it_is_used_where_it_is_faster_and_nowhere_else():
-    def is_own(conv: Conv2d, size: int, *, bf16: bool = True) -> bool:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    def is_own(
+        conv: Conv2d, size: int, *, bf16: bool = True, dtype: torch.dtype = torch.bfloat16
+    ) -> bool:
+        with torch.autocast("cpu", dtype, enabled=bf16):
             out = conv(torch.zeros(1, conv.in_channels, size, size))
         return type(out.grad_fn).__name__ == "ConvolutionBackward"  # torch's own ends in 0
 
@@ -72,6 +74,7 @@ def test_it_is_used_where_it_is_faster_and_nowhere_else():
     assert is_own(wide, 7)
     assert not is_own(wide, 8)
     assert not is_own(wide, 7, bf16=False)
+    assert not is_own(wide, 7, dtype=torch.float16)
     assert not is_own(Conv2d(64, 64, 3, padding=1), 7)
     assert not is_own(Conv2d(1024, 1024, 3, padding=1, groups=32), 7)
     assert not is_own(wide.requires_grad_(False), 7)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnets.errors import EnvironmentFault, StoppedBySignal
-from resnets.runtime import atomic_path, locked, mark_published, write_json
+from resnets.files import atomic_path, locked, mark_published, write_json
 from resnets.training import state as state_module
 from resnets.training.state import Progress, StateFolder
 from tests.training.runs import SECTION, bits, train
@@ -216,7 +216,7 @@ def test_state_is_kept_until_dvc_has_recorded_what_came_of_it(tmp_path, monkeypa
 
 def test_lock_dies_with_its_process(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from resnets.runtime import locked\n"
+        "import sys, time; from pathlib import Path; from resnets.files import locked\n"
         f"with locked(Path({str(tmp_path)!r}), 'other'):\n"
         " print('held', flush=True); time.sleep(60)"
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from resnets.data.decode import BadImageError
 from resnets.errors import ArtefactError, printable
-from resnets.runtime import write_text
+from resnets.files import write_text
 
 
 @dataclass(frozen=True)

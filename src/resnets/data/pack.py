@@ -22,7 +22,8 @@ from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source, has_control_characters
 from resnets.data.manifest import Rejected, Row, refuse
 from resnets.data.progress import follow, map_ahead
-from resnets.runtime import StopRequest, failpoint, room_for
+from resnets.files import failpoint, room_for
+from resnets.runtime import StopRequest
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
 FORMAT = 2  # raise it when the same file would be packed otherwise

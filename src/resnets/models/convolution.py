@@ -67,6 +67,7 @@ class Conv2d(nn.Conv2d):
         width = (x.shape[3] + 2 * padding - kernel) // stride + 1
         is_faster = (
             torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and torch.is_grad_enabled()
             and self.weight.requires_grad
             and self.weight.numel() >= MIN_WEIGHTS

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.runtime import locked, mark_published, process_number, write_json, write_text
+from resnets.files import locked, mark_published, write_json, write_text
+from resnets.runtime import process_number
 from resnets.training.together import launch
 
 

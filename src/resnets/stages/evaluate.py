@@ -27,7 +27,8 @@ def main(
     values = load_params(params)
 
     from resnets.data.task import open_task
-    from resnets.runtime import locked, make_repeatable, resolve_device
+    from resnets.files import locked
+    from resnets.runtime import make_repeatable, resolve_device
     from resnets.scoring import score_models
 
     make_repeatable(values.runtime.threads)

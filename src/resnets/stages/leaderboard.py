@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.runtime import locked, write_json, write_text
+from resnets.files import locked, write_json, write_text
 
 
 def main(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.runtime import locked, write_json
+from resnets.files import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
 

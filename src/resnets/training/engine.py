@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from resnets.data.batches import Batch
 from resnets.errors import NumericalError
-from resnets.runtime import StopRequest, failpoint, process_number
+from resnets.files import failpoint
+from resnets.runtime import StopRequest, process_number
 from resnets.training.optim import set_lr
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from resnets.data.batches import ImageBatches
 from resnets.data.decode import Images
-from resnets.runtime import process_number, write_bytes
+from resnets.files import write_bytes
+from resnets.runtime import process_number
 from resnets.training.state import seal, unseal
 from resnets.training.together import share
 

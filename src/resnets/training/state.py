@@ -2,7 +2,7 @@
 
 DVC deletes a stage's outs before it runs, so the state lives in `.state/<name>`, which nobody
 tracks. It is bound to the run's identity (parameters, data, split, weights and code): state of
-another run is never continued. It is removed once DVC has recorded the outs (runtime.locked).
+another run is never continued. It is removed once DVC has recorded the outs (files.locked).
 """
 
 import hashlib
@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.runtime import process_number, write_bytes, write_text
+from resnets.files import write_bytes, write_text
+from resnets.runtime import process_number
 from resnets.training.together import share
 
 DIGEST_SIZE = 32

@@ -135,7 +135,8 @@ class Trainer:
                 log.console.print(f"{title}: starting fresh ({state.reason})")
             where = state.load(progress)
             if where:
-                where = where if progress.epoch < self.section.epochs else "its end"
+                if progress.epoch == self.section.epochs:
+                    where = "its end, all epochs are done"
                 done = progress.epoch * num_images + int(progress.sums.get("images", 0))
                 log.resume(where, done)
             fit(progress, run, state, log, checkpoint_steps=self.runtime.checkpoint_steps)
