@@ -36,6 +36,7 @@ LOG = "run.log"
 BEGIN, END = "<!-- written by recipes/run.py -->", "<!-- until here -->"
 # the last line of a training run (training/show.py)
 ENDED = re.compile(r"^(\S+)(?: \d+)?: best epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
+CONTINUED = re.compile(r"^(\S+)(?: \d+)?: continuing at", re.MULTILINE)
 
 
 def check_inputs(recipe: Path) -> None:
@@ -139,7 +140,7 @@ def run_recipe(name: str) -> None:
     record = {
         "commit": git("rev-parse", "HEAD", cwd=clone),
         "machine": machine(),
-        "was_interrupted": "continuing at" in log,  # times are those of the last part then
+        "interrupted": sorted(set(CONTINUED.findall(log))),  # their times are of the last part
         "seconds": seconds,
         "training_seconds": training,
     }
@@ -161,7 +162,7 @@ def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[dict[st
         test, val, stated = record["test"], record["val"], published.get(name, {})
         seeds, seconds = record["seeds"], run["training_seconds"].get(name)
         spread = f" ± {points(seeds['std'])} (n = {seeds['n']})" if seeds["n"] > 1 else ""
-        at_least = "≥ " if run["was_interrupted"] else ""
+        at_least = "≥ " if name in run["interrupted"] else ""
         rows.append({
             "recipe": results.name,
             "variant": code(name),
@@ -171,7 +172,7 @@ def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[dict[st
             "test images": f"{test['images']:,}",
             "ours, validation": points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
             "training of one seed": (
-                f"{at_least}{duration(seconds / seeds['n'])}" if seconds else ""
+                f"{at_least}{duration(seconds / seeds['n'])}" if seconds is not None else ""
             ),
             "machine": run["machine"],
         })  # fmt: skip
@@ -202,7 +203,9 @@ def write_readmes() -> None:
         "have none. Ours are on test "
         "images that chose nothing; the interval is that of the first seed over other images, ± "
         "the standard deviation from seed to seed. A leaked validation number counts images that "
-        "were trained on, as the original's does.\n\n"
+        "were trained on, as the original's does. ≥: the run was stopped and continued; its last "
+        "part took so long. Training counts the epochs, not the features that a frozen backbone "
+        "computes once before them.\n\n"
         "What the originals get wrong:\n\n" + "\n".join(wrong) + "\n"
     )
     write_text(ROOT / "recipes" / "README.md", text)
