@@ -204,8 +204,8 @@ def write_readmes() -> None:
         "images that chose nothing; the interval is that of the first seed over other images, ± "
         "the standard deviation from seed to seed. A leaked validation number counts images that "
         "were trained on, as the original's does. ≥: the run was stopped and continued; its last "
-        "part took so long. Training counts the epochs, not the features that a frozen backbone "
-        "computes once before them.\n\n"
+        "part took so long. Of `frozen_bn` only the epochs are counted, not the features computed "
+        "once before them: the kept runs are older than the clock that counts both.\n\n"
         "What the originals get wrong:\n\n" + "\n".join(wrong) + "\n"
     )
     write_text(ROOT / "recipes" / "README.md", text)

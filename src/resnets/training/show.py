@@ -14,7 +14,7 @@ class EpochLog:
 
     def __init__(self, title: str, *, epochs: int, images_per_epoch: int) -> None:
         self.title, self.epochs = title, epochs
-        self.clock = Clock(epochs * images_per_epoch)
+        self.whole = Clock(epochs * images_per_epoch)  # with the features of a frozen backbone
         self.num_images = 0
         is_quiet = process_number() > 0  # process 0 speaks for all
         self.console = Console(highlight=False, soft_wrap=True, quiet=is_quiet)
@@ -26,6 +26,7 @@ class EpochLog:
         self.task = self.bar.add_task(title, total=epochs * images_per_epoch, rate="")
 
     def __enter__(self) -> "EpochLog":
+        self.clock = Clock(self.whole.total)
         self.bar.start()
         return self
 
@@ -60,9 +61,9 @@ class EpochLog:
         )
 
     def end(self, history: list[dict[str, Any]]) -> None:
-        """Print the best epoch and the time of the whole run."""
+        """Print the best epoch and the time since this log was made."""
         best = [row for row in history if row["is_best"]][-1]
         self.console.print(
             f"{self.title}: best epoch {best['epoch']} with val acc {best['val_accuracy']:.4f}, "
-            f"{self.clock.spent()} in all"
+            f"{self.whole.spent()} in all"
         )

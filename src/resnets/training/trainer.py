@@ -96,6 +96,7 @@ class Trainer:
         trained_groups = frozenset().union(*plan)
         model.to(device).to(memory_format=torch.channels_last)
         setup = Setup(model, groups, plan, freeze_batchnorm, seed, views, device, precision)
+        log = EpochLog(title, epochs=self.section.epochs, images_per_epoch=len(self.train.ids))
         is_cached = trained_groups == {"head"} and freeze_batchnorm
         part, run = self._cached(setup) if is_cached else self._whole(setup)
         progress = Progress(part, build_optimizer(groups, self.section.optimizer))
@@ -109,7 +110,7 @@ class Trainer:
             **inputs,
         }
         check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
-        self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), title)
+        self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), log)
         part.load_state_dict(progress.best)
         best = [row for row in progress.history if row["is_best"]][-1]
         counts = {k: sum(p.numel() for m in groups[k] for p in m.parameters()) for k in groups}
@@ -128,16 +129,16 @@ class Trainer:
     def _machine(self, setup: Setup) -> list[Any]:
         return [setup.device, setup.precision, self.runtime.threads, torch.__version__]
 
-    def _fit(self, progress: Progress, run: Run, state: StateFolder, title: str) -> None:
-        num_images = len(self.train.ids)
-        with EpochLog(title, epochs=self.section.epochs, images_per_epoch=num_images) as log:
+    def _fit(self, progress: Progress, run: Run, state: StateFolder, log: EpochLog) -> None:
+        with log:
             if state.reason:
-                log.console.print(f"{title}: starting fresh ({state.reason})")
+                log.console.print(f"{log.title}: starting fresh ({state.reason})")
             where = state.load(progress)
             if where:
                 if progress.epoch == self.section.epochs:
                     where = "its end, all epochs are done"
-                done = progress.epoch * num_images + int(progress.sums.get("images", 0))
+                done = progress.epoch * len(self.train.ids)
+                done += int(progress.sums.get("images", 0))
                 log.resume(where, done)
             fit(progress, run, state, log, checkpoint_steps=self.runtime.checkpoint_steps)
             log.end(progress.history)
