@@ -197,7 +197,7 @@ def write_readmes() -> None:
     text = (
         "# Recipes\n\nEach file is a complete `params.yaml`; its head says what it needs. "
         "`cp recipes/NAME.yaml params.yaml && dvc repro` runs it here, `make recipe NAME=NAME` in "
-        "a clone, and fills `results/` and this table.\n\n"
+        "a clone, and fills `results/`, this table and the README's.\n\n"
         f"{table_of(rows)}\n\n"
         "Accuracies in percent. Published numbers are those of `published.yaml`; most variants "
         "have none. Ours are on test "
@@ -209,8 +209,8 @@ def write_readmes() -> None:
         "What the originals get wrong:\n\n" + "\n".join(wrong) + "\n"
     )
     write_text(ROOT / "recipes" / "README.md", text)
-    before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
+    before, rest = (ROOT / "README.md").read_text().split(BEGIN)
+    _, after = rest.split(END)  # without a mark nothing is written: the text behind would be lost
     write_text(ROOT / "README.md", f"{before}{BEGIN}\n\n{table_of(shown)}\n\n{END}{after}")
 
 

@@ -63,18 +63,16 @@ def test_in_bf16_it_is_as_near_to_fp32_as_torch(kernel, stride, size):
 
 
 def test_it_is_used_where_it_is_faster_and_nowhere_else():
-    def is_own(
-        conv: Conv2d, size: int, *, bf16: bool = True, dtype: torch.dtype = torch.bfloat16
-    ) -> bool:
-        with torch.autocast("cpu", dtype, enabled=bf16):
+    def is_own(conv: Conv2d, size: int, dtype: torch.dtype = torch.bfloat16) -> bool:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             out = conv(torch.zeros(1, conv.in_channels, size, size))
         return type(out.grad_fn).__name__ == "ConvolutionBackward"  # torch's own ends in 0
 
     wide = Conv2d(256, 256, 3, padding=1)
     assert is_own(wide, 7)
     assert not is_own(wide, 8)
-    assert not is_own(wide, 7, bf16=False)
-    assert not is_own(wide, 7, dtype=torch.float16)
+    assert not is_own(wide, 7, torch.float32)
+    assert not is_own(wide, 7, torch.float16)
     assert not is_own(Conv2d(64, 64, 3, padding=1), 7)
     assert not is_own(Conv2d(1024, 1024, 3, padding=1, groups=32), 7)
     assert not is_own(wide.requires_grad_(False), 7)
