@@ -14,9 +14,9 @@ from pathlib import Path
 
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
-from resnets.data.task import Task, open_task
-from resnets.markdown import table
+from resnets.evaluation.report import table
 from resnets.params import load_params
+from resnets.tasks.task import Task, open_task
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

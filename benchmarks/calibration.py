@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from resnets.compare import SHARES
-from resnets.markdown import table
-from resnets.statistics import (
+from resnets.evaluation.report import table
+from resnets.evaluation.significance import (
     ALPHA,
     balanced_terms,
     compare_runs,
@@ -26,6 +25,7 @@ from resnets.statistics import (
     macro_f1_terms,
     mcnemar,
 )
+from resnets.review.compare import SHARES
 
 COMPARISONS = 500
 ACCURACY = 0.9

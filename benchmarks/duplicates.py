@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from resnets.data.decode import BadImageError, examine
 from resnets.data.duplicates import NEAR, NEAR_LOW, near_pairs, perceptual_hash
 from resnets.data.sources import open_source
-from resnets.markdown import table
+from resnets.evaluation.report import table
+from resnets.tasks.decode import BadImageError, examine
 
 EVERY = 5
 LONGEST = 512  # larger photos are reduced first: that is much faster and changes no hash

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from _timing import PARAMS, compare, describe_machine, options, pack, photos, rate, unpack
 
-from resnets.data.task import Side
 from resnets.inference import infer
 from resnets.models import build_model, layer_groups
 from resnets.models.resnet import ResNet
 from resnets.params import NoCrop, Preprocess
 from resnets.runtime import make_repeatable, resolve_device, resolve_precision
-from resnets.training.engine import fit
+from resnets.tasks.task import Side
+from resnets.training.loop import fit
 from resnets.training.optim import build_optimizer
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from resnets.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
-from resnets.classifier import open_classifier
-from resnets.export import to_onnx
+from resnets.export.classifier import open_classifier
+from resnets.export.int8 import quantize_int8
+from resnets.export.onnx import to_onnx
 from resnets.models import build_model
-from resnets.quantize import quantize_int8
 
 BATCH, ROUNDS = 8, 15
 PREPROCESS = FullPreprocess(

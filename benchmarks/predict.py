@@ -19,11 +19,11 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from resnets.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
-from resnets.classifier import open_classifier
-from resnets.export import to_onnx
-from resnets.inputs import find_inputs
+from resnets.export.classifier import open_classifier
+from resnets.export.onnx import to_onnx
 from resnets.models import build_model
-from resnets.predict import classify
+from resnets.predict.inputs import find_inputs
+from resnets.predict.run import classify
 
 RECIPE = v2.Compose(
     [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),

@@ -24,10 +24,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from resnets.data.task import Side
 from resnets.models import build_model, convolution, layer_groups
 from resnets.params import Preprocess
-from resnets.training.engine import train_one_epoch
+from resnets.tasks.task import Side
+from resnets.training.loop import train_one_epoch
 from resnets.training.optim import build_optimizer
 from resnets.training.trainer import Setup, Trainer
 

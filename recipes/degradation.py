@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from resnets.bundle import load_bundle
-from resnets.data.decode import center_crop
-from resnets.data.task import Side, open_task
 from resnets.errors import run_app
+from resnets.evaluation.plots import COLOURS
 from resnets.files import write_text
 from resnets.params import Params, load_params
-from resnets.plots import COLOURS
 from resnets.runtime import make_repeatable
+from resnets.tasks.decode import center_crop
+from resnets.tasks.task import Side, open_task
 from resnets.training.start import initial_model
 
 IMAGES = 256  # of the batch whose gradient is shown

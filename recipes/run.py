@@ -23,8 +23,8 @@ from ruamel.yaml import YAML
 
 from resnets.data.catalogue import all_items
 from resnets.errors import EnvironmentFault, ParamsError, run_app
+from resnets.evaluation.report import code, points, table
 from resnets.files import write_json, write_text
-from resnets.markdown import code, points, table
 from resnets.params import NO_BACKBONE, load_params
 from resnets.runtime import duration
 

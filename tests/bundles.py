@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from resnets.bundle import BundleMeta, FullPreprocess, save_bundle
-from resnets.data.decode import resize
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
-from resnets.data.task import Task, open_task
 from resnets.inference import infer
 from resnets.models.resnet import ResNet, build_model
+from resnets.tasks.decode import resize
+from resnets.tasks.task import Task, open_task
 
 CLASSES = ["daisy", "rose", "tulip|<b>"]
 PREPROCESS = FullPreprocess(

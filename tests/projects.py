@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.evaluation import evaluate, metrics_record
-from resnets.predictions import predictions_table, seeds_table
+from resnets.evaluation.metrics import evaluate, metrics_record
+from resnets.evaluation.predictions import predictions_table, seeds_table
 
 MEASURED_ON = {
     "data": "d0", "split": "s0", "classes": "c0", "test_set": "t0", "preprocess": "p0",

@@ -66,13 +66,13 @@ def bundle(folder: Path) -> None:
 
 
 def picture(folder: Path) -> None:
-    from resnets.plots import plot_sheet
+    from resnets.evaluation.plots import plot_sheet
 
     plot_sheet([np.zeros((8, 8, 3), np.uint8)], ["black"], folder / "samples.png")
 
 
 def answers(folder: Path) -> None:
-    from resnets.answers import Answer, Reports, open_writers
+    from resnets.predict.answers import Answer, Reports, open_writers
 
     with open_writers(Reports(output=folder / "answers.csv"), ["a", "b"], 0) as [write]:
         for number in range(1000):

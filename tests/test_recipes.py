@@ -16,11 +16,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from resnets.bundle import load_bundle
-from resnets.data.task import open_task
 from resnets.inference import infer
 from resnets.models import build_model
 from resnets.params import Backbone, load_params
 from resnets.stages import backbone, evaluate, leaderboard, prepare, split, transfer
+from resnets.tasks.task import open_task
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "published")

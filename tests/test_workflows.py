@@ -23,6 +23,6 @@ def test_workflows_use_no_third_party_and_interpolate_nothing_into_a_shell(path)
 
 def test_review_runs_our_commands():
     text = (WORKFLOWS[0].parent / "review.yml").read_text()
-    assert "python -m resnets.lock" in text
+    assert "python -m resnets.review.stale" in text
     assert re.search(r"resnets compare .* --gate --report review\.md", text)
     assert "dvc pull" not in text

@@ -99,7 +99,7 @@ def compare(
     Compares the committed predictions image by image, with paired tests that allow for the
     spread from seed to seed; needs neither the data nor the models.
     """
-    from resnets.review import review
+    from resnets.review.page import review
 
     for block in review(base, head, gate=gate, report=report, root=Path()):
         typer.echo(f"{block}\n")
@@ -142,8 +142,8 @@ def predict(
     """
     import sys
 
-    from resnets.answers import Reports
-    from resnets.predict import predict as predict_images
+    from resnets.predict.answers import Reports
+    from resnets.predict.run import predict as predict_images
 
     reports = Reports(output, features, plot, explain, top, threshold)
     predict_images(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.decode import Crops, Images, crop_batch
 from resnets.errors import NumericalError
 from resnets.params import Preprocess
+from resnets.tasks.decode import Crops, Images, crop_batch
 
 if TYPE_CHECKING:
     import torch

@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision import transforms
 
 from resnets.data import pack
-from resnets.data.decode import center_crop, decode, resize
-from resnets.data.manifest import read_manifest
 from resnets.data.prepare import Summary, prepare_task
 from resnets.data.sources import open_source
 from resnets.data.split import split_task
-from resnets.data.task import Images, open_task
 from resnets.errors import ArtefactError, DataError, EnvironmentFault, StoppedBySignal
+from resnets.tasks.decode import center_crop, decode, resize
+from resnets.tasks.manifest import read_manifest
+from resnets.tasks.task import Images, open_task
 from tests.data.photos import (
     PREPARE,
     SPLIT,

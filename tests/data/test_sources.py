@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from resnets.data.archives import Container, _Listing
-from resnets.data.decode import BadImageError
 from resnets.data.layout import Source, arrange
 from resnets.data.sources import open_source
 from resnets.errors import DataError
+from resnets.tasks.decode import BadImageError
 from tests.data.photos import pets, write_folder, write_tar, write_zip
 
 
@@ -284,7 +284,7 @@ def test_bombs_are_refused_from_the_listing(tmp_path, monkeypatch):
 
 
 def test_a_member_that_is_too_large_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnets.data.decode.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("resnets.tasks.decode.MAX_FILE_BYTES", 1000)
     files = {**pets(1), "cat/huge.png": bytes(10_000)}
     for path in (write_zip(tmp_path / "x.zip", files), write_tar(tmp_path / "x.tar", files)):
         source = open_source(path)

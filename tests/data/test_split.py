@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnets.data.manifest import Row, read_manifest, write_manifest
-from resnets.data.split import read_split, split_rows, write_split
+from resnets.data.split import split_rows
 from resnets.errors import ArtefactError, DataError, ParamsError
+from resnets.tasks.manifest import Row, read_manifest, read_split, write_manifest, write_split
 from tests.data.photos import SPLIT
 
 
@@ -194,7 +194,7 @@ def test_the_split_is_the_same_in_another_process_and_locale(tmp_path):
 def test_a_split_file_that_was_edited_or_cut_is_refused(tmp_path):
     rows, path = many(20), tmp_path / "split.csv"
     assigned = split_rows(rows, **SPLIT)
-    write_split(path, rows, assigned, "0123456789abcdef")
+    write_split(path, rows, assigned.sides, assigned.groups, "0123456789abcdef")
     assert read_split(path, rows, "0123456789abcdef") == assigned.sides
     text = path.read_text()
     lines = text.splitlines(keepends=True)

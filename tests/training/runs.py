@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resnets.data.batches import epoch_table, uniform
-from resnets.data.task import Side
 from resnets.models import build_model
 from resnets.models.resnet import ResNet
 from resnets.params import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
+from resnets.tasks.task import Side
+from resnets.training.batches import epoch_table, uniform
 from resnets.training.trainer import Trained, Trainer
 
 CLASSES = ["dark", "bright", "striped"]

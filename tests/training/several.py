@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from resnets.errors import DataError, run_app
 from resnets.models import layer_groups
 from resnets.runtime import process_number
-from resnets.training.engine import fit
+from resnets.training.loop import fit
 from resnets.training.optim import build_optimizer
+from resnets.training.processes import join, launch
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
-from resnets.training.together import join, launch
 from resnets.training.trainer import Setup
 from tests.training.runs import SECTION, make_trainer, start_model, train
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from resnets.data import batches
 from resnets.errors import NumericalError, StoppedBySignal
 from resnets.params import Constant
-from resnets.training import engine
+from resnets.training import batches, loop
 from resnets.training import state as state_module
 from tests.training.runs import RUNTIME, SECTION, bits, train
 from tests.training.test_state import ROOT, interrupt_after_steps
@@ -82,7 +81,7 @@ def test_a_resumed_run_repeats_at_most_one_checkpoint_interval(stopped, undistur
     for file in sorted(stopped.rglob("*.state"))[1:]:
         file.unlink()  # as if it had been killed at step 3, with the state of step 2
     steps = []
-    monkeypatch.setattr(engine, "failpoint", lambda name: steps.append(name))
+    monkeypatch.setattr(loop, "failpoint", lambda name: steps.append(name))
     assert bits(train(stopped)) == undisturbed
     total = SECTION.epochs * 4
     assert steps.count("engine.step") == total - RUNTIME.checkpoint_steps

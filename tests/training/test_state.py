@@ -74,7 +74,7 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, undisturbed, n
 
 def interrupt_after_steps(steps: int, number: int, action) -> None:
     """Run an action and send this process a signal at its third step."""
-    from resnets.training import engine
+    from resnets.training import loop
 
     passages = []
 
@@ -84,11 +84,11 @@ def interrupt_after_steps(steps: int, number: int, action) -> None:
             if len(passages) == steps:
                 os.kill(os.getpid(), number)
 
-    original, engine.failpoint = engine.failpoint, send
+    original, loop.failpoint = loop.failpoint, send
     try:
         action()
     finally:
-        engine.failpoint = original
+        loop.failpoint = original
 
 
 def make_progress(value: float = 1.0) -> Progress:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from resnets.data.decode import BadImageError, check_file_size
 from resnets.errors import DataError, ResNetsError
+from resnets.tasks.decode import BadImageError, check_file_size
 
 MAX_MEMBERS = 2_000_000  # ImageNet has 1.3 million
 MAX_RATIO = 200  # photos hardly compress; beyond this, and beyond MIN_BOMB, it is a bomb

@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnets.data.layout import Source
-from resnets.data.manifest import Rejected, Row, copies
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members
 from resnets.data.sources import open_source
 from resnets.errors import DataError, printable
+from resnets.tasks.manifest import Rejected, Row, copies
 
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
 SIDES = ("train", "val", "test")

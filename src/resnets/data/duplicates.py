@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resnets.data.decode import BadImageError
-from resnets.data.manifest import Rejected, Row, copies, refuse
+from resnets.tasks.decode import BadImageError
+from resnets.tasks.manifest import Rejected, Row, copies, refuse
 
 NEAR = 64
 NEAR_LOW = 18

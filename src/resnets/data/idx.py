@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.data.decode import Pixels
 from resnets.data.layout import Member, Source, class_name
 from resnets.errors import DataError
+from resnets.tasks.decode import Pixels
 
 SIDES = {"train": "train", "t10k": "test"}  # the start of the file names, and the side it means
 MAX_BYTES = 2**31  # ten times the largest IDX file that is published

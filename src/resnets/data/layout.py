@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from resnets.data.archives import Container
-from resnets.data.decode import BadImageError, Pixels
 from resnets.errors import DataError
+from resnets.tasks.decode import BadImageError, Pixels
 
 SIDES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -17,13 +17,13 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from resnets.data.decode import BadImageError, Decoded, Pixels, examine, resize
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source, has_control_characters
-from resnets.data.manifest import Rejected, Row, refuse
-from resnets.data.progress import follow, map_ahead
 from resnets.files import failpoint, room_for
+from resnets.progress import follow, map_ahead
 from resnets.runtime import StopRequest
+from resnets.tasks.decode import BadImageError, Decoded, Pixels, examine, resize
+from resnets.tasks.manifest import Rejected, Row, refuse
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
 FORMAT = 2  # raise it when the same file would be packed otherwise

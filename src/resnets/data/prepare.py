@@ -7,10 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.data.decode import BadImageError
 from resnets.data.duplicates import label_conflicts, mark_near
 from resnets.data.layout import Member, Source
-from resnets.data.manifest import (
+from resnets.data.pack import Packing, pack
+from resnets.data.sources import open_source
+from resnets.errors import DataError
+from resnets.tasks.decode import BadImageError
+from resnets.tasks.manifest import (
     Rejected,
     Row,
     digest,
@@ -18,9 +21,6 @@ from resnets.data.manifest import (
     write_manifest,
     write_table,
 )
-from resnets.data.pack import Packing, pack
-from resnets.data.sources import open_source
-from resnets.errors import DataError
 
 NAMES_SHOWN = 3
 REJECTED = [field.name for field in fields(Rejected)]

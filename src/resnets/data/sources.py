@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from resnets.data.archives import Container, open_archive
-from resnets.data.decode import BadImageError, read_file
 from resnets.data.idx import is_idx_folder, open_idx
 from resnets.data.layout import Source, arrange, is_hidden
 from resnets.errors import DataError
+from resnets.tasks.decode import BadImageError, read_file
 
 
 def open_source(path: Path) -> Source:

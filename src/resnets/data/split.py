@@ -1,4 +1,4 @@
-"""Assign images to train, val and test, and keep that assignment safe in split.csv.
+"""Assign images to train, val and test.
 
 Everything is decided by seeded hashes of groups. A group is all that must stay together: copies of
 one picture, near-duplicates, images whose names share a part. Each side has hashes of its own, so
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from resnets.data.duplicates import join
-from resnets.data.manifest import Row, digest, read_manifest, read_table, write_table
-from resnets.errors import ArtefactError, DataError, ParamsError
+from resnets.errors import DataError, ParamsError
+from resnets.tasks.manifest import Row, digest, read_manifest, write_split
 
 SIDES = ("train", "val", "test")
-COLUMNS = ("id", "label", "side", "group", "check")
 
 
 @dataclass(frozen=True)
@@ -177,41 +176,11 @@ def _check_sizes(rows: list[Row], sides: list[str], drawn: dict[str, float]) -> 
                 )
 
 
-def _check_word(*words: str) -> str:
-    """Return what ties a row of split.csv to its manifest, image, side and group."""
-    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-
-
 def split_task(folder: Path, **options: Unpack[Options]) -> dict[str, Any]:
     """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
     path = folder / "manifest.csv"
     rows = read_manifest(path)
     assigned = split_rows(rows, **options)
-    write_split(folder / "split.csv", rows, assigned, digest(path.read_bytes()))
+    data = digest(path.read_bytes())
+    write_split(folder / "split.csv", rows, assigned.sides, assigned.groups, data)
     return assigned.metrics(rows)
-
-
-def write_split(path: Path, rows: list[Row], assigned: Assigned, data: str) -> None:
-    """Write the assignment of the rows of the manifest with digest `data`."""
-    lines = (
-        (row.id, row.label, side, group, _check_word(data, row.id, side, group))
-        for row, side, group in zip(rows, assigned.sides, assigned.groups, strict=True)
-    )
-    write_table(path, COLUMNS, lines)
-
-
-def read_split(path: Path, rows: list[Row], data: str) -> list[str]:
-    """Read the side of each row of the manifest with digest `data`.
-
-    Raises ArtefactError when the file was edited or cut, or belongs to other data.
-    """
-    lines = read_table(path, COLUMNS)
-    again = "do not edit it: change params.yaml and run the split stage again (dvc repro)"
-    if len(lines) != len(rows):
-        raise ArtefactError(f"{path}: {len(lines)} rows, but the manifest has {len(rows)}", again)
-    for row, (name, label, side, group, word) in zip(rows, lines, strict=True):
-        if (name, label) != (row.id, row.label) or word != _check_word(data, name, side, group):
-            raise ArtefactError(
-                f"{path}: the row of {name!r} was edited or belongs to other data", again
-            )
-    return [line[2] for line in lines]

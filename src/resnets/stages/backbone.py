@@ -8,7 +8,7 @@ import typer
 from resnets.errors import run_app
 from resnets.files import locked, mark_published, write_json, write_text
 from resnets.runtime import process_number
-from resnets.training.together import launch
+from resnets.training.processes import launch
 
 
 def main(
@@ -45,8 +45,8 @@ def main(
         return
 
     launch(values.runtime.processes)
-    from resnets.data.task import open_task
-    from resnets.scoring import score_models
+    from resnets.evaluation.scoring import score_models
+    from resnets.tasks.task import open_task
     from resnets.training.publish import publish_bundle, write_history
     from resnets.training.start import initial_model
     from resnets.training.trainer import Trainer

@@ -26,10 +26,10 @@ def main(
 
     values = load_params(params)
 
-    from resnets.data.task import open_task
+    from resnets.evaluation.scoring import score_models
     from resnets.files import locked
     from resnets.runtime import make_repeatable, resolve_device
-    from resnets.scoring import score_models
+    from resnets.tasks.task import open_task
 
     make_repeatable(values.runtime.threads)
     names = ["model", *(f"repeat-{repeat}" for repeat in values.repeat[1:])]

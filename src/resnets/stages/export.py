@@ -27,9 +27,9 @@ def main(
 
     options = load_params(params).export
 
-    from resnets.data.task import open_task
-    from resnets.export import export_bundle
-    from resnets.leaderboard import read_choice
+    from resnets.evaluation.leaderboard import read_choice
+    from resnets.export.onnx import export_bundle
+    from resnets.tasks.task import open_task
 
     bundle, row = read_choice(leaderboard, options.variant)
     with locked(Path(".state/export"), "export"):

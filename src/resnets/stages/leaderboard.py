@@ -29,8 +29,8 @@ def main(
 
     import pandas as pd
 
-    from resnets.leaderboard import leaderboard, leaderboard_markdown, read_standing
-    from resnets.plots import plot_curves
+    from resnets.evaluation.leaderboard import leaderboard, leaderboard_markdown, read_standing
+    from resnets.evaluation.plots import plot_curves
 
     standings = {name: read_standing(plots / name) for name in variants}
     rows = leaderboard(standings)

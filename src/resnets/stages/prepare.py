@@ -32,8 +32,8 @@ def main(
     dataset = choose(values.tasks, "tasks", task)
 
     from resnets.data.prepare import list_bad, prepare_task
-    from resnets.data.task import Images
-    from resnets.plots import plot_sheet
+    from resnets.evaluation.plots import plot_sheet
+    from resnets.tasks.task import Images
 
     with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
         summary = prepare_task(

@@ -8,7 +8,7 @@ import typer
 from resnets.errors import run_app
 from resnets.files import locked, mark_published
 from resnets.runtime import process_number
-from resnets.training.together import launch
+from resnets.training.processes import launch
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     launch(values.runtime.processes)
     section, network = choose(values.transfer, "transfer", variant), values.model_of(variant)
 
-    from resnets.data.task import open_task
+    from resnets.tasks.task import open_task
     from resnets.training.publish import full_preprocess, publish_bundle, write_history
     from resnets.training.start import initial_model
     from resnets.training.trainer import Trainer

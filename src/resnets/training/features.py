@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.data.batches import ImageBatches
-from resnets.data.decode import Images
 from resnets.files import write_bytes
 from resnets.runtime import process_number
+from resnets.tasks.decode import Images
+from resnets.training.batches import ImageBatches
+from resnets.training.processes import share
 from resnets.training.state import seal, unseal
-from resnets.training.together import share
 
 
 class ViewImages:

@@ -7,10 +7,10 @@ import pandas as pd
 
 from resnets.bundle import BundleMeta, FullPreprocess, save_bundle
 from resnets.calibration import fit_temperature
-from resnets.data.task import Task
 from resnets.files import write_json, write_text
 from resnets.inference import infer
 from resnets.params import Data, Model, Preprocess
+from resnets.tasks.task import Task
 from resnets.training.start import import_backbone
 from resnets.training.state import code_digest
 from resnets.training.trainer import EVAL_BATCH, Trained

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resnets.files import write_bytes, write_text
 from resnets.runtime import process_number
-from resnets.training.together import share
+from resnets.training.processes import share
 
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
@@ -44,7 +44,7 @@ def code_digest() -> str:
     """Return the hash of this package's code that can change the result of training."""
     package = Path(__file__).parents[1]
     files = [*package.glob("models/*.py"), *package.glob("training/*.py"),
-             package / "data" / "batches.py", package / "data" / "decode.py",
+             package / "tasks" / "decode.py",
              package / "inference.py"]  # fmt: skip
     digest = hashlib.sha256()
     for file in sorted(files):

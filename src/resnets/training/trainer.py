@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.data.batches import FeatureBatches, ImageBatches
-from resnets.data.decode import Images
-from resnets.data.task import Side
 from resnets.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params import Gradual, Preprocess, Runtime, Training
 from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
-from resnets.training.engine import Batches, Run, fit
+from resnets.tasks.decode import Images
+from resnets.tasks.task import Side
+from resnets.training.batches import FeatureBatches, ImageBatches
 from resnets.training.features import Features, ViewImages, weights_digest
+from resnets.training.loop import Batches, Run, fit
 from resnets.training.optim import build_optimizer, lr_factor
+from resnets.training.plan import class_weights, train_plan
+from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder, code_digest
-from resnets.training.together import check_alike, join, num_processes
-from resnets.training.transfer import class_weights, train_plan
 
 Prepare = Callable[[Tensor], Tensor]
 Validate = Callable[[nn.Module], tuple[float, float]]

@@ -1,0 +1,1 @@
+"""Score, rank and draw: metrics with intervals, tests of significance, tables and pictures."""

@@ -1,0 +1,1 @@
+"""Compare two revisions of the project and write the page for a pull request."""

@@ -1,0 +1,230 @@
+"""Compare the models of two revisions image by image, and say which differences are real.
+
+Everything is read from the reviewed files: metrics/<model>.json says what was measured and on
+what, plots/<model>/predictions.csv and seeds.csv what was predicted for each test image.
+`resnets.evaluation.significance` explains the tests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from resnets.evaluation.predictions import Predictions, read_predictions
+from resnets.evaluation.report import code
+from resnets.evaluation.significance import (
+    LOSS_SPREAD,
+    Difference,
+    Verdict,
+    balanced_terms,
+    compare_runs,
+    holm,
+    judge,
+    macro_f1_terms,
+)
+from resnets.review.revisions import Revision, changes
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "nll"]
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
+# The 5% of false verdicts are shared out: accuracy may use most of them, the others the rest, so
+# that in all of a report at most 5% are wrong
+SHARES: dict[tuple[Metric, ...], float] = {METRICS[:1]: 0.6, METRICS[1:]: 0.4}
+Changes = list[tuple[str, object, object]]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Hold all that was found about one model.
+
+    `records` are the metrics of base and head, `pair` their predictions for the common images, in
+    one order. `obstacles` say why there is no verdict and `notes` what to bear in mind (Markdown).
+    `p` are the p values of `differences`, adjusted for the number of looks.
+    """
+
+    name: str
+    records: tuple[Record, Record]
+    pair: tuple[Predictions, Predictions] | None = None
+    obstacles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    differences: Mapping[Metric, Difference] = field(default_factory=dict)
+    p: Mapping[Metric, float] = field(default_factory=dict)
+
+    def verdict(self, metric: Metric) -> Verdict | Literal["not comparable"]:
+        """Return the verdict on head."""
+        if metric not in self.differences:
+            return "not comparable"
+        found = self.differences[metric]
+        return judge(found, self.p[metric], higher_is_better=metric != "nll")
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Say whether all runs predict the same for every image, as an untouched model does."""
+        found = self.differences.values()
+        return bool(found) and not self.notes and not any(x.decisive or x.value for x in found)
+
+    def shown(self, metric: Metric) -> tuple[float | None, float | None]:
+        """Return the numbers of base and head: of the common images, or else as recorded."""
+        if metric in self.differences:
+            return self.differences[metric].base, self.differences[metric].head
+        return self.records[0]["test"].get(metric), self.records[1]["test"].get(metric)
+
+    def broken_and_fixed(self) -> tuple[list[int], list[int]]:
+        """Return the images that only base, and that only head got right (shipped models).
+
+        Those whose probability of the true class moved most come first.
+        """
+        if self.pair is None:
+            return [], []
+        base, head = self.pair
+        was, now = base.right()[0], head.right()[0]
+        order = np.argsort(-np.abs(head.losses - base.losses), kind="stable")
+        broken, fixed = (order[changed[order]].tolist() for changed in (was & ~now, ~was & now))
+        return broken, fixed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Hold the comparison of two revisions; changes are (key, base, head)."""
+
+    base: str
+    head: str
+    models: list[ModelComparison]
+    added: list[str]
+    removed: list[str]
+    params: Changes
+    data: Changes
+
+
+def compare_revisions(base: Revision, head: Revision) -> Comparison:
+    """Compare all models that both revisions have, and list what else changed."""
+    metrics = base.metrics(), head.metrics()
+    before, after = (
+        {name: record for name, record in of_side.items() if {"test", "measured_on"} <= set(record)}
+        for of_side in metrics
+    )
+    counts = (
+        {name: of_side[name] for name in of_side if name.startswith(("data_", "split_"))}
+        for of_side in metrics
+    )
+    models = [
+        _compare_model(name, (before[name], after[name]), (base, head))
+        for name in after
+        if name in before
+    ]
+    return Comparison(
+        base=base.name,
+        head=head.name,
+        models=_adjust(models),
+        added=[name for name in after if name not in before],
+        removed=[name for name in before if name not in after],
+        params=changes(base.yaml("params.yaml"), head.yaml("params.yaml")),
+        data=changes(*counts),
+    )
+
+
+def _compare_model(
+    name: str, records: tuple[Record, Record], revisions: tuple[Revision, Revision]
+) -> ModelComparison:
+    """Compare one model on the images that both revisions tested."""
+    base, head = (_predictions(revision, name) for revision in revisions)
+    if base is None or head is None:
+        side = "base" if base is None else "head"
+        return ModelComparison(name, records, obstacles=(f"{side} has no predictions.csv",))
+    obstacles = _obstacles(records, base, head)
+    if base.classes != head.classes:
+        return ModelComparison(name, records, obstacles=obstacles)
+    notes: tuple[str, ...] = ()
+    of_runs = [list(record.get("seeds", {}).get("nll", {}).values()) for record in records]
+    if not _is_same_test(base, head):
+        base, head, note = _common(base, head)
+        notes, of_runs = (note,), [[], []]  # they are losses on other images
+        if not base.ids:
+            obstacles += ("the tests have no image in common",)
+    differences = {} if obstacles else _measure(base, head, *of_runs)
+    return ModelComparison(name, records, (base, head), obstacles, notes, differences)
+
+
+def _predictions(revision: Revision, name: str) -> Predictions | None:
+    """Return a model's predictions, None where they are not in the revision."""
+    path = f"plots/{name}/predictions.csv"
+    if (text := revision.text(path)) is None:
+        return None
+    seeds = revision.text(f"plots/{name}/seeds.csv")
+    return read_predictions(text, seeds, f"{path} at {revision.name}")
+
+
+def _is_same_test(base: Predictions, head: Predictions) -> bool:
+    """Say whether names, order and labels of the images are the same."""
+    return base.ids == head.ids and bool((base.labels == head.labels).all())
+
+
+def _obstacles(
+    records: tuple[Record, Record], base: Predictions, head: Predictions
+) -> tuple[str, ...]:
+    """Say why the numbers mean different things, if they do."""
+    found = []
+    was, now = (record["measured_on"] for record in records)
+    if was.get("preprocess") != now.get("preprocess"):
+        found.append("the evaluation preprocessing differs")
+    if base.classes != head.classes:
+        gone, new = set(base.classes) - set(head.classes), set(head.classes) - set(base.classes)
+        listed = [f"−{code(x)}" for x in sorted(gone)] + [f"+{code(x)}" for x in sorted(new)]
+        found.append(f"the classes differ: {', '.join(listed[:10])}")
+    elif was.get("test_set") != now.get("test_set") and _is_same_test(base, head):
+        found.append("test images of the same names and labels have other pixels")
+    return tuple(found)
+
+
+def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predictions, str]:
+    """Return both predictions for the common images, in head's order, and say how many they are."""
+    row_of = {name: row for row, name in enumerate(base.ids)}
+    both = [(row_of[name], row) for row, name in enumerate(head.ids) if name in row_of]
+    kept = [(was, now) for was, now in both if base.labels[was] == head.labels[now]]
+    moved = f", {len(both) - len(kept):,} more have another label" if len(both) > len(kept) else ""
+    note = (
+        f"the test sets differ ({len(base.ids):,} and {len(head.ids):,} images): compared on the "
+        f"{len(kept):,} images that have the same name and label in both{moved}"
+    )
+    return base.take([was for was, _ in kept]), head.take([now for _, now in kept]), note
+
+
+def _measure(
+    base: Predictions, head: Predictions, base_nll: Sequence[float], head_nll: Sequence[float]
+) -> dict[Metric, Difference]:
+    """Return the paired differences on the same images."""
+    labels, runs, right = base.labels, (base.runs, head.runs), (base.right(), head.right())
+    return {
+        "accuracy": compare_runs(*right),
+        "balanced_accuracy": compare_runs(*(balanced_terms(r, labels) for r in right)),
+        "macro_f1": compare_runs(*(macro_f1_terms(run, labels) for run in runs)),
+        "nll": compare_runs(
+            base.losses[None],
+            head.losses[None],
+            spread=LOSS_SPREAD * float(base.losses.mean()),
+            base_means=base_nll,
+            head_means=head_nll,
+        ),
+    }
+
+
+def _adjust(models: list[ModelComparison]) -> list[ModelComparison]:
+    """Adjust p for the number of looks, so that verdicts at 5% are false in 5% of reports.
+
+    An unchanged model is no look: it cannot turn out different by chance.
+    """
+    adjusted: dict[tuple[str, Metric], float] = {}
+    for family, share in SHARES.items():
+        looks = {
+            (model.name, metric): model.differences[metric].p
+            for model in models
+            for metric in family
+            if metric in model.differences and not model.is_unchanged
+        }
+        together = (min(1.0, p / share) for p in holm(list(looks.values())))
+        adjusted |= zip(looks, together, strict=True)
+    return [
+        replace(model, p={metric: adjusted.get((model.name, metric), 1.0) for metric in METRICS})
+        for model in models
+    ]

@@ -1,0 +1,84 @@
+"""Hold a revision to the rules of gates.yaml."""
+
+from fnmatch import fnmatch
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from resnets.errors import ParamsError, ResNetsError
+from resnets.params import Section
+from resnets.review.compare import Comparison, Metric, ModelComparison
+from resnets.review.revisions import Revision, flatten
+
+
+class GateError(ResNetsError):
+    """Report a broken rule of gates.yaml."""
+
+    exit_code = 1
+
+
+class MetricRule(Section):
+    """Forbid a metric to become significantly worse by more than `max_worse`, in any model."""
+
+    name: str
+    metric: Metric
+    max_worse: Annotated[float, Field(ge=0)]
+
+
+class NumberRule(Section):
+    """Keep a number of the metrics files at head between two bounds."""
+
+    name: str
+    file: str  # may have wildcards
+    key: str  # dotted
+    min: float | None = None
+    max: float | None = None
+
+
+Rules = TypeAdapter(list[MetricRule | NumberRule])
+
+
+def check_gates(head: Revision, comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return each rule's name and how it is broken; an empty list where it holds.
+
+    What cannot be checked (a missing number, models that are not comparable) breaks a rule.
+    Raises ParamsError for a gates.yaml that is no list of rules.
+    """
+    try:
+        rules = Rules.validate_python(head.yaml("gates.yaml") or [])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise ParamsError(
+            f"gates.yaml: {where}: {fault['msg']}",
+            "a rule has name, metric, max_worse; or name, file, key, and min or max",
+        ) from None
+    return [(rule.name, _faults(rule, head, comparison.models)) for rule in rules]
+
+
+def _faults(
+    rule: MetricRule | NumberRule, head: Revision, models: list[ModelComparison]
+) -> list[str]:
+    """Return the models that became worse, or the files whose number is missing or off limits."""
+    faults = []
+    if isinstance(rule, MetricRule):
+        for model in models:
+            found = model.differences.get(rule.metric)
+            if found is None:
+                faults.append(f"{model.name}: {rule.metric} is not comparable")
+            elif model.verdict(rule.metric) == "worse" and abs(found.value) > rule.max_worse:
+                faults.append(
+                    f"{model.name}: {rule.metric} {found.base:.4f} -> {found.head:.4f} is worse "
+                    f"by {abs(found.value):.4f}, allowed {rule.max_worse:g}"
+                )
+        return faults
+    paths = sorted(path for path in head.files if fnmatch(path, rule.file))
+    for path in paths:
+        value = flatten(head.json(path)).get(rule.key)
+        if not isinstance(value, int | float):
+            faults.append(f"{path}: {rule.key} is missing")
+        elif rule.max is not None and value > rule.max:
+            faults.append(f"{path}: {rule.key} is {value:g}, allowed at most {rule.max:g}")
+        elif rule.min is not None and value < rule.min:
+            faults.append(f"{path}: {rule.key} is {value:g}, allowed at least {rule.min:g}")
+    return faults if paths else [f"{rule.file}: no such file"]

@@ -1,0 +1,1 @@
+"""Open a packed task: decoding, the table of images, and its sides."""

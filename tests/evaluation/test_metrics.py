@@ -1,0 +1,243 @@
+"""Hold the metrics to scikit-learn, to hand-computed tables, and to the awkward cases."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from sklearn import metrics as sk
+
+from resnets.calibration import fit_temperature, log_softmax
+from resnets.errors import DataError, NumericalError
+from resnets.evaluation.bootstrap import rank_scores
+from resnets.evaluation.metrics import evaluate, metrics_record
+from resnets.evaluation.predictions import predictions_table
+
+
+def some_logits(num_images, num_classes, *, seed=0, strength=2.0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, num_classes, num_images)
+    logits = rng.normal(size=(num_images, num_classes)).astype(np.float32)
+    logits[np.arange(num_images), labels] += strength
+    return logits, labels
+
+
+def names(num_classes):
+    return [f"class {k}" for k in range(num_classes)]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 12])
+def test_scores_equal_scikit_learn(num_classes):
+    logits, labels = some_logits(300, num_classes)
+    temperature = 1.7
+    scores = evaluate(logits, labels, names(num_classes), temperature=temperature).scores
+    predicted = logits.argmax(1)
+    shares = {
+        "_uncalibrated": np.exp(log_softmax(logits)),
+        "": np.exp(log_softmax(logits / temperature)),
+    }
+    truth = np.eye(num_classes)[labels]
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "macro_precision": sk.precision_score(labels, predicted, average="macro"),
+        "macro_recall": sk.recall_score(labels, predicted, average="macro"),
+        "macro_f1": sk.f1_score(labels, predicted, average="macro"),
+        "weighted_precision": sk.precision_score(labels, predicted, average="weighted"),
+        "weighted_recall": sk.recall_score(labels, predicted, average="weighted"),
+        "weighted_f1": sk.f1_score(labels, predicted, average="weighted"),
+        "loss": sk.log_loss(labels, shares["_uncalibrated"]),
+        "nll": sk.log_loss(labels, shares[""]),
+        "average_precision": sk.average_precision_score(truth, shares[""], average="macro"),
+        "roc_auc": sk.roc_auc_score(truth, shares[""], average="macro"),
+    }
+    for suffix, share in shares.items():
+        given_scores = share[:, 1] if num_classes == 2 else share
+        expected[f"brier{suffix}"] = sk.brier_score_loss(labels, given_scores)
+    if num_classes > 5:
+        expected["top5"] = sk.top_k_accuracy_score(labels, logits, k=5)
+    assert set(scores) == set(expected) | {"ece", "ece_uncalibrated"}
+    for name, value in expected.items():
+        assert scores[name].value == pytest.approx(value, abs=1e-6), name
+
+
+def test_two_bins_of_calibration_error_by_hand():
+    # confidence 0.9 four times, three right; 0.6 twice, none right
+    confidence = np.array([0.9] * 4 + [0.6] * 2)
+    logits = np.stack([np.log(confidence), np.log(1 - confidence)], 1)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    result = evaluate(logits, labels, names(2))
+    by_hand = (4 * abs(0.9 - 0.75) + 2 * abs(0.6 - 0.0)) / 6
+    assert result.scores["ece"].value == pytest.approx(by_hand)
+    assert [(row["images"], row["accuracy"]) for row in result.reliability] == [(2, 0.0), (4, 0.75)]
+
+
+def test_confusion_has_true_classes_as_rows():
+    logits = np.eye(3)[[0, 1, 1, 2, 0]]
+    result = evaluate(logits, np.array([0, 0, 1, 2, 2]), names(3))
+    assert result.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+
+def test_per_class_numbers_by_hand():
+    logits = np.eye(2)[[0, 0, 1, 1, 1]]
+    first, second = evaluate(logits, np.array([0, 0, 0, 1, 1]), names(2)).per_class
+    assert (first["support"], first["precision"], first["recall"]) == (3, 1.0, pytest.approx(2 / 3))
+    assert first["f1"] == pytest.approx(0.8)
+    assert (second["support"], second["precision"]) == (2, pytest.approx(2 / 3))
+    # Wilson's interval of 2 of 3
+    assert (first["recall_low"], first["recall_high"]) == (
+        pytest.approx(0.2077, abs=1e-4),
+        pytest.approx(0.9385, abs=1e-4),
+    )
+
+
+def test_class_without_images_is_left_out_of_averages():
+    logits, labels = some_logits(80, 4)
+    labels = labels % 3
+    result = evaluate(logits, labels, names(4))
+    absent = result.per_class[3]
+    assert absent["support"] == 0
+    assert absent["recall"] is absent["f1"] is absent["roc_auc"] is None
+    predicted = logits.argmax(1)
+    recalls = [(predicted[labels == k] == k).mean() for k in range(3)]
+    assert result.scores["balanced_accuracy"].value == pytest.approx(np.mean(recalls))
+    assert result.scores["roc_auc"].value == pytest.approx(
+        np.mean([row["roc_auc"] for row in result.per_class[:3]])
+    )
+
+
+@pytest.mark.parametrize(("num_images", "num_classes"), [(1, 2), (1, 7), (2, 2), (5, 200)])
+def test_few_images_give_finite_numbers_or_none(num_images, num_classes):
+    logits, labels = some_logits(num_images, num_classes)
+    result = evaluate(logits, labels, names(num_classes))
+    text = json.dumps([result.headline(), result.score_rows(), result.per_class], allow_nan=False)
+    assert "NaN" not in text
+    assert result.headline()["accuracy_low"] < result.headline()["accuracy_high"]
+    assert result.scores["macro_f1"].low is None or num_images > 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    num_images=st.integers(1, 40),
+    num_classes=st.integers(2, 8),
+    scale=st.sampled_from([0.0, 1.0, 1e3]),
+    seed=st.integers(0, 1000),
+)
+@example(num_images=4, num_classes=3, scale=1.0, seed=3)  # few draws far from all others
+def test_intervals_contain_their_value(num_images, num_classes, scale, seed):
+    logits, labels = some_logits(num_images, num_classes, seed=seed)
+    result = evaluate(logits * scale, labels, names(num_classes), resamples=50)
+    for name, score in result.scores.items():
+        assert np.isfinite(score.value), name
+        if score.low is not None and score.high is not None:
+            assert score.low <= score.value + 1e-9, name
+            assert score.value <= score.high + 1e-9, name
+
+
+def test_bootstrap_agrees_with_scikit_learn_on_redrawn_images():
+    logits, labels = some_logits(200, 3)
+    result = evaluate(logits, labels, names(3))
+    rng = np.random.default_rng(5)
+    members = [np.flatnonzero(labels == k) for k in range(3)]
+    drawn = []
+    for _ in range(300):
+        rows = np.concatenate([rng.choice(rows, len(rows)) for rows in members])
+        truth, share = np.eye(3)[labels[rows]], np.exp(log_softmax(logits[rows]))
+        drawn.append(
+            (
+                sk.f1_score(labels[rows], logits[rows].argmax(1), average="macro"),
+                sk.roc_auc_score(truth, share),
+                sk.average_precision_score(truth, share),
+                sk.log_loss(labels[rows], share),
+            )
+        )
+    widths = np.ptp(np.quantile(drawn, [0.025, 0.975], axis=0), axis=0)
+    for name, width in zip(
+        ("macro_f1", "roc_auc", "average_precision", "nll"), widths, strict=True
+    ):
+        score = result.scores[name]
+        assert score.high - score.low == pytest.approx(width, rel=0.2), name
+
+
+def test_redrawn_ranking_equals_scikit_learn_with_weights():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.normal(size=120).round(1), rng.random(120) < 0.3  # with ties
+    weights = rng.integers(0, 4, (3, 120)).astype(np.float32)
+    area, precision = rank_scores(weights, scores, positive)
+    for k, weight in enumerate(weights):
+        assert area[k] == pytest.approx(sk.roc_auc_score(positive, scores, sample_weight=weight))
+        expected = sk.average_precision_score(positive, scores, sample_weight=weight)
+        assert precision[k] == pytest.approx(expected)
+
+
+def test_same_logits_give_the_same_intervals_in_any_order():
+    logits, labels = some_logits(100, 3)
+    first = evaluate(logits, labels, names(3))
+    again = evaluate(logits, labels, names(3))
+    backwards = evaluate(logits[::-1], labels[::-1], names(3))
+    assert first.scores == again.scores
+    assert backwards.scores["macro_f1"].value == first.scores["macro_f1"].value
+
+
+def test_temperature_equals_an_independent_minimum():
+    logits, labels = some_logits(4000, 5)
+    best = minimize_scalar(
+        lambda t: sk.log_loss(labels, np.exp(log_softmax(logits * 3 / t))),
+        bounds=(0.1, 20),
+        method="bounded",
+    )
+    assert fit_temperature(logits * 3, labels) == pytest.approx(best.x, rel=0.02)
+
+
+def test_temperature_improves_an_overconfident_model():
+    logits, labels = some_logits(2000, 5)
+    temperature = fit_temperature(logits * 6, labels)
+    scores = evaluate(logits * 6, labels, names(5), temperature=temperature, resamples=0).scores
+    assert scores["nll"].value < scores["loss"].value
+    assert scores["ece"].value < scores["ece_uncalibrated"].value
+
+
+@pytest.mark.parametrize("num_images", [1, 5, 50])
+def test_temperature_of_a_faultless_validation_is_not_zero(num_images):
+    labels = np.arange(num_images) % 3
+    logits = np.eye(3)[labels] * 10
+    temperature = fit_temperature(logits, labels)
+    assert temperature > 0.1
+    assert np.exp(log_softmax(logits / temperature)).max() < 0.9999
+
+
+def test_no_images_and_bad_logits_are_refused():
+    with pytest.raises(DataError, match="no images"):
+        evaluate(np.empty((0, 2)), np.empty(0, np.int64), names(2))
+    with pytest.raises(NumericalError, match="not finite"):
+        evaluate(np.array([[np.nan, 0.0]]), np.array([0]), names(2))
+
+
+def test_predictions_table_keeps_awkward_class_names():
+    logits, labels = some_logits(4, 3)
+    table = predictions_table(list("abcd"), labels, logits, ["id", "label", 'x,"y"'], 2.0)
+    assert table.columns.tolist() == ["id", "label", "predicted", "id", "label", 'x,"y"']
+    assert table.iloc[:, 3:].sum(axis=1).to_numpy() == pytest.approx(1.0, abs=2e-6)
+    text = table.to_csv(index=False)
+    assert max(len(cell) for line in text.split("\n")[1:-1] for cell in line.split(",")[-3:]) <= 8
+
+
+def test_record_has_mean_and_spread_over_seeds_and_no_lists():
+    sides = [evaluate(*some_logits(50, 3, seed=seed), names(3), resamples=0) for seed in range(6)]
+    runs = {7: (sides[0], sides[1]), 8: (sides[2], sides[3]), 9: (sides[4], sides[5])}
+    record = metrics_record(runs, training={"epochs": 3}, measured_on={"data": "0123"})
+    accuracies = [side.scores["accuracy"].value for side in sides[::2]]
+    assert record["test"]["accuracy"] == pytest.approx(accuracies[0])
+    assert record["seeds"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert record["seeds"]["std"] == pytest.approx(np.std(accuracies, ddof=1), abs=1e-6)
+    assert list(record["seeds"]["test"]) == ["7", "8", "9"]
+    text = json.dumps(record, allow_nan=False)
+    assert "[" not in text
+    assert list(record) == ["test", "val", "seeds", "training", "measured_on"]
+
+
+def test_one_run_has_no_spread():
+    side = evaluate(*some_logits(50, 3), names(3), resamples=0)
+    assert "std" not in metrics_record({0: (side, side)}, training={}, measured_on={})["seeds"]

@@ -1,0 +1,178 @@
+"""Rank variants, and write pages and pictures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from resnets.calibration import fit_temperature
+from resnets.evaluation.leaderboard import Standing, leaderboard, leaderboard_markdown
+from resnets.evaluation.metrics import evaluate
+from resnets.evaluation.plots import (
+    plot_confusion,
+    plot_curves,
+    plot_reliability,
+    plot_sheet,
+)
+from resnets.evaluation.predictions import Predictions
+from resnets.evaluation.report import code, points, table
+from tests.projects import TRAINING, simulated_logits
+
+CLASSES = ["ants", "bees", "wasps"]
+
+
+def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, leaked=0.0):
+    """Return the standing of simulated runs."""
+    labels = np.random.default_rng(5).integers(0, 3, num_images)
+    logits = [simulated_logits(labels, 3, accuracy, seed=seed + k) for k in range(num_runs)]
+    val = [
+        simulated_logits(labels, 3, val_accuracy or accuracy, seed=50 + seed + k)
+        for k in range(num_runs)
+    ]
+    scored = [[evaluate(x, labels, CLASSES, resamples=0) for x in side] for side in (logits, val)]
+    runs = pd.DataFrame(
+        {
+            f"{side}_{metric}": [one.value(metric) for one in values]
+            for side, values in zip(("test", "val"), scored, strict=True)
+            for metric in ("accuracy", "nll")
+        }
+    ).assign(**TRAINING, model="m.safetensors", weights="0123", val_leaked=leaked)
+    predicted = np.stack([x.argmax(1) for x in logits])
+    ids = [str(k) for k in range(num_images)]
+    predictions = Predictions(ids, CLASSES, labels, predicted, np.zeros(num_images))
+    return Standing(runs, predictions, pd.DataFrame())
+
+
+def ranked(**variants):
+    return leaderboard(variants)
+
+
+def test_validation_ranks_and_the_test_tells_apart():
+    rows = ranked(
+        low=variant(0.5, 1), lucky=variant(0.9, 2, val_accuracy=0.7),
+        best=variant(0.9, 3, val_accuracy=0.92),
+    )  # fmt: skip
+    assert [row["variant"] for row in rows] == ["best", "lucky", "low"]
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert [row["is_like_best"] for row in rows] == [True, True, False]
+    assert rows[2]["high"] < 0
+    json.dumps(rows, allow_nan=False)
+
+
+def test_equal_validation_is_told_apart_by_loss_then_size():
+    first, second = variant(0.8, 1), variant(0.8, 1)
+    second.runs["parameters_trained"] = 5
+    assert [row["variant"] for row in ranked(a=first, b=second)] == ["b", "a"]
+
+
+def test_a_leaked_validation_number_is_shown_and_never_wins():
+    rows = ranked(honest=variant(0.8, 1), redrawn=variant(0.8, 5, val_accuracy=0.99, leaked=0.75))
+    assert [row["variant"] for row in rows] == ["honest", "redrawn"]
+    page = leaderboard_markdown(rows)
+    assert page.startswith("# Leaderboard\n\n**`honest`** is best")
+    assert "| –    | `redrawn` | leaked: 9" in page
+    assert "75.00% of the images that `redrawn` was validated on" in page
+
+
+def test_leaderboard_reads_well():
+    page = leaderboard_markdown(ranked(a=variant(0.9, 1), b=variant(0.9, 9), c=variant(0.5, 20)))
+    assert page.startswith(
+        "# Leaderboard\n\n**`a`** is best on validation" if "`a`**" in page else "# Leaderboard"
+    )
+    assert "cannot tell" in page
+    assert "(n = 3)" in page
+    assert "±" in page
+    assert "1.10" in page  # MB
+    assert "7 of 10" in page
+
+
+def test_one_variant_with_one_run_is_a_leaderboard_too():
+    page = leaderboard_markdown(ranked(only=variant(0.9, 1, num_runs=1)))
+    assert "(n = 1)" in page
+    assert "±" not in page.split("\n\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ants", "`ants`"),
+        ("a`b", "`` a`b ``"),
+        ("`", "`` ` ``"),
+        (" x", "`  x `"),
+        ("a\nb\x1b", r"`a\nb\x1b`"),
+        ("x" * 100, f"`{'x' * 30}…{'x' * 30}`"),
+    ],
+)
+def test_names_become_code(name, expected):
+    assert code(name) == expected
+
+
+def test_tables_are_aligned_and_keep_pipes_in_their_cell():
+    text = table(["name", "n"], [["a|b", 1], ["c", 22]])
+    assert text.split("\n") == [
+        "| name |   n |",
+        "| ---- | --: |",
+        r"| a\|b |   1 |",
+        "| c    |  22 |",
+    ]
+
+
+def test_points_never_show_minus_zero():
+    assert points(-0.00001, signed=True) == "+0.00"
+    assert points(0.0123) == "1.23"
+
+
+def history(num_epochs):
+    epochs = np.arange(1, num_epochs + 1)
+    falling = 1 / epochs
+    return pd.DataFrame(
+        {
+            "epoch": epochs, "lr": 0.1, "train_loss": falling, "train_accuracy": 1 - falling / 2,
+            "val_loss": falling + 0.1, "val_accuracy": 0.9 - falling / 2,
+            "is_best": epochs == num_epochs,
+        }
+    )  # fmt: skip
+
+
+def draw_all(folder):
+    rng = np.random.default_rng(0)
+    grey = [rng.integers(0, 255, (28, 28, 1), dtype=np.uint8) for _ in range(10)]
+    colour = [rng.integers(0, 255, (20, 30, 3), dtype=np.uint8) for _ in range(3)]
+    odd = ["$x$", "<b>", "a_very_long_name_of_a_class_that_goes_on"]
+    plot_curves({"a": history(5), "$b$": history(1)}, folder / "curves.png")
+    plot_confusion(np.array([[5, 1, 0], [0, 0, 0], [2, 2, 9]]), odd, folder / "confusion.png")
+    plot_confusion(np.eye(60, dtype=int), [str(k) for k in range(60)], folder / "large.png")
+    plot_sheet(grey, ["grey"] * 10, folder / "samples.png")
+    plot_sheet(
+        colour,
+        [f"{a}\n→ {b}" for a, b in zip(odd, odd[::-1], strict=True)],
+        folder / "mistakes.png",
+    )
+    plot_sheet([], [], folder / "no_mistakes.png")
+    plot_sheet(grey[:4], ["x"] * 4, folder / "sheet.png")
+    labels = rng.integers(0, 3, 200)
+    logits = simulated_logits(labels, 3, 0.8, seed=0) * 3
+    temperature = fit_temperature(logits, labels)
+    sides = {
+        t: evaluate(logits, labels, CLASSES, temperature=t, resamples=0).reliability
+        for t in (1, temperature)
+    }
+    plot_reliability({f"T = {t}": rows for t, rows in sides.items()}, folder / "reliability.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_have_the_same_bytes_every_time(tmp_path):
+    for name in ("first", "second"):
+        draw_all(tmp_path / name)
+    pictures = sorted((tmp_path / "first").iterdir())
+    assert len(pictures) == 8
+    for picture in pictures:
+        assert picture.read_bytes() == (tmp_path / "second" / picture.name).read_bytes(), (
+            picture.name
+        )
+        image = Image.open(picture)
+        image.load()
+        assert set(image.info) <= {"dpi"}  # no date, no version
+        assert np.asarray(image).std() > 1  # something is drawn

@@ -1,0 +1,257 @@
+"""Test the export: the file alone computes what the bundle computes, and says all about itself."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+from torchvision import transforms
+
+from resnets.bundle import KEY, BundleMeta, load_bundle
+from resnets.errors import ArtefactError
+from resnets.export.classifier import open_classifier
+from resnets.export.int8 import compare_int8
+from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle
+from resnets.inference import infer
+from resnets.params import Export
+from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
+
+ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
+
+
+def options(**changes: Any) -> Export:
+    values = {
+        "variant": "best", "tolerance": 1e-4, "preprocess_inside": False, "quantize": "none",
+        "max_drop": 0.5,
+    }  # fmt: skip
+    return Export(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return make_trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def plain(trained: Trained) -> tuple[Path, dict[str, Any]]:
+    """Export normalised floats to logits, with int8."""
+    out = trained.bundle.parent / "plain"
+    report = export_bundle(
+        trained.bundle, out, task=trained.task, options=options(quantize="int8"), row=ROW
+    )
+    return out, report
+
+
+@pytest.fixture(scope="module")
+def inside(trained: Trained) -> tuple[Path, dict[str, Any]]:
+    """Export uint8 images to probabilities."""
+    out = trained.bundle.parent / "inside"
+    report = export_bundle(
+        trained.bundle,
+        out,
+        task=trained.task,
+        options=options(preprocess_inside=True),
+        row={"seeds": 1},
+    )
+    return out, report
+
+
+def logits_of(trained: Trained) -> NDArray[np.float32]:
+    bundle = load_bundle(trained.bundle)
+    return infer(
+        bundle.model, trained.task.side("test").images, preprocess=PREPROCESS, batch_size=64,
+        device="cpu", precision="fp32",
+    )  # fmt: skip
+
+
+def test_onnx_runtime_computes_what_torch_computes_after_torchvisions_transforms(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+) -> None:
+    bundle = load_bundle(trained.bundle)
+    crop = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(28)])
+    normalise = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(PREPROCESS.mean, PREPROCESS.std)]
+    )
+    files = sorted(trained.photos.rglob("*.png"))
+    crops = [crop(Image.open(file)) for file in files]
+    batch = torch.stack([normalise(c) for c in crops])
+    with torch.inference_mode():
+        logits = bundle.model(batch)
+        probabilities = torch.softmax(logits / bundle.meta.temperature, 1)
+    floats = onnxruntime.InferenceSession(plain[0] / "model.onnx")
+    pixels = onnxruntime.InferenceSession(inside[0] / "model.onnx")
+    for size in (1, 2, 7, len(files)):
+        [found] = floats.run(None, {"images": batch[:size].numpy()})
+        np.testing.assert_allclose(found, logits[:size].numpy(), rtol=1e-4, atol=2e-5)
+        [found] = pixels.run(None, {"images": np.stack([np.asarray(c) for c in crops[:size]])})
+        np.testing.assert_allclose(found, probabilities[:size].numpy(), atol=1e-5)
+    assert [o.name for o in floats.get_outputs()] == ["logits"]
+    assert [o.name for o in pixels.get_outputs()] == ["probabilities"]
+
+
+def test_report_says_what_was_compared(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+) -> None:
+    for out, report in (plain, inside):
+        assert report["images"] == len(trained.task.side("test").ids)
+        assert report["batch_sizes"] == "1 2 7"
+        assert 0 < report["max_abs_diff"] < 1e-4
+        assert report["top1_mismatches"] == 0
+        assert report["bytes"] == (out / "model.onnx").stat().st_size
+        json.dumps(report, allow_nan=False)
+
+
+def test_one_file_describes_itself(trained: Trained, plain: tuple[Path, dict[str, Any]]) -> None:
+    model = onnx.load(plain[0] / "model.onnx")
+    [entry] = model.metadata_props
+    meta = BundleMeta.model_validate(json.loads(entry.value))
+    bundle = load_bundle(trained.bundle)
+    assert entry.key == KEY
+    assert meta.classes == CLASSES
+    assert meta.preprocess == PREPROCESS
+    assert meta.hashes == {**bundle.meta.hashes, "weights": bundle.sha256}
+    assert not any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+    assert [o.version for o in model.opset_import] == [20]
+    assert json.loads((plain[0] / "class_indices.json").read_text()) == {
+        "0": "daisy", "1": "rose", "2": "tulip|<b>",
+    }  # fmt: skip
+
+
+def test_bytes_are_the_same_in_another_process_and_name_no_path(
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
+) -> None:
+    again = trained.bundle.parent / "again"
+    program = (
+        "from tests.test_export import *; from resnets.tasks.task import open_task; "
+        f"task = open_task(Path({str(trained.task.folder)!r})); torch.set_num_threads(1); "
+        f"export_bundle(Path({str(trained.bundle)!r}), Path({str(again)!r}), task=task, "
+        "options=options(quantize='int8'), row=ROW)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
+    files = sorted(path.name for path in plain[0].iterdir())
+    assert files == sorted(path.name for path in again.iterdir())
+    for name in files:
+        content = (plain[0] / name).read_bytes()
+        assert content == (again / name).read_bytes(), name
+        for word in (str(Path(__file__).parents[2]), sys.prefix, str(trained.photos)):
+            assert word.encode() not in content, name
+
+
+@pytest.mark.parametrize("name", ["model.conv1.weight", "model.fc.bias"])
+def test_a_tampered_file_fails(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    model = onnx.load(plain[0] / "model.onnx")
+    [tensor] = [t for t in model.graph.initializer if t.name == name]
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] += 0.1
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    test = trained.task.side("test")
+    with pytest.raises(ArtefactError, match=r"model\.onnx: differs from the bundle by"):
+        check_parity(
+            tmp_path / "model.onnx", load_bundle(trained.bundle), test.images, logits_of(trained),
+            tolerance=1e-4,
+        )  # fmt: skip
+
+
+def test_swapped_classes_fail(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    bundle, images = load_bundle(trained.bundle), trained.task.side("test").images
+    model = onnx.load(plain[0] / "model.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("model.fc."):
+            values = numpy_helper.to_array(tensor)[[1, 0, 2]]
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "outputs.onnx")
+    with pytest.raises(ArtefactError, match=r"with [1-9]\d* other classes"):
+        check_parity(tmp_path / "outputs.onnx", bundle, images, logits_of(trained), tolerance=1e-4)
+    model = onnx.load(plain[0] / "model.onnx")
+    [entry] = model.metadata_props
+    values = json.loads(entry.value)
+    values["classes"][:2] = ["rose", "daisy"]
+    entry.value = json.dumps(values)
+    onnx.save(model, tmp_path / "names.onnx")
+    with pytest.raises(ArtefactError, match="describes another model"):
+        check_parity(tmp_path / "names.onnx", bundle, images, logits_of(trained), tolerance=1e-4)
+
+
+def test_nothing_is_written_beyond_the_tolerance(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="tolerance 1e-12"):
+        export_bundle(
+            trained.bundle, tmp_path / "out", task=trained.task, options=options(tolerance=1e-12),
+            row={"seeds": 1},
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_is_smaller_measured_and_self_describing(
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
+) -> None:
+    out, report = plain
+    int8 = report["int8"]
+    assert int8["bytes"] < 0.5 * int8["fp32_bytes"] == 0.5 * report["bytes"]
+    assert int8["test"]["fp32_accuracy"] == int8["val"]["fp32_accuracy"] == 1
+    assert int8["test"]["agreement"] == int8["test"]["accuracy"] > 0.7
+    assert int8["is_default"]
+    small, exact = (open_classifier(out / f"{n}.onnx") for n in ("model_int8", "model"))
+    assert small.meta == exact.meta
+    crops = np.stack([trained.task.side("test").images[0][:28, :28]])
+    weights = onnx.load(out / "model_int8.onnx").graph.initializer
+    assert any(t.data_type == onnx.TensorProto.INT8 and t.dims == [64, 64, 3, 3] for t in weights)
+    difference = small.score(crops).probabilities - exact.score(crops).probabilities
+    assert 0 < np.abs(difference).max() < 0.2
+
+
+def test_int8_that_loses_too_much_is_not_the_default(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    model = onnx.load(plain[0] / "model_int8.onnx")
+    [bias] = [t for t in model.graph.initializer if t.name == "model.fc.bias"]
+    bias.CopyFrom(numpy_helper.from_array(np.array([9, 0, 0], np.float32), bias.name))
+    onnx.save(model, tmp_path / "worse.onnx")
+    exact = plain[0] / "model.onnx"
+    report = compare_int8(exact, tmp_path / "worse.onnx", trained.task, max_drop=0.4)
+    assert report["drop"] > 0.4
+    assert report["drop"] == pytest.approx(1 - report["val"]["accuracy"])
+    assert not report["is_default"]
+
+
+def test_card_says_what_a_reader_needs(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+) -> None:
+    card = (plain[0] / "model_card.md").read_text()
+    sides = {side: trained.task.side(side) for side in ("train", "val", "test")}
+    counts = r" +\| +".join(str(len(side.ids)) for side in sides.values())
+    assert re.search(rf"\| all +\| +{counts} +\|", card)
+    assert r"`tulip\|<b>`" in card
+    assert load_bundle(trained.bundle).sha256 in card
+    assert trained.task.hashes()["split"] in card
+    assert re.search(r"\| accuracy +\| 1\.0000 \| 0\.\d{4} \| 1\.0000 \|", card)
+    assert "0.9000 ± 0.0100" in card
+    assert "`model_int8.onnx` is the default" in card
+    assert "float32 (N, 3, 28, 28)" in card
+    assert "uint8 (N, 28, 28, 3)" in (inside[0] / "model_card.md").read_text()
+
+
+def test_bundle_of_another_task_is_refused(trained: Trained, tmp_path: Path) -> None:
+    other = make_trained(tmp_path / "other", num=50)
+    with pytest.raises(ArtefactError, match="was trained on other data"):
+        export_bundle(
+            trained.bundle, tmp_path / "out", task=other.task, options=options(), row={"seeds": 1}
+        )
+
+
+def test_batch_sizes_are_those_that_were_promised() -> None:
+    assert BATCH_SIZES == (1, 2, 7)

@@ -1,0 +1,503 @@
+"""Test `resnets predict`: one answer for each input, the same from any file, kind and batch."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+
+from resnets.bundle import KEY, load_bundle
+from resnets.errors import ArtefactError, DataError, EnvironmentFault, NumericalError, ParamsError
+from resnets.evaluation.predictions import predictions_table
+from resnets.export.classifier import open_classifier, settle
+from resnets.export.onnx import to_onnx
+from resnets.inference import Output, infer
+from resnets.predict.answers import Answer, Reports, open_writers
+from resnets.predict.run import predict
+from resnets.tasks.decode import crop_batch
+from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Make a bundle, and beside it the same model as plain.onnx and inside.onnx."""
+    trained = make_trained(tmp_path_factory.mktemp("trained"), num=40)
+    for name, inside in (("plain", False), ("inside", True)):
+        model = to_onnx(load_bundle(trained.bundle), preprocess_inside=inside)
+        (trained.bundle.parent / f"{name}.onnx").write_bytes(model.SerializeToString())
+    return trained
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained) -> Path:
+    return trained.bundle.parent / "plain.onnx"
+
+
+def run(
+    arguments: Iterable[object],
+    model: Path | None,
+    *,
+    lines: Iterable[bytes] = (),
+    batch_size: int = 8,
+    precision: str = "fp32",
+    **reports: Any,
+) -> None:
+    """Predict, and let inputs be bad."""
+    try:
+        predict(
+            [str(a) for a in arguments], lines, model=model, reports=Reports(**reports),
+            batch_size=batch_size, device="cpu", precision=precision,
+        )  # fmt: skip
+    except DataError as error:
+        if "could not be read" not in error.what:
+            raise
+
+
+def table(
+    arguments: Iterable[object], model: Path, folder: Path, **options: Any
+) -> list[dict[str, str]]:
+    """Predict into a CSV file and read it."""
+    run(arguments, model, output=folder / "answers.csv", **options)
+    with (folder / "answers.csv").open(newline="", errors="surrogateescape") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def numbers(rows: list[dict[str, str]]) -> NDArray[np.float64]:
+    return np.array([[float(row[name]) for name in CLASSES] for row in rows])
+
+
+def png(color: int = 128) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (color, 10, 20)).save(file, "PNG")
+    return file.getvalue()
+
+
+# ---- the same answers everywhere ----------------------------------------------------------------
+
+
+def test_answers_are_those_of_the_evaluation(trained: Trained, tmp_path: Path) -> None:
+    test = trained.task.side("test")
+    bundle = load_bundle(trained.bundle)
+    logits = infer(
+        bundle.model, test.images, preprocess=PREPROCESS, batch_size=64, device="cpu",
+        precision="fp32",
+    )  # fmt: skip
+    wanted = predictions_table(test.ids, test.labels, logits, CLASSES, bundle.meta.temperature)
+    files = [trained.photos / name for name in test.ids]
+    for name in ("plain.onnx", "inside.onnx", "model.safetensors"):
+        rows = table(files, trained.bundle.parent / name, tmp_path)
+        assert [row["predicted"] for row in rows] == wanted["predicted"].tolist()
+        assert [row["predicted"] for row in rows] == wanted["label"].tolist()
+        np.testing.assert_allclose(numbers(rows), wanted.iloc[:, 3:].to_numpy(), atol=1e-5)
+        confidence = [float(row["confidence"]) for row in rows]
+        np.testing.assert_allclose(confidence, numbers(rows).max(axis=1))
+        assert not any(row["error"] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["plain.onnx", "inside.onnx"])
+def test_an_onnx_file_gives_the_same_features_and_maps(trained: Trained, name: str) -> None:
+    images = trained.task.side("test").images
+    crops = crop_batch(images, range(len(images)), PREPROCESS.crop)
+    outputs: tuple[Output, ...] = ("feature_map", "features", "logits")
+    for output in outputs:
+        found = open_classifier(trained.bundle.parent / name, output=output).score(crops)
+        wanted = open_classifier(trained.bundle, output=output, device="cpu").score(crops)
+        np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+        for values, others in (
+            (found.features, wanted.features),
+            (found.feature_map, wanted.feature_map),
+        ):
+            assert (values is None) == (others is None)
+            if values is not None:
+                np.testing.assert_allclose(values, others, atol=1e-4)
+
+
+def test_in_bf16_the_answers_are_those_of_fp32(trained: Trained, tmp_path: Path) -> None:
+    files = sorted(trained.photos.rglob("*.png"))
+    exact = table(files, trained.bundle, tmp_path)
+    quick = table(files, trained.bundle, tmp_path, precision="bf16")
+    assert [row["predicted"] for row in quick] == [row["predicted"] for row in exact]
+    apart = np.abs(numbers(quick) - numbers(exact)).max()
+    assert 0 < apart < 0.05
+
+
+@given(
+    arrays(np.float32, (5, 3), elements=st.floats(-4, 4, width=32)),
+    arrays(np.float32, (5, 3), elements=st.floats(-0.1171875, 0.1171875, width=32)),
+)
+def test_an_error_below_half_of_close_changes_no_answer(
+    logits: NDArray[np.float32], errors: NDArray[np.float32]
+) -> None:
+    crops = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+
+    def exact(some: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return logits[some.ravel()]
+
+    settled = settle(lambda some: exact(some) + errors[some.ravel()], exact)(crops)
+    assert np.array_equal(settled.argmax(1), logits.argmax(1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 40, 100])
+def test_batch_size_and_order_change_nothing(
+    trained: Trained, model: Path, tmp_path: Path, batch_size: int
+) -> None:
+    files = sorted(trained.photos.rglob("*.png"))
+    wanted = table(files, model, tmp_path, batch_size=7)
+    found = table(reversed(files), model, tmp_path, batch_size=batch_size)[::-1]
+    assert [row["path"] for row in found] == [str(file) for file in files]
+    assert [row["predicted"] for row in found] == [row["predicted"] for row in wanted]
+    np.testing.assert_allclose(numbers(found), numbers(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_folder_and_archive_give_the_same_rows(
+    trained: Trained, model: Path, tmp_path: Path, kind: str
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(trained.photos, photos)
+    (photos / "daisy.png").write_bytes(png())  # sorts between the folders daisy and rose
+    (photos / ".hidden.png").write_bytes(b"")
+    (photos / "notes.txt").write_bytes(b"no picture")
+    archive = shutil.make_archive(str(tmp_path / "archive"), kind, photos)
+    folder, packed = table([photos], model, tmp_path), table([archive], model, tmp_path)
+    for row in (*folder, *packed):
+        row["path"] = row["path"].removeprefix(f"{photos}/").removeprefix(f"{archive}/")
+    if kind != "zip":  # a tar keeps its own order
+        packed.sort(key=lambda row: row["path"])
+    assert packed == folder
+    assert len(folder) == 42
+    assert [row["path"] for row in folder] == sorted(row["path"] for row in folder)
+
+
+# ---- what can be asked about --------------------------------------------------------------------
+
+
+def test_every_way_to_name_inputs_in_the_order_given(
+    trained: Trained, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.png", "sub/c.png", "sub/deep/d.PNG", "-e.png", "g[1].png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(png())
+    lines = [b"b.png\n", b"\n", b"sub\r\n", b"missing.png"]
+    arguments = ["b.png", "b.png", "-", "sub/*", "g[1].png", "**/*.PNG", "*.tif", "http://x/y.png"]
+    rows = table(arguments, model, tmp_path, lines=lines)
+    assert [row["path"] for row in rows] == [
+        "b.png", "b.png", "b.png", "sub/c.png", "sub/deep/d.PNG", "missing.png", "sub/c.png",
+        "sub/deep/d.PNG", "g[1].png", "sub/deep/d.PNG", "*.tif", "http://x/y.png",
+    ]  # fmt: skip
+    errors = {row["path"]: row["error"] for row in rows if row["error"]}
+    assert errors == {
+        "missing.png": "No such file or directory",
+        "*.tif": "no file matches",
+        "http://x/y.png": "not a local file; nothing is downloaded",
+    }
+    assert table(["./-e.png"], model, tmp_path)[0]["error"] == ""
+
+
+def test_nothing_to_predict_is_an_error_and_writes_nothing(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images found"):
+        table([tmp_path / "empty"], model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_pipes_links_and_broken_archives_are_rows_not_ends(model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    os.mkfifo(photos / "a_pipe.png")
+    (photos / "b_loop").symlink_to(photos)
+    (photos / "c_gone.png").symlink_to("nowhere")
+    (photos / "d_good.png").write_bytes(png())
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../../out.png", png())
+    rows = table([photos, tmp_path / "cut.zip", tmp_path / "evil.zip", "a\0b"], model, tmp_path)
+    errors = [row["error"] for row in rows]
+    for error, words in zip(
+        errors,
+        [
+            "not a regular file",
+            "a link to a folder",
+            "No such file",
+            "",
+            "zip",
+            "leads out",
+            "null",
+        ],
+        strict=True,
+    ):
+        assert words in error
+        assert bool(words) == bool(error)
+
+
+def test_a_thousand_real_images_with_twenty_bad_ones(
+    shared_data: Path, model: Path, tmp_path: Path
+) -> None:
+    bomb = io.BytesIO()
+    Image.new("1", (40_000, 40_000)).save(bomb, "PNG")
+    with zipfile.ZipFile(shared_data / "flowers_128px.zip") as source:
+        names = [name for name in sorted(source.namelist()) if name.endswith(".jpg")][::4][:980]
+        photos = {f"photos/{name.split('/')[-1]}": source.read(name) for name in names}
+    first = next(iter(photos.values()))
+    bad = [b"", b"<html>404</html>", b"%PDF-1.4", bomb.getvalue(), first[:-1]]
+    bad += [first[: len(first) * part // 16] for part in range(1, 16)]
+    for number, content in enumerate(bad):
+        photos[f"photos/{number * 50}_bad.jpg"] = content
+    for name, content in photos.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in sorted(photos):
+            archive.writestr(name.removeprefix("photos/"), photos[name])
+    rows = table([tmp_path / "photos"], model, tmp_path, batch_size=32)
+    packed = table([tmp_path / "photos.zip"], model, tmp_path, batch_size=13)
+    assert len(rows) == len(packed) == 1000
+    for row, other in zip(rows, packed, strict=True):
+        assert Path(row["path"]).name == Path(other["path"]).name
+        assert (row["predicted"], row["error"]) == (other["predicted"], other["error"])
+        assert bool(row["error"]) == row["path"].endswith("_bad.jpg")
+    good = [row for row in rows if not row["error"]]
+    np.testing.assert_allclose(
+        numbers(good), numbers([row for row in packed if not row["error"]]), atol=1e-5
+    )
+    np.testing.assert_allclose(numbers(good).sum(axis=1), 1, atol=1e-5)
+
+
+# ---- what is written ----------------------------------------------------------------------------
+
+
+def test_csv_and_json_say_the_same(trained: Trained, model: Path, tmp_path: Path) -> None:
+    arguments = [trained.photos, tmp_path / "missing.png"]
+    rows = table(arguments, model, tmp_path)
+    run(arguments, model, output=tmp_path / "answers.json")
+    objects = json.loads((tmp_path / "answers.json").read_text())
+    assert (
+        list(rows[0]) == list(objects[0]) == ["path", "predicted", "confidence", "error", *CLASSES]
+    )
+    for row, found in zip(rows, objects, strict=True):
+        assert {k: "" if v is None else str(v) for k, v in found.items()} == row
+    assert objects[-1]["confidence"] is None
+
+
+def test_threshold_marks_unsure_answers(trained: Trained, model: Path, tmp_path: Path) -> None:
+    plain = table([trained.photos], model, tmp_path)
+    marked = table([trained.photos], model, tmp_path, threshold=0.8)
+    for row, other in zip(plain, marked, strict=True):
+        sure = float(row["confidence"]) >= 0.8
+        assert other == row | {"predicted": row["predicted"] if sure else "unsure"}
+    assert {"unsure"} < {row["predicted"] for row in marked}
+
+
+def test_table_prints_the_best_classes(
+    trained: Trained, model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    evil = tmp_path / "\x1b[31mred.png"
+    evil.write_bytes(png())
+    run([evil, tmp_path / "missing.png"], model, top=2)
+    out = capsys.readouterr().out
+    _, first, second = out.splitlines()
+    [row] = table([evil], model, tmp_path)
+    assert "\x1b" not in out
+    assert r"\x1b[31mred.png" in first
+    best = sorted(CLASSES, key=lambda name: -float(row[name]))
+    assert first.endswith(
+        f"{best[0]} {float(row[best[0]]):.1%}, {best[1]} {float(row[best[1]]):.1%}"
+    )
+    assert second.endswith("error: No such file or directory")
+    run([evil], model, top=99)  # more than there are classes
+    assert capsys.readouterr().out.count("%") == 4
+
+
+def test_features_are_the_models_and_rows_fit_the_paths(
+    trained: Trained, model: Path, tmp_path: Path
+) -> None:
+    side = trained.task.side("test")
+    wanted = infer(
+        load_bundle(trained.bundle).model, side.images, preprocess=PREPROCESS, batch_size=64,
+        device="cpu", precision="fp32", output="features",
+    )  # fmt: skip
+    files = [tmp_path / "missing.png", *(trained.photos / name for name in side.ids)]
+    for path in (model, trained.bundle):
+        run(files, path, features=tmp_path / "features.npy", batch_size=5)
+        found = np.load(tmp_path / "features.npy")
+        assert found.dtype == np.float32
+        assert np.isnan(found[0]).all()
+        np.testing.assert_allclose(found[1:], wanted, atol=1e-4)
+        with (tmp_path / "features.csv").open() as file:
+            assert [row["path"] for row in csv.DictReader(file)] == [str(file) for file in files]
+
+
+@pytest.mark.parametrize("num", [0, 1, 9, 10, 12345])
+def test_matrix_grows_in_place(tmp_path: Path, num: int) -> None:
+    path = tmp_path / "m.npy"
+    with open_writers(Reports(features=path), CLASSES, 2) as writers:
+        for number in range(num):
+            answer = Answer("x", features=np.array([number, -number], np.float32))
+            for write in writers:
+                write(answer)
+    assert np.array_equal(np.load(path), np.arange(num)[:, None] * [1.0, -1.0])
+
+
+def test_pictures_are_drawn_for_each_good_input(
+    trained: Trained, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a b.png").write_bytes(png())
+    arguments = [tmp_path / "missing.png", tmp_path / "a b.png"]
+    run(arguments, model, plot=tmp_path / "plots", explain=tmp_path / "heat")
+    for folder, name in (("plots", "00002_a_b.png.png"), ("heat", "00002_a_b.png_explained.png")):
+        [path] = (tmp_path / folder).iterdir()
+        assert path.name == name
+        assert Image.open(path).size == (640, 340)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    classes=st.lists(
+        st.sampled_from(["path", "error", "a,b", 'q"', "new\nline", "\r", "=1+1", "日本", "'", ""]),
+        min_size=2, max_size=5, unique=True,
+    ),
+    names=st.lists(st.binary(min_size=1).filter(lambda b: b"\0" not in b), min_size=1, max_size=3),
+)  # fmt: skip
+def test_any_names_survive_in_csv_and_json(
+    tmp_path: Path, classes: list[str], names: list[bytes]
+) -> None:
+    paths = [os.fsdecode(name) for name in names]
+    for kind in (".csv", ".json"):
+        with open_writers(Reports(output=tmp_path / f"a{kind}"), classes, 0) as [write]:
+            for path in paths:
+                write(Answer(path, probabilities=np.full(len(classes), 1 / len(classes))))
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header, *rows = csv.reader(file, strict=True)
+    objects = json.loads((tmp_path / "a.json").read_text())
+    assert [row[0] for row in rows] == [found["path"] for found in objects] == paths
+    assert [row[1] for row in rows] == [classes[0]] * len(paths)
+    assert len(set(header)) == len(header) == 4 + len(classes)
+    assert list(objects[0]) == header
+
+
+def test_a_failure_on_the_way_leaves_the_old_file(
+    trained: Trained, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "answers.csv").write_text("old")
+    broken = onnx.load(model)
+    [bias] = [t for t in broken.graph.initializer if t.name == "model.fc.bias"]
+    bias.CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0], np.float32), bias.name))
+    onnx.save(broken, tmp_path / "nan.onnx")
+    with pytest.raises(NumericalError, match="not finite"):
+        run([trained.photos], tmp_path / "nan.onnx", output=tmp_path / "answers.csv")
+    assert (tmp_path / "answers.csv").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "nan.onnx"]
+
+
+# ---- models that are refused --------------------------------------------------------------------
+
+
+def test_unknown_kinds_of_files_are_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"not a \.csv or \.json file"):
+        run([tmp_path], model, output=tmp_path / "answers.xlsx")
+    with pytest.raises(ParamsError, match="not a model file"):
+        run([tmp_path], tmp_path / "model.pt")
+
+
+def test_without_a_model_the_export_is_taken_int8_first(
+    trained: Trained, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvironmentFault, match=r"artifacts/export/model\.onnx"):
+        run([trained.photos], None)
+    Path("artifacts/export").mkdir(parents=True)
+    shutil.copy(model, "artifacts/export/model.onnx")
+    run([trained.photos], None, output=tmp_path / "answers.csv")
+    Path("artifacts/export/model_int8.onnx").write_bytes(b"not good")
+    with pytest.raises(ArtefactError, match=r"model_int8\.onnx"):
+        run([trained.photos], None)
+
+
+def test_damaged_and_foreign_onnx_files_are_refused(
+    trained: Trained, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    raw = model.read_bytes()
+    for length in (0, 1, 100, len(raw) // 2, len(raw) - 1):
+        path.write_bytes(raw[:length])
+        for output in ("logits", "features"):
+            with pytest.raises(ArtefactError):
+                open_classifier(path, output=output)
+    for change, words in (
+        ({"format_version": 99}, "format 99 of a newer resnets"),
+        ({"classes": ["a", "b"]}, "num_classes"),
+        ({"preprocess": PREPROCESS.model_copy(update={"crop": 24}).model_dump()}, "do not fit"),
+    ):
+        changed = onnx.load_model_from_string(raw)
+        [entry] = changed.metadata_props
+        entry.value = json.dumps(json.loads(entry.value) | change)
+        onnx.save(changed, path)
+        with pytest.raises(ArtefactError, match=words):
+            open_classifier(path)
+    foreign = onnx.load_model_from_string(raw)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, path)
+    with pytest.raises(ArtefactError, match=f"no '{KEY}' metadata"):
+        open_classifier(path)
+    alien = onnx.load_model_from_string(raw)
+    alien.graph.node[0].domain = "com.example"
+    alien.opset_import.add(domain="com.example", version=1)
+    onnx.save(alien, path)
+    with pytest.raises(ArtefactError, match="not a whole ONNX file"):
+        open_classifier(path)
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def test_in_an_empty_folder_with_only_the_model_and_without_torch(
+    trained: Trained, model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(model, tmp_path / "model.onnx")
+    (tmp_path / "bad.jpg").write_bytes(b"<html>")
+    program = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"  # an import of torch would raise
+        "from resnets.cli import main\n"
+        "main()"
+    )
+    photos = sorted(map(str, trained.photos.rglob("*.png")))[:3]
+    command = [sys.executable, "-c", program, "predict", *photos, "bad.jpg"]
+    command += ["--model", "model.onnx", "--output", "answers.csv", "--features", "f.npy"]
+    command += ["--explain", "heat"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "error: 1 of 4 inputs could not be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model.onnx", "bad.jpg", "answers.csv", "f.npy", "heat"}
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 5
+    assert len(list((tmp_path / "heat").iterdir())) == 3
+
+
+def test_list_on_standard_input_and_good_end(trained: Trained, model: Path) -> None:
+    files = sorted(trained.photos.rglob("*.png"))[:3]
+    done = subprocess.run(
+        [sys.executable, "-m", "resnets.cli", "predict", "-", "--model", str(model)],
+        input="\n".join(map(str, files)), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert all(str(file) in line for file, line in zip(files, lines[1:], strict=True))

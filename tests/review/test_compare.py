@@ -1,0 +1,435 @@
+"""Compare revisions of small Git projects: verdicts, what cannot be compared, gates, the page."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.data.prepare import prepare_task
+from resnets.data.split import split_task
+from resnets.errors import ArtefactError, ParamsError
+from resnets.review.compare import compare_revisions
+from resnets.review.gates import GateError, check_gates
+from resnets.review.page import MAX_BYTES, review
+from resnets.review.revisions import changes, read_revision
+from resnets.tasks.task import open_task
+from tests.projects import Project, simulated_logits
+
+CLASSES = ["ants", "bees", "wasps"]
+NUM_CLASSES, NUM_IMAGES = len(CLASSES), 1500
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path / "project")
+
+
+def labels_of(num_images=NUM_IMAGES, num_classes=NUM_CLASSES):
+    return np.random.default_rng(9).integers(0, num_classes, num_images)
+
+
+def runs(accuracy, *seeds, labels=None, num_classes=NUM_CLASSES):
+    labels = labels_of() if labels is None else labels
+    return [simulated_logits(labels, num_classes, accuracy, seed=seed) for seed in seeds]
+
+
+def two_states(project, base, head, *, labels=None, **measured_on):
+    """Commit a model `net` with the base's and then with the head's runs."""
+    labels = labels_of() if labels is None else labels
+    project.write_model("net", base, labels, CLASSES)
+    project.commit("base")
+    project.git("switch", "-q", "-c", "change")
+    project.write_model("net", head, labels, CLASSES, measured_on=measured_on)
+    project.commit("head")
+
+
+def compared(project, base="main", head="change"):
+    return compare_revisions(read_revision(base, project.root), read_revision(head, project.root))
+
+
+def text_of(project, *, head="change", gate=False, report=None):
+    return "\n\n".join(review("main", head, gate=gate, report=report, root=project.root))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seeds", "verdict"),
+    [
+        (0.6, 0.9, (1, 2, 3), "better"),
+        (0.9, 0.6, (1, 2, 3), "worse"),
+        (0.8, 0.8, (1, 2, 3), "within noise"),
+        (0.6, 0.9, (1,), "better"),
+        (0.8, 0.8, (1,), "within noise"),
+    ],
+)
+def test_verdict(project, before, after, seeds, verdict):
+    two_states(project, runs(before, *seeds), runs(after, *(seed + 10 for seed in seeds)))
+    model = compared(project).models[0]
+    assert model.verdict("accuracy") == model.verdict("macro_f1") == verdict
+    found = model.differences["accuracy"]
+    assert found.images == NUM_IMAGES
+    assert ("3 + 3 runs" in found.test) == (len(seeds) == 3)
+
+
+def test_metrics_of_all_runs_are_averaged(project):
+    base, head = runs(0.6, 1, 2, 3), runs(0.7, 4, 5, 6)
+    two_states(project, base, head)
+    model = compared(project).models[0]
+    accuracies = [(logits.argmax(1) == labels_of()).mean() for logits in head]
+    assert model.differences["accuracy"].head == pytest.approx(np.mean(accuracies))
+    record = json.loads((project.root / "metrics/net.json").read_text())
+    losses = list(record["seeds"]["nll"].values())
+    assert model.differences["nll"].head == pytest.approx(np.mean(losses))
+
+
+def test_same_state_is_within_noise(project):
+    two_states(project, runs(0.8, 1, 2), runs(0.8, 1, 2))
+    model = compared(project).models[0]
+    assert {model.verdict(metric) for metric in model.differences} == {"within noise"}
+    assert model.differences["accuracy"].decisive == 0
+    assert "- unchanged: `net`" in text_of(project)
+    assert "| model" not in text_of(project)
+
+
+def test_unchanged_models_are_no_looks(project):
+    project.write_model("same", runs(0.8, 7), labels_of(), CLASSES)
+    two_states(project, runs(0.75, 1), runs(0.8, 2))
+    models = {model.name: model for model in compared(project).models}
+    alone = models["net"].differences["accuracy"].p / 0.6
+    assert models["net"].p["accuracy"] == pytest.approx(min(1, alone))
+    assert models["same"].is_unchanged
+
+
+def test_workspace_is_the_default_head(project):
+    two_states(project, runs(0.6, 1), runs(0.6, 1))
+    project.write_model("net", runs(0.95, 5), labels_of(), CLASSES)
+    assert "**better**: `net`" in text_of(project, head=None)
+
+
+def test_several_models_are_corrected_for_together(project):
+    for state, seed in (("main", 0), ("change", 50)):
+        for k in range(4):
+            logits = runs(0.7 if state == "main" or k else 0.75, seed + k)
+            project.write_model(f"net{k}", logits, labels_of(), CLASSES)
+        project.commit(state)
+        if state == "main":
+            project.git("switch", "-q", "-c", "change")
+    models = compared(project).models
+    raw = {model.name: model.differences["accuracy"].p for model in models}
+    smallest = min(raw, key=raw.__getitem__)
+    adjusted = {model.name: model.p["accuracy"] for model in models}
+    assert adjusted[smallest] == pytest.approx(min(1, 4 * raw[smallest] / 0.6))
+
+
+def test_other_preprocessing_gives_no_verdict(project):
+    two_states(project, runs(0.6, 1), runs(0.9, 2), preprocess="p1")
+    text = text_of(project)
+    assert compared(project).models[0].verdict("accuracy") == "not comparable"
+    first = text.split("\n\n")[1]
+    assert first == "**Not comparable**: `net`: the evaluation preprocessing differs."
+    assert "better**" not in text
+
+
+def test_other_classes_give_no_verdict(project):
+    labels = labels_of()
+    two_states(project, runs(0.6, 1), runs(0.9, 2))
+    project.write_model("net", runs(0.9, 2), labels, ["ants", "bees", "hornets"])
+    project.commit()
+    assert "the classes differ: −`wasps`, +`hornets`" in text_of(project)
+
+
+def test_reordered_classes_are_the_same_classes(project):
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    order = [2, 0, 1]
+    logits = runs(0.8, 1)[0][:, order]
+    ids = [f"{CLASSES[label]}/{k:05d}.png" for k, label in enumerate(labels_of())]
+    relabelled = np.argsort(order)[labels_of()]
+    names = [CLASSES[k] for k in order]
+    project.write_model("net", [logits], relabelled, names, ids=ids, measured_on={"classes": "c1"})
+    project.commit()
+    assert compared(project).models[0].differences["accuracy"].decisive == 0
+
+
+def test_other_pixels_under_the_same_names_give_no_verdict(project):
+    two_states(project, runs(0.6, 1), runs(0.9, 2), test_set="t1")
+    assert "other pixels" in text_of(project)
+
+
+def test_overlapping_tests_are_compared_on_common_images(project):
+    labels = labels_of()
+    two_states(project, runs(0.6, 1, 2, 3), runs(0.6, 1, 2, 3))
+    keep = np.arange(300, NUM_IMAGES)[::-1]  # fewer images, in another order
+    ids = [f"{CLASSES[labels[k]]}/{k:05d}.png" for k in keep]
+    head = [logits[keep] for logits in runs(0.95, 4, 5, 6)]
+    project.write_model("net", head, labels[keep], CLASSES, ids=ids, measured_on={"test_set": "t1"})
+    project.commit()
+    model = compared(project).models[0]
+    expected = np.mean([(x.argmax(1) == labels)[300:].mean() for x in runs(0.6, 1, 2, 3)])
+    assert model.differences["accuracy"].base == pytest.approx(expected)
+    assert model.verdict("accuracy") == "better"
+    assert "compared on the 1,200 images that have the same name and label" in text_of(project)
+
+
+def test_relabelled_images_are_left_out(project):
+    labels = labels_of()
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    ids = [f"{CLASSES[label]}/{k:05d}.png" for k, label in enumerate(labels)]
+    changed = labels.copy()
+    changed[:40] = (labels[:40] + 1) % 3
+    project.write_model(
+        "net", runs(0.8, 1), changed, CLASSES, ids=ids, measured_on={"test_set": "t1"}
+    )
+    project.commit()
+    assert compared(project).models[0].differences["accuracy"].images == NUM_IMAGES - 40
+    assert "40 more have another label" in text_of(project)
+
+
+def test_tests_without_a_common_image_give_no_verdict(project):
+    two_states(project, runs(0.6, 1), runs(0.9, 2))
+    ids = [f"new/{k}" for k in range(NUM_IMAGES)]
+    project.write_model(
+        "net", runs(0.9, 2), labels_of(), CLASSES, ids=ids, measured_on={"test_set": "t1"}
+    )
+    project.commit()
+    assert "no image in common" in text_of(project)
+
+
+def test_new_and_gone_models_are_named(project):
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    (project.root / "metrics/net.json").rename(project.root / "metrics/other.json")
+    project.commit()
+    text = text_of(project)
+    assert "new, nothing to compare with: `other`" in text
+    assert "gone, nothing to compare with: `net`" in text
+
+
+def test_missing_predictions_are_said(project):
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    (project.root / "plots/net/predictions.csv").unlink()
+    project.commit()
+    assert "head has no predictions.csv" in text_of(project)
+
+
+def test_changed_parameters_and_data_are_listed(project):
+    project.write("params.yaml", "transfer: {net: {lr: 0.1, epochs: 5}}\n")
+    project.write("metrics/data_target.json", '{"images": 10, "rejected": {"empty": 0}}')
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    project.write("params.yaml", "transfer: {net: {lr: 0.2, epochs: 5}}\n")
+    project.write("metrics/data_target.json", '{"images": 9, "rejected": {"empty": 1}}')
+    project.commit()
+    text = text_of(project)
+    assert re.search(r"`transfer\.net\.lr` +\| `0\.1` +\| `0\.2`", text)
+    assert re.search(r"`data_target\.rejected\.empty` +\| `0` +\| `1`", text)
+    assert "epochs" not in text
+
+
+def test_changes_of_nested_values():
+    assert changes({"a": {"b": 1, "c": [1]}}, {"a": {"b": 1, "c": [2]}, "d": 3}) == [
+        ("a.c", [1], [2]),
+        ("d", None, 3),
+    ]
+
+
+def test_report_lists_what_broke_and_what_was_fixed(project):
+    labels = labels_of(60)
+    base = np.eye(3)[labels] * 4
+    head = base.copy()
+    head[7], base[8] = np.roll(base[7], 1), np.roll(base[8], 1)
+    project.write_model("net", [base], labels, CLASSES)
+    project.commit()
+    project.git("switch", "-q", "-c", "change")
+    project.write_model("net", [head], labels, CLASSES)
+    project.commit()
+    path = project.root / "reports/review.md"
+    text_of(project, report=path)
+    page = path.read_text(encoding="utf-8")
+    true, taken = CLASSES[labels[7]], CLASSES[(labels[7] + 1) % 3]
+    broke = page.split("### Images that broke: 1")[1].split("###")[0]
+    assert re.search(rf"`{true}/00007.png` +\| `{true}` +\| `{true}` +\| `{taken}`", broke)
+    assert "### Images that were fixed: 1" in page
+    assert re.search(rf"`{true}` +\| `{taken}` +\| +0 \| +1 \| +\+1", page)
+    assert "No pictures: the images are not here" in page
+
+
+def test_report_stays_below_its_limit(project):
+    names = [f"class with a long name number {k} " + "x" * 60 for k in range(40)]
+    labels = labels_of(300, 40)
+    for seed, branch in ((1, "main"), (2, "change")):
+        if branch == "change":
+            project.git("switch", "-q", "-c", "change")
+        keys = "".join(f"key{k}: {seed}{'v' * 100}\n" for k in range(500))
+        project.write("params.yaml", keys)
+        for k in range(8):
+            logits = runs(0.7, seed * 100 + k, labels=labels, num_classes=40)
+            project.write_model(f"net{k}", logits, labels, names)
+        project.commit()
+    path = project.root / "review.md"
+    text_of(project, report=path)
+    page = path.read_bytes()
+    assert 20_000 < len(page) <= MAX_BYTES
+    assert page.decode().startswith("# `main` → `change`")
+    assert page.decode().endswith("this page would be too long.\n")
+
+
+NASTY = [
+    "`tick`", "a|b", "<script>alert(1)</script>", "@everyone", "[x](http://evil)", "**bold** \\",
+    "line\nbreak", "esc\x1b[31m", "rtl\u202eabc", "",
+]  # fmt: skip
+
+
+def test_names_cannot_break_the_page(project):
+    labels = labels_of(400, len(NASTY))
+    ids = [f"{NASTY[label]}/{k}" for k, label in enumerate(labels)]
+    for seed, branch in ((1, "main"), (2, "change")):
+        if branch == "change":
+            project.git("switch", "-q", "-c", "change")
+        project.write("params.yaml", json.dumps({NASTY[2]: f"{NASTY[0]}{seed}|{NASTY[6]}"}))
+        logits = runs(0.5, seed, labels=labels, num_classes=len(NASTY))
+        project.write_model("net", logits, labels, NASTY, ids=ids)
+        project.commit()
+    path = project.root / "review.md"
+    text_of(project, report=path)
+    page = path.read_text(encoding="utf-8")
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    in_table = [line for line in page.splitlines() if line.startswith("|")]
+    for line in in_table:  # the number of cells is that of the header: no name opened another one
+        assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5, 6, 7, 10)
+    outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", page)  # what is not code
+    for danger in ("<script", "@everyone", "](http", "**bold**", "tick"):
+        assert danger not in outside
+
+
+GATES = """
+- {name: accuracy holds, metric: accuracy, max_worse: 0.0}
+- {name: F1 may fall a little, metric: macro_f1, max_worse: 0.5}
+- {name: no leak, file: "metrics/split_*.json", key: images.leaked, max: 0}
+"""
+
+
+def test_gates_name_the_broken_rule(project):
+    project.write("gates.yaml", GATES)
+    project.write("metrics/split_target.json", '{"images": {"leaked": 2}}')
+    two_states(project, runs(0.9, 1, 2, 3), runs(0.6, 4, 5, 6))
+    head = read_revision("change", project.root)
+    faults = dict(check_gates(head, compared(project)))
+    assert "is worse by" in faults["accuracy holds"][0]
+    assert faults["F1 may fall a little"] == []
+    leak = "metrics/split_target.json: images.leaked is 2, allowed at most 0"
+    assert faults["no leak"] == [leak]
+    with pytest.raises(GateError, match=r"accuracy holds .*; no leak") as error:
+        text_of(project, gate=True)
+    assert error.value.exit_code == 1
+    assert "**BROKEN**: `accuracy holds`" in text_of(project)
+
+
+def test_gates_pass_when_nothing_is_worse(project):
+    project.write("gates.yaml", GATES)
+    project.write("metrics/split_target.json", '{"images": {"leaked": 0}}')
+    two_states(project, runs(0.8, 1, 2, 3), runs(0.8, 4, 5, 6))
+    assert "holds: `accuracy holds`" in text_of(project, gate=True)
+
+
+def test_what_cannot_be_checked_breaks_a_gate(project):
+    project.write("gates.yaml", GATES)
+    two_states(project, runs(0.8, 1), runs(0.8, 4), preprocess="p1")
+    faults = dict(check_gates(read_revision("change", project.root), compared(project)))
+    assert faults["accuracy holds"] == ["net: accuracy is not comparable"]
+    assert faults["no leak"] == ["metrics/split_*.json: no such file"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- {name: x, metric: accuracy}", "rules: []", "- {name: x, file: a, key: b, max: many}"],
+)
+def test_bad_gates_are_refused(project, text):
+    two_states(project, runs(0.8, 1), runs(0.8, 4))
+    project.write("gates.yaml", text)
+    with pytest.raises(ParamsError, match=r"gates\.yaml"):
+        text_of(project, head=None, gate=True)
+
+
+def test_missing_gates_and_revisions_are_refused(project):
+    two_states(project, runs(0.8, 1), runs(0.8, 4))
+    with pytest.raises(ParamsError, match=r"no gates\.yaml"):
+        text_of(project, gate=True)
+    for name in ("nothing", "--help", "main:params.yaml"):
+        with pytest.raises(ParamsError, match="no such revision"):
+            text_of(project, head=name)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("metrics/net.json", "{"),
+        ("metrics/net.json", "[]"),
+        ("plots/net/predictions.csv", "id,label\n"),
+        ("plots/net/seeds.csv", "id,label,0\nx,ants,ants\n"),
+        ("params.yaml", "a: [\n"),
+    ],
+)
+def test_damaged_files_are_named(project, path, text):
+    two_states(project, runs(0.8, 1), runs(0.8, 4))
+    project.write(path, text)
+    with pytest.raises(ArtefactError, match=re.escape(path)):
+        text_of(project, head=None)
+
+
+def test_command_exits_with_one_on_a_broken_gate_and_imports_no_torch(project):
+    project.write("gates.yaml", "- {name: accuracy holds, metric: accuracy, max_worse: 0.0}")
+    two_states(project, runs(0.9, 1, 2, 3), runs(0.6, 4, 5, 6))
+    script = (
+        "import sys; sys.argv = ['resnets', 'compare', 'main', 'change', *sys.argv[1:]]\n"
+        "from resnets.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'pandas' in sys.modules)"
+    )
+    codes = {}
+    for options in ((), ("--gate",)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *options],
+            cwd=project.root,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.endswith("False False\n"), done.stderr
+        codes[options] = done.returncode
+    assert codes == {(): 0, ("--gate",): 1}
+    assert done.stderr.startswith("error: gate broken: accuracy holds (net: accuracy 0.")
+    assert "Traceback" not in done.stderr
+
+
+def test_contact_sheet_shows_the_images_that_changed(project):
+    folder = project.root / "data/tasks/target"
+    folder.mkdir(parents=True)
+    sample = Path(__file__).parents[2] / "data" / "sample"
+    prepare_task(
+        sample, folder, classes=["Coat", "Pullover"], num_classes=2, channels=1, resize=28,
+        fit="shorter_side", on_bad="stop", max_bad_fraction=0.0, max_megapixels=1.0,
+    )  # fmt: skip
+    split_task(folder, seed=0, train="rest", val=0.1, test=0.2, group_regex=None, group_near=True)
+    test = open_task(folder).side("test")
+    for branch, seed in (("main", 1), ("change", 2)):
+        if branch == "change":
+            project.git("switch", "-q", "-c", branch)
+        logits = runs(0.8, seed, labels=test.labels, num_classes=2)
+        project.write_model(
+            "net", logits, test.labels, test.classes, ids=test.ids,
+            measured_on={"test_set": test.digest()},
+        )  # fmt: skip
+        project.write(".gitignore", "/data\n")
+        project.commit()
+    report = project.root / "reports" / "my review.md"
+    text_of(project, report=report)
+    link = "![Images that broke and that were fixed](my%20review.net.png)"
+    assert link in report.read_text(encoding="utf-8")
+    picture = Image.open(report.with_name("my review.net.png"))
+    assert picture.width > 600
+    project.write_model("net", logits, test.labels, test.classes, ids=test.ids)
+    project.commit()
+    text_of(project, report=report)
+    assert "not those that head was tested on" in report.read_text(encoding="utf-8")

@@ -1,0 +1,213 @@
+"""Test the one decoder: what it accepts, how it converts, and that broken files never pass."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, ImageOps
+from torchvision import transforms
+
+from resnets.errors import DataError
+from resnets.tasks.decode import (
+    FORMATS,
+    BadImageError,
+    center_crop,
+    decode,
+    examine,
+    resize,
+)
+from tests.data.photos import encode, make_photo
+
+PHOTO = make_photo(0, (61, 43))
+
+
+def read(data: bytes, channels: int = 3) -> np.ndarray:
+    return decode(data, channels=channels, max_megapixels=1)
+
+
+def reason(data: bytes, **options: float) -> str:
+    with pytest.raises(BadImageError) as caught:
+        decode(data, **{"channels": 3, "max_megapixels": 1, **options})
+    assert isinstance(caught.value, DataError)
+    assert caught.value.fix
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_lossless_formats_give_the_pixels_that_were_saved(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(read(encode(PHOTO, kind, **options)), np.asarray(PHOTO))
+
+
+@pytest.mark.parametrize("size", [(61, 43), (43, 61), (50, 50)])
+@pytest.mark.parametrize("fit", ["shorter_side", "stretch"])
+def test_resize_and_crop_equal_torchvision(size, fit):
+    photo = make_photo(1, size)
+    target = 32 if fit == "shorter_side" else (32, 32)
+    reference = transforms.Compose([transforms.Resize(target), transforms.CenterCrop(27)])(photo)
+    ours = center_crop(resize(np.asarray(photo), 32, fit), 27)
+    assert np.array_equal(ours, np.asarray(reference))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_turns_the_picture_upright(kind, orientation):
+    turned = {
+        1: PHOTO,
+        2: ImageOps.mirror(PHOTO),
+        3: PHOTO.rotate(180),
+        4: ImageOps.flip(PHOTO),
+        5: ImageOps.mirror(PHOTO.rotate(270, expand=True)),
+        6: PHOTO.rotate(90, expand=True),
+        7: ImageOps.mirror(PHOTO.rotate(90, expand=True)),
+        8: PHOTO.rotate(270, expand=True),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = read(encode(turned, kind, exif=exif))
+    assert upright.shape == (43, 61, 3)
+    assert np.abs(upright.astype(int) - np.asarray(PHOTO)).mean() < 25  # a wrong turn: 80
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_impossible_orientation_is_ignored_and_noted(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = examine(encode(PHOTO, exif=exif), channels=3, max_megapixels=1)
+    assert np.array_equal(found.pixels, np.asarray(PHOTO))
+    assert found.notes == ("EXIF orientation ignored",)
+
+
+def test_broken_exif_data_does_not_spoil_the_picture():
+    data = encode(PHOTO, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 30)
+    assert read(data).shape == (43, 61, 3)
+
+
+def test_transparent_pixels_are_blended_with_white():
+    layer = PHOTO.copy()
+    layer.putalpha(Image.linear_gradient("L").resize(PHOTO.size))
+    alpha = np.asarray(layer)[..., 3:] / 255
+    expected = np.asarray(PHOTO) * alpha + 255 * (1 - alpha)
+    assert np.abs(read(encode(layer)) - expected).max() <= 1
+
+
+def test_palette_and_grey_transparency_become_white():
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    assert (read(encode(palette)) == (200, 0, 0)).all()
+    assert (read(encode(palette, transparency=1)) == 255).all()
+    assert (read(encode(Image.new("LA", (8, 8), (7, 0)))) == 255).all()
+    assert (read(encode(Image.new("L", (8, 8), 7), transparency=7)) == 255).all()
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    for kind in ("PNG", "TIFF"):
+        pixels = read(encode(Image.fromarray(ramp), kind))
+        assert np.array_equal(pixels[..., 0], ramp >> 8)
+        assert len(np.unique(pixels)) == 256
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_without_a_white_are_refused(dtype):
+    picture = Image.fromarray(np.full((8, 8), 3, dtype))
+    assert reason(encode(picture, "TIFF")) == "unsupported"
+
+
+def test_cmyk_one_bit_and_grey_become_colour_and_back():
+    cmyk = read(encode(PHOTO.convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(cmyk.astype(int) - np.asarray(PHOTO)).mean() < 12
+    bits = read(encode(PHOTO.convert("1")))
+    assert set(np.unique(bits)) == {0, 255}
+    grey = read(encode(PHOTO.convert("L")))
+    assert (grey == np.asarray(PHOTO.convert("L"))[..., None]).all()
+    one = read(encode(PHOTO), channels=1)
+    assert np.array_equal(one[..., 0], np.asarray(PHOTO.convert("L")))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_give_their_first_frame_with_a_note(kind):
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    found = examine(data, channels=3, max_megapixels=1)
+    assert (found.pixels == (255, 0, 0)).all()
+    assert found.notes == ("first image of several",)
+
+
+def test_size_is_refused_from_the_header_before_decoding():
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"no pixels at all")
+    assert reason(bomb) == "too_large"
+    assert reason(encode(PHOTO), max_megapixels=0.001) == "too_large"
+    assert reason(encode(Image.new("L", (30_000, 1)))) == "too_thin"
+    assert read(encode(Image.new("L", (1, 1)))).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<!DOCTYPE html><p>404", b"%!PS-Adobe-3.0 EPSF-3.0", b"\0" * 64, b"8BPS\0\1", b"%PDF-1.7"],
+)
+def test_other_files_are_no_images(data):
+    assert reason(data) == "not_an_image"
+    assert reason(b"") == "empty"
+
+
+def test_formats_outside_the_list_are_refused():
+    assert {"PPM", "ICO", "TGA", "PCX"}.isdisjoint(FORMATS)
+    assert reason(encode(PHOTO, "PPM")) == "not_an_image"
+    assert reason(encode(PHOTO, "ICO")) == "not_an_image"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_cut_file_never_passes_with_other_pixels(kind):
+    data = encode(PHOTO, kind)
+    whole = read(data)
+    for end in range(0, len(data), max(1, len(data) // 150)):
+        try:
+            pixels = read(data[:end])
+        except BadImageError:
+            continue
+        assert np.array_equal(pixels, whole)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_mutated_files_decode_or_are_refused(kind):
+    """2,000 mutations of each of six formats: nothing but BadImageError, ever."""
+    rng = np.random.default_rng(FORMATS.index(kind))
+    original = np.frombuffer(encode(PHOTO, kind), np.uint8)
+    for _ in range(2000):
+        data = original.copy()
+        for _ in range(rng.integers(1, 5)):  # the header is hit as often as the rest
+            end = 64 if rng.random() < 0.5 else len(data)
+            data[rng.integers(end)] = rng.integers(256)
+        try:
+            pixels = read(data.tobytes())
+        except BadImageError:
+            continue
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] == 3
+
+
+def test_a_bad_file_is_named(tmp_path: Path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(encode(PHOTO, "JPEG")[:-40])
+    with pytest.raises(BadImageError, match=r"broken\.jpg: does not decode: image file is trunc"):
+        decode(path, channels=3, max_megapixels=1)
+    with pytest.raises(BadImageError, match=r"missing\.jpg: No such file"):
+        decode(tmp_path / "missing.jpg", channels=3, max_megapixels=1)
+    with pytest.raises(BadImageError, match="not a regular file"):
+        decode(tmp_path, channels=3, max_megapixels=1)
+
+
+def test_center_crop_refuses_to_pad():
+    with pytest.raises(ValueError, match="does not fit"):
+        center_crop(np.zeros((30, 40, 3), np.uint8), 31)

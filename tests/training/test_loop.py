@@ -1,0 +1,219 @@
+import copy
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resnets.errors import NumericalError, ParamsError
+from resnets.models import build_model
+from resnets.params import NoCrop
+from resnets.training.batches import ImageBatches
+from tests.training.runs import (
+    PREPROCESS,
+    RUNTIME,
+    SECTION,
+    bits,
+    make_side,
+    make_trainer,
+    plain_batches,
+    plain_optimizer,
+    start_model,
+    train,
+)  # fmt: skip
+
+
+def test_network_learns_an_easy_task(tmp_path):
+    trained = train(tmp_path, section=SECTION.model_copy(update={"epochs": 8}))
+    assert trained.history[-1]["val_accuracy"] > 0.9
+    assert trained.history[-1]["train_loss"] < trained.history[0]["train_loss"]
+
+
+def test_loop_equals_a_plain_loop_written_with_torch_alone(tmp_path):
+    trained = train(tmp_path)
+    model, side = start_model(), make_side(33, 0)
+    batches = ImageBatches(side, SECTION.augment, batch_size=8, crop=12, mean=[0.4], seed=0)
+    optimizer, scheduler = plain_optimizer(model)
+    losses = []
+    for epoch in range(3):
+        parts, draws = plain_batches(epoch)
+        model.train()
+        total = 0.0
+        for rows in parts:  # the last one has 9
+            images = (batches.cut(rows, draws).float() / 255 - 0.4) / 0.3
+            labels = torch.from_numpy(side.labels[rows])
+            loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        scheduler.step()
+        losses.append(total / 33)
+    assert [row["train_loss"] for row in trained.history] == pytest.approx(losses, abs=2e-4)
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
+    first, again = train(tmp_path / "a"), train(tmp_path / "b")
+    assert bits(first) == bits(again)
+    assert first.history == again.history
+    assert bits(train(tmp_path / "c", seed=1)) != bits(first)
+
+
+def test_checkpoint_frequency_changes_no_bit(tmp_path):
+    every = {steps: RUNTIME.model_copy(update={"checkpoint_steps": steps}) for steps in (1, 5, 100)}
+    found = {bits(train(tmp_path / str(k), runtime=runtime)) for k, runtime in every.items()}
+    assert len(found) == 1
+
+
+def test_best_epoch_is_the_first_with_the_highest_accuracy_and_lowest_loss(tmp_path):
+    history = train(tmp_path, section=SECTION.model_copy(update={"epochs": 6})).history
+    ranks = [(row["val_accuracy"], -row["val_loss"]) for row in history]
+    best = [row["epoch"] for row in history if row["is_best"]][-1]
+    assert best == ranks.index(max(ranks)) + 1
+
+
+def test_weights_of_the_best_epoch_are_returned(tmp_path):
+    section = SECTION.model_copy(update={"epochs": 6})
+    trained = train(tmp_path / "a", section=section)
+    best = trained.summary["best_epoch"]
+    short = train(tmp_path / "b", section=section.model_copy(update={"epochs": best}))
+    assert short.summary["best_epoch"] == best
+    assert bits(short) == bits(trained)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_images(tmp_path, name):
+    momentum = {"momentum": 0.0, "nesterov": False} if name != "sgd" else {}
+    wild = SECTION.optimizer.model_copy(update={"name": name, "lr": 1e30, **momentum})
+    with pytest.raises(NumericalError) as caught:
+        train(tmp_path, section=SECTION.model_copy(update={"optimizer": wild}))
+    assert caught.value.exit_code == 6
+    assert "lr 1e+30" in caught.value.what
+    assert ".png" in caught.value.what or "validation loss" in caught.value.what
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    start = build_weights()
+    clipped = SECTION.optimizer.model_copy(
+        update={"clip_norm": 1e-6, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    )
+    section = SECTION.model_copy(update={"optimizer": clipped, "epochs": 1})
+    model = train(tmp_path, section=section).model
+    moved = [(value - start[key]).detach().norm() for key, value in model.named_parameters()]
+    # four steps of at most lr × clip_norm each
+    assert math.sqrt(sum(float(m) ** 2 for m in moved)) <= 4 * 0.05 * 1e-6 * 1.1
+
+
+def build_weights() -> dict:
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=3, in_channels=1)
+    return copy.deepcopy(dict(model.named_parameters()))
+
+
+def test_cached_features_train_the_head_of_the_long_way(tmp_path):
+    """The long way: the same plan, but a list of groups, whose backbone runs in every epoch."""
+    views = SECTION.epochs
+    cached = train(tmp_path / "a", train="head", views=views)
+    trainer = make_trainer(tmp_path / "b")
+    long_way = train_long_way(trainer)
+    ours, theirs = cached.model.state_dict(), long_way.state_dict()
+    for key in ours:
+        if key.startswith("fc."):
+            assert torch.allclose(ours[key], theirs[key], atol=1e-6), key
+        else:
+            assert torch.equal(ours[key], theirs[key]), key
+
+
+def train_long_way(trainer):
+    """Train with every image through the whole network; only the head is trainable."""
+    from resnets.models import layer_groups
+    from resnets.training.loop import fit
+    from resnets.training.optim import build_optimizer
+    from resnets.training.show import EpochLog
+    from resnets.training.state import Progress, StateFolder
+    from resnets.training.trainer import Setup
+
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=3, in_channels=1)
+    groups = layer_groups(model)
+    plan = [frozenset({"head"})] * SECTION.epochs
+    setup = Setup(model, groups, plan, True, 0, 1, "cpu", "fp32")
+    _, run = trainer._whole(setup)
+    progress = Progress(model, build_optimizer(groups, SECTION.optimizer))
+    with EpochLog("long", epochs=3, images_per_epoch=33) as log:
+        fit(progress, run, StateFolder(trainer.state, {}), log, checkpoint_steps=100)
+    model.load_state_dict(progress.best)
+    return model
+
+
+def test_features_are_found_by_a_run_with_another_head_and_by_no_other(tmp_path):
+    def files() -> dict[str, int]:
+        found = sorted((tmp_path / "features").rglob("*.features"))
+        return {file.name: file.stat().st_ino for file in found}
+
+    optimizer = SECTION.optimizer.model_copy(update={"lr": 0.02})
+    other = SECTION.model_copy(update={"optimizer": optimizer})
+    train(tmp_path / "a", train="head", views=2)
+    first = files()
+    assert len(first) == 3
+    again = train(tmp_path / "a", train="head", views=2, section=other)
+    assert files() == first, "the backbone has run again"
+    assert bits(again) == bits(
+        train(tmp_path / "alone" / "b", train="head", views=2, section=other)
+    )
+    plain = SECTION.model_copy(update={"augment": NoCrop(crop="center", flip=False)})
+    trained = train(tmp_path / "a", train="head", views=2, section=plain)
+    assert len(files()) == 3
+    assert len(files().keys() & first.keys()) == 1, "only the features of the validation stay"
+    assert bits(trained) == bits(train(tmp_path / "alone" / "c", train="head", section=plain))
+
+
+def test_damaged_features_are_computed_again(tmp_path):
+    expected = bits(train(tmp_path / "a", train="head"))
+    for file in (tmp_path / "features").rglob("*.features"):
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
+    shutil.rmtree(tmp_path / "a")
+    assert bits(train(tmp_path / "a", train="head")) == expected
+
+
+def test_frozen_variant_keeps_its_backbone_bit_for_bit(tmp_path):
+    torch.manual_seed(0)
+    before = build_model("resnet8", num_classes=3, in_channels=1).state_dict()
+    after = train(tmp_path, train="head", views=2).model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_unknown_group_is_refused_before_training(tmp_path):
+    with pytest.raises(ParamsError, match="layer9"):
+        train(tmp_path, train=["layer9"])
+
+
+def test_balanced_weights_change_the_result(tmp_path):
+    loss = SECTION.loss.model_copy(update={"class_weights": "balanced"})
+    section = SECTION.model_copy(update={"loss": loss})
+    side = make_side(33, 0)
+    assert np.bincount(side.labels).tolist() == [11, 11, 11]  # balanced already: same bits
+    assert bits(train(tmp_path / "a", section=section)) == bits(train(tmp_path / "b"))
+
+
+def test_precision_and_threads_are_recorded(tmp_path):
+    summary = train(tmp_path).summary
+    assert (summary["precision"], summary["threads"], summary["device"]) == ("fp32", 1, "cpu")
+    assert summary["parameters"] == summary["parameters_trained"] > 70_000
+
+
+def test_reduced_precision_stays_close(tmp_path):
+    runtime = RUNTIME.model_copy(update={"precision": "bf16"})
+    low, full = train(tmp_path / "a", runtime=runtime), train(tmp_path / "b")
+    losses = [[row["train_loss"] for row in x.history] for x in (low, full)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert bits(low) != bits(full)
+
+
+def test_preprocess_of_the_tests_fits_their_images():
+    assert PREPROCESS.crop == make_side(1, 0).images[0].shape[0]

@@ -1,0 +1,141 @@
+import copy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from resnets.errors import ParamsError
+from resnets.training.batches import ImageBatches
+from resnets.training.processes import check_alike
+from tests.training.runs import (
+    SECTION,
+    make_side,
+    plain_batches,
+    plain_optimizer,
+    start_model,
+    train,
+)  # fmt: skip
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def start(way: str, folder: Path, *launcher: str) -> subprocess.Popen[str]:
+    command = [sys.executable, *launcher, "-m", "tests.training.several", way]
+    return subprocess.Popen(
+        [*command, str(folder / "state"), str(folder / "out")],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Return exit code, output and errors."""
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def run(way: str, folder: Path, *launcher: str) -> bytes:
+    code, output, errors = end(start(way, folder, *launcher))
+    assert code == 0, errors
+    assert output.count("best epoch") == (way != "float64"), "one process speaks for both"
+    return (folder / "out").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> bytes:
+    return run("plain", tmp_path_factory.mktemp("undisturbed"))
+
+
+def train_on_two_parts() -> dict[str, torch.Tensor]:
+    """Train with torch alone, in one process, on the two halves of every batch."""
+    model = start_model().double()
+    side = make_side(33, 0)
+    batches = ImageBatches(side, SECTION.augment, batch_size=8, crop=12, mean=[0.4], seed=0)
+    optimizer, scheduler = plain_optimizer(model)
+    for epoch in range(3):
+        parts, draws = plain_batches(epoch)
+        for batch in parts:  # the last one has 9
+            optimizer.zero_grad()
+            statistics = []
+            for rows in (batch[::2], batch[1::2]):
+                part = copy.deepcopy(model)
+                images = ((batches.cut(rows, draws).float() / 255 - 0.4) / 0.3).double()
+                labels = torch.from_numpy(side.labels[rows])
+                share = len(rows) / len(batch)
+                (share * F.cross_entropy(part(images), labels, label_smoothing=0.1)).backward()
+                for ours, its in zip(model.parameters(), part.parameters(), strict=True):
+                    ours.grad = its.grad if ours.grad is None else ours.grad + its.grad
+                statistics.append([share * x for x in part.buffers() if x.is_floating_point()])
+            floats = [x for x in model.buffers() if x.is_floating_point()]
+            for ours, first, second in zip(floats, *statistics, strict=True):
+                ours.copy_(first + second)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+        scheduler.step()
+    return model.state_dict()
+
+
+def test_two_processes_equal_one_that_takes_the_same_two_parts(tmp_path):
+    run("float64", tmp_path)
+    ours, theirs = load_file(tmp_path / "out"), train_on_two_parts()
+    start = start_model().double().state_dict()
+    for key, value in theirs.items():
+        if value.is_floating_point():
+            assert not torch.allclose(value, start[key], rtol=1e-5), key
+            torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-12, msg=key)
+
+
+def test_torchrun_gives_the_same_bits(tmp_path, undisturbed):
+    assert run("plain", tmp_path, *TORCHRUN) == undisturbed
+
+
+def test_a_killed_and_a_stopped_run_continue_to_the_same_bits(tmp_path, undisturbed):
+    code, _, errors = end(start("kill", tmp_path))
+    assert (code, errors.count("error:")) == (5, 1)
+    assert "process 1 of 2 was killed by SIGKILL" in errors
+    process = start("plain", tmp_path)
+    assert "continuing at epoch 1, batch 4" in process.stdout.readline()
+    assert "epoch   1/3" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    code, _, errors = end(process)
+    assert (code, errors.count("error:"), errors.count("state saved")) == (143, 1, 1)
+    assert run("plain", tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "words"),
+    [
+        ("raise", 3, "photo 7 is damaged"),
+        ("wild", 6, "the loss is"),
+        ("differ", 4, "process 1 differs from process 0 in seed"),
+    ],
+)
+def test_an_error_ends_all_with_its_own_words_once_and_its_own_exit_code(
+    tmp_path, way, code, words
+):
+    found, _, errors = end(start(way, tmp_path))
+    assert (found, errors.count("error:")) == (code, 1), errors
+    assert words in errors
+    assert "Traceback" not in errors
+
+
+def test_a_batch_too_small_to_share_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ParamsError, match="3 images cannot be shared by 2 processes"):
+        check_alike({}, 3)
+
+
+def test_a_head_on_cached_features_becomes_that_of_one_process(tmp_path):
+    run("head", tmp_path)
+    ours = load_file(tmp_path / "out")
+    theirs = train(tmp_path / "alone", train="head", views=2).model.state_dict()
+    for key, value in theirs.items():
+        if key.startswith("fc."):
+            torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(ours[key], value), key
