@@ -61,7 +61,9 @@ class Project:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(text, encoding="utf-8")
 
-    def write_model(self, name, runs, labels, classes, *, ids=None, measured_on=()) -> None:
+    def write_model(
+        self, name, runs, labels, classes, *, ids=None, groups=None, measured_on=()
+    ) -> None:
         """Write what the evaluate stage writes of a model; `runs` are logits (runs, N, K)."""
         ids = ids or [f"{classes[label]}/{k:05d}.png" for k, label in enumerate(labels)]
         scored = [evaluate(logits, labels, classes, resamples=0) for logits in runs]
@@ -73,5 +75,5 @@ class Project:
         self.write(f"metrics/{name}.json", json.dumps(record, indent=2))
         table = predictions_table(ids, labels, runs[0], classes, 1.0)
         self.write(f"plots/{name}/predictions.csv", table.to_csv(index=False, lineterminator="\n"))
-        seeds = seeds_table(ids, labels, dict(enumerate(runs)), classes)
+        seeds = seeds_table(ids, labels, dict(enumerate(runs)), classes, groups or ids)
         self.write(f"plots/{name}/seeds.csv", seeds.to_csv(index=False, lineterminator="\n"))

@@ -195,7 +195,7 @@ def test_a_split_file_that_was_edited_or_cut_is_refused(tmp_path):
     rows, path = many(20), tmp_path / "split.csv"
     assigned = split_rows(rows, **SPLIT)
     write_split(path, rows, assigned.sides, assigned.groups, "0123456789abcdef")
-    assert read_split(path, rows, "0123456789abcdef") == assigned.sides
+    assert read_split(path, rows, "0123456789abcdef") == (assigned.sides, assigned.groups)
     text = path.read_text()
     lines = text.splitlines(keepends=True)
     edits = {

@@ -84,27 +84,98 @@ def test_interval_of_macro_f1_agrees_with_a_paired_bootstrap():
 
 
 def test_paired_interval_of_single_runs_by_hand():
-    # 20 images, 6 won by head, 2 by base: Bonett and Price 2012 with 7 and 3 of 22
+    # 20 images, 6 won by head, 2 by base: Bonett and Price 2012 with 7 and 3 of 22, and Student's t
     base, head = np.zeros((1, 20), bool), np.zeros((1, 20), bool)
     head[0, :6], base[0, 6:8] = True, True
     found = compare_runs(base, head, spread=0.0)
     error = np.sqrt((7 / 22 + 3 / 22 - ((7 - 3) / 22) ** 2) / 22)
     assert found.value == pytest.approx(0.2)
-    assert found.high - found.value == pytest.approx(1.959964 * error, rel=1e-5)
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 21) * error)
     assert (found.images, found.decisive) == (20, 8)
-    assert found.p == pytest.approx(max(mcnemar(2, 6), 2 * stats.norm.sf(0.2 / error)))
+    assert found.p == pytest.approx(max(mcnemar(2, 6), 2 * stats.t.sf(0.2 / error, 21)))
 
 
-def test_spread_between_seeds_equals_students_t():
-    rng = np.random.default_rng(0)
-    chances = np.array([[0.70], [0.75], [0.80]]), np.array([[0.78], [0.83], [0.84], [0.90]])
-    rights = [rng.random((len(chance), 4000)) < chance for chance in chances]
-    found = compare_runs(*rights)
-    expected = stats.ttest_ind(rights[1].mean(1), rights[0].mean(1))
-    assert found.p == pytest.approx(expected.pvalue)
+@pytest.mark.parametrize(
+    ("sides", "is_pooled"), [((3, 4), False), ((5, 5), False), ((2, 5), True), ((2, 2), True)]
+)
+def test_where_images_are_no_source_of_noise_it_is_the_test_over_runs(sides, is_pooled):
+    rng = np.random.default_rng(sum(sides))
+    base, head = rng.normal(0, 1, sides[0]), rng.normal(1, 4, sides[1])
+    found = compare_runs(*(np.repeat(side[:, None], 100_000, 1) for side in (base, head)))
+    expected = stats.ttest_ind(head, base, equal_var=is_pooled)
     interval = expected.confidence_interval()
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert "t over 3 + 4 runs" in found.test
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-4)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-4)
+    assert "t over images and {} + {} runs".format(*sides) in found.test
+
+
+def test_where_seeds_are_no_source_of_noise_it_is_the_paired_test_over_images():
+    base, head = np.random.default_rng(0).normal(0, [[1], [2]], (2, 5000))
+    found = compare_runs(base[None], head[None], spread=0.0)
+    expected = stats.ttest_rel(head, base)
+    interval = expected.confidence_interval()
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-3)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-3)
+
+
+def numbers(found):
+    return found.value, found.low, found.high, found.p
+
+
+@given(
+    sides=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    num_images=st.integers(1, 40),
+    is_answer=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_interval_holds_its_value_and_has_two_sides(sides, num_images, is_answer, seed):
+    rng = np.random.default_rng(seed)
+    base, head = (rng.normal(rng.normal(), 1, (size, num_images)) for size in sides)
+    groups, order = rng.integers(0, num_images, num_images), rng.permutation(num_images)
+    if is_answer:
+        base, head = base > 0, head > 0
+    found = compare_runs(base, head, groups=groups)
+    value, low, high, p = numbers(found)
+    assert low <= value <= high
+    if "McNemar" in found.test:
+        assert p >= 0.05 or not low <= 0 <= high
+    else:
+        assert (p < 0.05) == (not low <= 0 <= high)
+    swapped = compare_runs(head, base, groups=groups)
+    assert numbers(swapped) == pytest.approx((-value, -high, -low, p), abs=1e-9)
+    moved = compare_runs(base[:, order], head[:, order], groups=7 - 3 * groups[order])
+    assert numbers(moved) == pytest.approx((value, low, high, p), abs=1e-9)
+    copies = compare_runs(*(np.repeat(x, 3, 1) for x in (base, head)), groups=np.repeat(groups, 3))
+    assert numbers(copies) == pytest.approx((value, low, high, p), abs=1e-9)
+
+
+# What makes a term: standard deviations over images, over the seeds of base and head, of the rest
+NORMAL_CASES = {
+    "images and seeds alike": ((10, 10), 10.0, (1.0, 1.0), 10.0),
+    "chance in single answers alone": ((10, 10), 1.0, (0.0, 0.0), 30.0),
+    "unequal spreads": ((4, 12), 7.0, (3.0, 0.3), 7.0),
+    "one run against five": ((1, 5), 10.0, (1.0, 1.0), 10.0),
+    "two runs against two": ((2, 2), 10.0, (1.0, 1.0), 10.0),
+    "groups of seven": ((6, 6), 7.0, (1.0, 1.0), 10.0),
+}
+
+
+@pytest.mark.parametrize("case", NORMAL_CASES)
+def test_intervals_cover_as_often_as_they_say(case):
+    sides, of_image, of_seed, of_rest = NORMAL_CASES[case]
+    groups = np.repeat(np.arange(40), 7) if "groups" in case else np.arange(200)
+    rng, num_trials, covered = np.random.default_rng(0), 1000, 0
+    for _ in range(num_trials):
+        terms = [
+            of_image * rng.normal(size=groups[-1] + 1)[groups]
+            + spread * rng.normal(size=(size, 1))
+            + of_rest * rng.normal(size=(size, groups[-1] + 1))[:, groups]
+            for size, spread in zip(sides, of_seed, strict=True)
+        ]
+        found = compare_runs(*terms, groups=groups if "groups" in case else None)
+        covered += found.low <= 0 <= found.high
+    low, high = stats.binom.ppf([1e-3, 1 - 1e-3], num_trials, [0.95, 0.96])
+    assert low <= covered <= high
 
 
 def test_assumed_spread_stops_a_certain_but_small_difference():
@@ -135,12 +206,3 @@ def test_one_image_decides_nothing():
     found = compare_runs(np.array([[False]]), np.array([[True]]))
     assert found.p == 1.0
     assert found.low < 0 < found.high
-
-
-def test_means_of_more_runs_than_terms_are_used():
-    terms = np.linspace(0, 1, 100)[None]
-    found = compare_runs(
-        terms, terms + 0.5, base_means=[0.5, 0.52, 0.48], head_means=[1.0, 1.1, 0.9]
-    )
-    assert (found.base, found.head) == pytest.approx((0.5, 1.0))
-    assert "3 + 3" in found.test

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -83,7 +84,35 @@ def test_metrics_of_all_runs_are_averaged(project):
     assert model.differences["accuracy"].head == pytest.approx(np.mean(accuracies))
     record = json.loads((project.root / "metrics/net.json").read_text())
     losses = list(record["seeds"]["nll"].values())
-    assert model.differences["nll"].head == pytest.approx(np.mean(losses))
+    assert model.differences["nll"].head == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_images_of_one_group_count_as_one(project):
+    labels = labels_of(150)
+    sides = [runs(accuracy, seed, labels=labels) for accuracy, seed in ((0.6, 1), (0.75, 2))]
+    two_states(project, *sides, labels=labels)
+    alone = compared(project).models[0]
+    tenfold, groups = np.tile(labels, 10), [f"photo {k % 150}" for k in range(1500)]
+    for state, (side,) in zip(("base", "head"), sides, strict=True):
+        logits = [np.tile(side, (10, 1))]
+        project.write_model("net", logits, tenfold, CLASSES, groups=groups)
+        project.commit(state)
+    copied = compared(project, base="HEAD~1", head="HEAD").models[0]
+    for metric, found in alone.differences.items():
+        same = copied.differences[metric]
+        assert (same.low, same.high, same.p) == pytest.approx((found.low, found.high, found.p))
+    assert "150 groups of images" in copied.differences["accuracy"].test
+
+
+def test_tables_of_before_have_the_loss_of_the_shipped_model_alone(project):
+    two_states(project, runs(0.6, 1, 2, 3), runs(0.8, 4, 5, 6))
+    path = project.root / "plots/net/seeds.csv"
+    table = pd.read_csv(path, dtype=str).drop(columns=["group", "nll 0", "nll 1", "nll 2"])
+    project.write("plots/net/seeds.csv", table.to_csv(index=False))
+    project.commit()
+    differences = compared(project).models[0].differences
+    assert "3 + 3 runs" in differences["accuracy"].test
+    assert "3 + 1 runs" in differences["nll"].test
 
 
 def test_same_state_is_within_noise(project):

@@ -52,7 +52,8 @@ def leaderboard(standings: Mapping[str, Standing]) -> list[Row]:
         )
     )  # fmt: skip
     best, *others = (standings[row["variant"]].predictions.right() for row in rows)
-    found = [compare_runs(best, right) for right in others]
+    groups = standings[rows[0]["variant"]].predictions.groups
+    found = [compare_runs(best, right, groups=groups) for right in others]
     rows[0] |= {"rank": 1, "is_like_best": True}
     adjusted = holm([one.p for one in found])
     for rank, (row, one, p) in enumerate(zip(rows[1:], found, adjusted, strict=True), start=2):

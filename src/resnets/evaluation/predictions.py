@@ -1,12 +1,15 @@
 """Write and read what a model and its repeats predicted for each test image.
 
 predictions.csv has id, label, predicted and one calibrated probability per class, of the model
-that is shipped; seeds.csv has id, label and what every repeat predicted. Both are read by
-position, since a class may be called `id`, and without pandas, which takes long to import.
+that is shipped. seeds.csv has id, label, group and, of every repeat, what it predicted and its
+calibrated loss; images of one group, of which there are several, stand or fall together. Both are
+read without pandas, which takes long to import, and the first by position, since a class may be
+called `id`.
 """
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +30,9 @@ class Predictions:
 
     `labels` is (images,) and `runs` (runs, images): places in `classes`, which are sorted, of the
     true class and of the classes that every training run predicted, the shipped one first.
-    `losses` is (images,): the shipped model's -log of the probability of the true class.
+    `losses` is (runs, images), or (1, images) of the shipped one alone in an older table: -log of
+    the probability of the true class. `groups` is (images,): one number for images that stand or
+    fall together.
     """
 
     ids: list[str]
@@ -35,13 +40,14 @@ class Predictions:
     labels: NDArray[np.int64]
     runs: NDArray[np.int64]
     losses: NDArray[np.float64]
+    groups: NDArray[np.int64]
 
     def take(self, rows: Sequence[int]) -> "Predictions":
         """Return some of the images."""
         where = list(rows)
         ids = [self.ids[row] for row in where]
-        labels, runs, losses = self.labels[where], self.runs[:, where], self.losses[where]
-        return Predictions(ids, self.classes, labels, runs, losses)
+        labels, runs, losses = self.labels[where], self.runs[:, where], self.losses[:, where]
+        return Predictions(ids, self.classes, labels, runs, losses, self.groups[where])
 
     def right(self) -> NDArray[np.bool_]:
         """Return (runs, images): which images were classified as what they are."""
@@ -70,13 +76,21 @@ def seeds_table(
     labels: NDArray[np.int64],
     logits: Mapping[int, NDArray[np.floating]],
     classes: Sequence[str],
+    groups: Sequence[str],
 ) -> "pd.DataFrame":
-    """Return the table for seeds.csv; `logits` are those of each repeat."""
+    """Return the table for seeds.csv; `logits` are each repeat's, divided by its temperature.
+
+    `groups` has one word for all images that stand or fall together.
+    """
     import pandas as pd
 
-    names = np.asarray(classes, dtype=object)
-    picked = {str(repeat): names[values.argmax(1)] for repeat, values in logits.items()}
-    return pd.DataFrame({"id": list(ids), "label": names[labels], **picked})
+    names, sizes = np.asarray(classes, dtype=object), Counter(groups)
+    shared = [word if sizes[word] > 1 else "" for word in groups]
+    table = {"id": list(ids), "label": names[labels], "group": shared}
+    for repeat, values in logits.items():
+        table[str(repeat)] = names[values.argmax(1)]
+        table[f"nll {repeat}"] = -log_softmax(values)[np.arange(len(labels)), labels].round(5)
+    return pd.DataFrame(table)
 
 
 def read_predictions(predictions: str, seeds: str | None, where: str) -> Predictions:
@@ -85,13 +99,17 @@ def read_predictions(predictions: str, seeds: str | None, where: str) -> Predict
     `where` names the file in errors. Raises ArtefactError for a table that is not ours.
     """
     header, columns = _read(predictions, where, ["id", "label", "predicted"])
-    ids, labels, *runs = columns[:3]
+    ids, labels, predicted = columns[:3]
     of_class = dict(zip(header[3:], columns[3:], strict=True))
+    table: dict[str, tuple[str, ...]] = {"0": predicted}
     if seeds is not None:
         seeds_where = where.replace("predictions", "seeds")
-        seed_ids, seed_labels, *runs = _read(seeds, seeds_where, ["id", "label"])[1]
-        if (seed_ids, seed_labels) != (ids, labels) or not runs:
+        table = dict(zip(*_read(seeds, seeds_where, ["id", "label"]), strict=True))
+        if (table["id"], table["label"]) != (ids, labels) or not any(map(str.isdigit, table)):
             raise _broken(seeds_where)
+    repeats = [name for name in table if name.isdigit()]
+    losses = [table[f"nll {repeat}"] for repeat in repeats if f"nll {repeat}" in table]
+    groups = [word or name for name, word in zip(ids, table.get("group", ids), strict=True)]
     try:
         of_label = np.array([float(of_class[label][k]) for k, label in enumerate(labels)])
         place = {name: k for k, name in enumerate(sorted(of_class))}
@@ -99,8 +117,10 @@ def read_predictions(predictions: str, seeds: str | None, where: str) -> Predict
             ids=list(ids),
             classes=list(place),
             labels=np.array([place[name] for name in labels]),
-            runs=np.array([[place[name] for name in run] for run in runs]),
-            losses=-np.log(np.maximum(of_label, 5e-7)),  # what the table rounds to zero
+            runs=np.array([[place[name] for name in table[repeat]] for repeat in repeats]),
+            # what the table rounds to zero is half of its last digit
+            losses=np.array(losses or [-np.log(np.maximum(of_label, 5e-7))], np.float64),
+            groups=np.unique(groups, return_inverse=True)[1],
         )
     except (KeyError, ValueError):
         raise _broken(where) from None

@@ -59,12 +59,14 @@ def score_models(
     write_json(metrics, record)
     first, temperature = runs[repeat][0], shipped.meta.temperature
     whole = (test.ids, test.labels, logits[repeat], task.classes, temperature)
+    calibrated = {row["repeat"]: logits[row["repeat"]] / row["temperature"] for row in rows}
+    groups = task.groups("test")
     tables = {
         "runs": pd.DataFrame(rows),
         "scores": pd.DataFrame(first.score_rows()).round(6),
         "per_class": pd.DataFrame(first.per_class).round(6),
         "predictions": predictions_table(*whole),
-        "seeds": seeds_table(test.ids, test.labels, logits, task.classes),
+        "seeds": seeds_table(test.ids, test.labels, calibrated, task.classes, groups),
     }
     for name, table in tables.items():
         write_text(plots / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))

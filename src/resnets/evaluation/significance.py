@@ -3,15 +3,16 @@
 Two kinds of noise stand between two numbers measured on the same images: other images might have
 been drawn, and another seed would have given another model. A test on images alone (McNemar's)
 sees only the first: of real runs that differ in nothing but the seed it calls 12 to 24% different
-on 2,000 images, and the more the more images there are. Therefore:
+on 2,000 images, and the more the more images there are. Therefore the variances of both are added
+to that of the difference, and the interval is Student's t with Satterthwaite's degrees of freedom:
+few runs, or few images, widen it by as much as they leave its width unknown.
 
-- Where a side has several runs, and both together at least four, the spread from seed to seed is
-  measured. A difference counts if it passes both Student's t test over runs and the paired test
-  over images. The first is exact when only the seed differs, however large the spread, so both
-  together are wrong at most 5% of the time; the second keeps chance agreement of few runs, and
-  of few images, from looking certain.
-- With fewer runs nothing can measure the spread, so it is assumed (SEED_SPREAD, LOSS_SPREAD), and
-  an accuracy must pass McNemar's exact test as well.
+- Images enter in pairs. Near-duplicates, or photos of one patient, stand or fall together, so a
+  group of them counts as one image.
+- The spread from seed to seed is each side's own where both have three runs (Welch); where both
+  together have four, it is taken to be the same on both; with fewer nothing can measure it, so it
+  is assumed (SEED_SPREAD, LOSS_SPREAD).
+- An accuracy of single runs must pass McNemar's exact test as well.
 
 A metric enters as one term per image whose mean is the metric, so that one test serves them all.
 `benchmarks/calibration.py` measures how often all this is wrong, and what it finds.
@@ -37,7 +38,7 @@ Z = 1.959963984540054  # normal quantile of 97.5%
 # are still found about 95% of the time; small networks on 200 to 4,000 images had 0 to 0.0047.
 SEED_SPREAD = 0.005
 LOSS_SPREAD = 0.1  # that of a loss, as a share of it; the same networks had 0.015 to 0.09
-MIN_FREEDOM = 2  # of the t test: the runs of both sides beyond one each
+MIN_FREEDOM = 2  # runs beyond the first that can tell a spread
 
 
 @dataclass(frozen=True)
@@ -95,34 +96,46 @@ def judge(difference: Difference, p: float, *, higher_is_better: bool) -> Verdic
 
 
 def compare_runs(
-    base: Terms,
-    head: Terms,
-    *,
-    spread: float = SEED_SPREAD,
-    base_means: Sequence[float] = (),
-    head_means: Sequence[float] = (),
+    base: Terms, head: Terms, *, spread: float = SEED_SPREAD, groups: Labels | None = None
 ) -> Difference:
     """Compare the terms of runs, (runs, images) each, on the same images.
 
-    The means are the metric of every run, for when terms are known of fewer runs than means.
-    Booleans (right or wrong) of single runs must pass McNemar's test as well.
+    `groups` (images,) has one number for all images that stand or fall together. Booleans (right
+    or wrong) of single runs must pass McNemar's test as well.
+
+    A term is its side's mean + image + seed + rest, all random (two-way random effects). With the
+    mean squares S over the runs of a side and R of its rest (Searle, Casella & McCulloch 1992,
+    chapter 4), n runs and I images, the variance of the difference of means is estimated by
+
+        variance of the mean gap over images + sum over sides of (S - R / I) / n
+
+    without bias: the chance in single answers is in the gap and in S, so it is subtracted once.
+    The seeds' part is never below 0. The degrees of freedom are those of Satterthwaite (1946).
     """
-    base_runs = np.asarray(base_means) if base_means else base.mean(1)
-    head_runs = np.asarray(head_means) if head_means else head.mean(1)
-    value = float(head_runs.mean() - base_runs.mean())
-    gap = head.mean(0) - base.mean(0)
-    if len(base_runs) + len(head_runs) - 2 < MIN_FREEDOM:
-        half, p = _with_assumed_spread(value, gap, base_runs, head_runs, spread)
-        test = f"paired over images, with an assumed spread between seeds of {spread:.3g}"
-        if base.dtype == np.bool_ and len(base_runs) == len(head_runs) == 1:
-            p = max(p, mcnemar(int((gap < 0).sum()), int((gap > 0).sum())))
-            test = f"McNemar's, and {test}"
-    else:
-        half, p = _with_measured_spread(value, gap, base_runs, head_runs)
-        test = f"t over {len(base_runs)} + {len(head_runs)} runs, and paired over images"
+    from scipy.special import stdtr, stdtrit
+
+    gap, value = head.mean(0) - base.mean(0), float(head.mean() - base.mean())
+    _, group = np.unique(np.arange(gap.size) if groups is None else groups, return_inverse=True)
+    sides = [_per_group(side, group) for side in (base, head)]
+    over_images = _image_variance(sides[1].mean(0) - sides[0].mean(0))
+    over_seeds, chance, freedom = _seed_variances(sides, spread)
+    variance = over_images + max(0.0, float(over_seeds.sum() - chance.sum()))
+    num_runs, num_groups = (len(base), len(head)), sides[0].shape[1]
+    squares = over_images**2 / (num_groups + 1) + float((over_seeds**2 / freedom).sum())
+    least = min(num_groups + 1.0, float(freedom.min()))  # a difference could bring it below
+    error, degrees = math.sqrt(variance), max(least, variance**2 / squares)
+    half, p = float(stdtrit(degrees, 0.975)) * error, 2 * float(stdtr(degrees, -abs(value) / error))
+    images = "images" if num_groups == gap.size else f"{num_groups:,} groups of images"
+    test = f"t over {images} and {num_runs[0]} + {num_runs[1]} runs"
+    if np.isinf(freedom).any():
+        test += f", with an assumed spread between seeds of {spread:.3g}"
+    if base.dtype == np.bool_ and num_runs == (1, 1):
+        wins = np.bincount(group, gap)
+        p = max(p, mcnemar(int((wins < 0).sum()), int((wins > 0).sum())))
+        test = f"McNemar's, and {test}"
     return Difference(
-        base=float(base_runs.mean()),
-        head=float(head_runs.mean()),
+        base=float(base.mean()),
+        head=float(head.mean()),
         low=value - half,
         high=value + half,
         p=p,
@@ -132,41 +145,48 @@ def compare_runs(
     )
 
 
-def _with_assumed_spread(
-    value: float, gap: Floats, base_runs: Floats, head_runs: Floats, spread: float
-) -> tuple[float, float]:
-    """Return half the 95% interval, and p, of one normal error from images and seeds."""
-    from scipy.special import ndtr
-
-    per_run = 1 / len(base_runs) + 1 / len(head_runs)
-    error = math.sqrt(_image_variance(gap) + per_run * spread**2)
-    return Z * error, 2 * float(ndtr(-abs(value) / error))
-
-
-def _with_measured_spread(
-    value: float, gap: Floats, base_runs: Floats, head_runs: Floats
-) -> tuple[float, float]:
-    """Return the larger half interval, and the larger p, of the tests over runs and images."""
-    from scipy.special import ndtr, stdtr, stdtrit
-
-    freedom = len(base_runs) + len(head_runs) - 2
-    squares = base_runs.var() * len(base_runs) + head_runs.var() * len(head_runs)
-    per_run = 1 / len(base_runs) + 1 / len(head_runs)
-    over_runs = math.sqrt(squares / freedom * per_run) or 1e-12  # runs may be all alike
-    over_images = math.sqrt(_image_variance(gap))
-    half = max(Z * over_images, float(stdtrit(freedom, 0.975)) * over_runs)
-    p = max(ndtr(-abs(value) / over_images), stdtr(freedom, -abs(value) / over_runs))
-    return half, 2 * float(p)
+def _per_group(terms: Terms, group: Labels) -> Floats:
+    """Return terms (runs, groups) of the same means, that vary as the sums over groups do."""
+    means = terms.mean(1, keepdims=True)
+    sums = np.stack([np.bincount(group, run) for run in terms - means])
+    grouped: Floats = means + sums * (sums.shape[1] / group.size)
+    return grouped
 
 
 def _image_variance(gap: Floats) -> float:
     """Return the variance of the mean gap (images,) over the draw of images.
 
-    Two imaginary images, one won by either side, keep few images from looking certain
-    (Bonett & Price 2012).
+    Two imaginary images, one won by either side by as much as the others are, keep few images
+    from looking certain (Bonett & Price 2012, for right and wrong).
     """
-    size = gap.size + 2
-    return float(gap @ gap + 2 - gap.sum() ** 2 / size) / size**2
+    size, total = gap.size + 2, float(gap @ gap)
+    imagined = 2 * (total / max(1, int((np.abs(gap) > 1e-9).sum())) or 1.0)
+    return (total + imagined - float(gap.sum()) ** 2 / size) / size**2
+
+
+def _seed_variances(sides: list[Floats], spread: float) -> tuple[Floats, Floats, Floats]:
+    """Return variances of the means over seeds, the part of them by chance, degrees of freedom.
+
+    There is one of each per side, or one for both where a side's runs are too few for its own.
+    """
+    num_runs = np.array([len(side) for side in sides])
+    squares, freedom = np.array([_squares(side) for side in sides]), num_runs - 1.0
+    weights = 1 / num_runs
+    if freedom.min() < MIN_FREEDOM:
+        squares, freedom, weights = (x.sum(0, keepdims=True) for x in (squares, freedom, weights))
+    if freedom.min() < MIN_FREEDOM:
+        return spread**2 * weights, np.zeros(1), np.array([np.inf])
+    over_seeds, chance = squares.T / freedom * weights
+    return over_seeds, chance, freedom
+
+
+def _squares(terms: Floats) -> tuple[float, float]:
+    """Return the sum of squares of the runs' means, and what chance in single answers adds."""
+    means, size = terms.mean(1), terms.shape[1]
+    rest = terms - terms.mean(0)
+    rest -= rest.mean(1, keepdims=True)
+    by_chance = float((rest**2).sum()) / (size * max(1, size - 1))
+    return float(((means - means.mean()) ** 2).sum()), by_chance
 
 
 def balanced_terms(right: NDArray[np.bool_], labels: Labels) -> Floats:

@@ -5,7 +5,7 @@ what, plots/<model>/predictions.csv and seeds.csv what was predicted for each te
 `resnets.evaluation.significance` explains the tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ class ModelComparison:
             return [], []
         base, head = self.pair
         was, now = base.right()[0], head.right()[0]
-        order = np.argsort(-np.abs(head.losses - base.losses), kind="stable")
+        order = np.argsort(-np.abs(head.losses[0] - base.losses[0]), kind="stable")
         broken, fixed = (order[changed[order]].tolist() for changed in (was & ~now, ~was & now))
         return broken, fixed
 
@@ -136,13 +136,12 @@ def _compare_model(
     if base.classes != head.classes:
         return ModelComparison(name, records, obstacles=obstacles)
     notes: tuple[str, ...] = ()
-    of_runs = [list(record.get("seeds", {}).get("nll", {}).values()) for record in records]
     if not _is_same_test(base, head):
         base, head, note = _common(base, head)
-        notes, of_runs = (note,), [[], []]  # they are losses on other images
+        notes = (note,)
         if not base.ids:
             obstacles += ("the tests have no image in common",)
-    differences = {} if obstacles else _measure(base, head, *of_runs)
+    differences = {} if obstacles else _measure(base, head)
     return ModelComparison(name, records, (base, head), obstacles, notes, differences)
 
 
@@ -190,22 +189,17 @@ def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predicti
     return base.take([was for was, _ in kept]), head.take([now for _, now in kept]), note
 
 
-def _measure(
-    base: Predictions, head: Predictions, base_nll: Sequence[float], head_nll: Sequence[float]
-) -> dict[Metric, Difference]:
+def _measure(base: Predictions, head: Predictions) -> dict[Metric, Difference]:
     """Return the paired differences on the same images."""
     labels, runs, right = base.labels, (base.runs, head.runs), (base.right(), head.right())
+    balanced = [balanced_terms(run, labels) for run in right]
+    macro_f1 = [macro_f1_terms(run, labels) for run in runs]
+    spread, groups = LOSS_SPREAD * float(base.losses.mean()), head.groups
     return {
-        "accuracy": compare_runs(*right),
-        "balanced_accuracy": compare_runs(*(balanced_terms(r, labels) for r in right)),
-        "macro_f1": compare_runs(*(macro_f1_terms(run, labels) for run in runs)),
-        "nll": compare_runs(
-            base.losses[None],
-            head.losses[None],
-            spread=LOSS_SPREAD * float(base.losses.mean()),
-            base_means=base_nll,
-            head_means=head_nll,
-        ),
+        "accuracy": compare_runs(*right, groups=groups),
+        "balanced_accuracy": compare_runs(*balanced, groups=groups),
+        "macro_f1": compare_runs(*macro_f1, groups=groups),
+        "nll": compare_runs(base.losses, head.losses, spread=spread, groups=groups),
     }
 
 

@@ -150,8 +150,8 @@ def write_split(
     write_table(path, SPLIT_COLUMNS, lines)
 
 
-def read_split(path: Path, rows: list[Row], data: str) -> list[str]:
-    """Read the side of each row of the manifest with digest `data`.
+def read_split(path: Path, rows: list[Row], data: str) -> tuple[list[str], list[str]]:
+    """Read the side and the group of each row of the manifest with digest `data`.
 
     Raises ArtefactError when the file was edited or cut, or belongs to other data.
     """
@@ -164,4 +164,4 @@ def read_split(path: Path, rows: list[Row], data: str) -> list[str]:
             raise ArtefactError(
                 f"{path}: the row of {name!r} was edited or belongs to other data", again
             )
-    return [line[2] for line in lines]
+    return [line[2] for line in lines], [line[3] for line in lines]

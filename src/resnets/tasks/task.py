@@ -94,7 +94,7 @@ class Task:
         self.folder = folder
         self._rows = read_manifest(folder / "manifest.csv")
         self._data = digest((folder / "manifest.csv").read_bytes())
-        self._sides = read_split(folder / "split.csv", self._rows, self._data)
+        self._sides, self._groups = read_split(folder / "split.csv", self._rows, self._data)
         self.classes = sorted({row.label for row in self._rows}, key=str.encode)
 
     def side(self, name: Literal["train", "val", "test"]) -> Side:
@@ -107,6 +107,11 @@ class Task:
             classes=self.classes,
             images=Images(self.folder / "images.bin", rows),
         )
+
+    def groups(self, name: Literal["train", "val", "test"]) -> list[str]:
+        """Return a word per image of a side; images with one word belong together."""
+        pairs = zip(self._groups, self._sides, strict=True)
+        return [group for group, side in pairs if side == name]
 
     def redrawn(self, seed: int | None) -> "Task":
         """Return the task with train and val drawn anew from both; itself for None.
