@@ -151,12 +151,12 @@ def test_interval_holds_its_value_and_has_two_sides(sides, num_images, is_answer
 
 # What makes a term: standard deviations over images, over the seeds of base and head, of the rest
 NORMAL_CASES = {
-    "images and seeds alike": ((10, 10), 10.0, (1.0, 1.0), 10.0),
+    "images and seeds alike": ((10, 10), 7.0, (2.0, 2.0), 7.0),
     "chance in single answers alone": ((10, 10), 1.0, (0.0, 0.0), 30.0),
     "unequal spreads": ((4, 12), 7.0, (3.0, 0.3), 7.0),
-    "one run against five": ((1, 5), 10.0, (1.0, 1.0), 10.0),
+    "one run against five": ((1, 5), 10.0, (1.5, 1.5), 10.0),
     "two runs against two": ((2, 2), 10.0, (1.0, 1.0), 10.0),
-    "groups of seven": ((6, 6), 7.0, (1.0, 1.0), 10.0),
+    "groups of seven": ((6, 6), 7.0, (1.5, 1.5), 7.0),
 }
 
 
