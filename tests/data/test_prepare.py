@@ -459,6 +459,20 @@ def test_a_task_gives_each_side_its_images_and_labels(tmp_path):
     assert len(digests) == 3
 
 
+def test_copies_on_one_side_share_a_group(tmp_path):
+    files = pets(60)
+    files |= {f"{name[:-4]}_again.png": data for name, data in files.items()}
+    prepare(write_folder(tmp_path / "x", files), tmp_path / "out")
+    split_task(tmp_path / "out", **SPLIT)
+    task = open_task(tmp_path / "out")
+    group_of = dict(zip(task.side("test").ids, task.groups("test"), strict=True))
+    firsts = [name for name in group_of if "_again" not in name]
+    assert [group_of[name] for name in firsts] == [
+        group_of[f"{name[:-4]}_again.png"] for name in firsts
+    ]
+    assert len(set(group_of.values())) == len(firsts) == len(group_of) / 2 > 0
+
+
 def test_training_opens_no_test_image(tmp_path):
     """With every test image destroyed, the other sides do not notice, and test does."""
     out = split_pets(tmp_path)
