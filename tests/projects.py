@@ -38,6 +38,8 @@ class Project:
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.git("init", "-q", "-b", "main")
+        self.write(".dvc/config", "")
+        self.write(".dvc/.gitignore", "/tmp\n")
 
     def git(self, *arguments: str) -> str:
         identity = [

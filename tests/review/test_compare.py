@@ -53,6 +53,11 @@ def compared(project, base="main", head="change"):
     return compare_revisions(read_revision(base, project.root), read_revision(head, project.root))
 
 
+def faults_of(project):
+    revisions = [read_revision(name, project.root) for name in ("main", "change")]
+    return dict(check_gates(*revisions, compare_revisions(*revisions)))
+
+
 def text_of(project, *, head="change", gate=False, report=None):
     return "\n\n".join(review("main", head, gate=gate, report=report, root=project.root))
 
@@ -344,8 +349,7 @@ def test_gates_name_the_broken_rule(project):
     project.write("gates.yaml", GATES)
     project.write("metrics/split_target.json", '{"images": {"leaked": 2}}')
     two_states(project, runs(0.9, 1, 2, 3), runs(0.6, 4, 5, 6))
-    head = read_revision("change", project.root)
-    faults = dict(check_gates(head, compared(project)))
+    faults = faults_of(project)
     assert "is worse by" in faults["accuracy holds"][0]
     assert faults["F1 may fall a little"] == []
     leak = "metrics/split_target.json: images.leaked is 2, allowed at most 0"
@@ -366,7 +370,7 @@ def test_gates_pass_when_nothing_is_worse(project):
 def test_what_cannot_be_checked_breaks_a_gate(project):
     project.write("gates.yaml", GATES)
     two_states(project, runs(0.8, 1), runs(0.8, 4), preprocess="p1")
-    faults = dict(check_gates(read_revision("change", project.root), compared(project)))
+    faults = faults_of(project)
     assert faults["accuracy holds"] == ["net: accuracy is not comparable"]
     assert faults["no leak"] == ["metrics/split_*.json: no such file"]
 
@@ -384,7 +388,7 @@ def test_bad_gates_are_refused(project, text):
 
 def test_missing_gates_and_revisions_are_refused(project):
     two_states(project, runs(0.8, 1), runs(0.8, 4))
-    with pytest.raises(ParamsError, match=r"no gates\.yaml"):
+    with pytest.raises(ParamsError, match=r"no gates\.yaml in main nor change"):
         text_of(project, gate=True)
     for name in ("nothing", "--help", "main:params.yaml"):
         with pytest.raises(ParamsError, match="no such revision"):

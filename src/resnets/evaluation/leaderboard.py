@@ -33,8 +33,10 @@ def read_standing(folder: Path) -> Standing:
     runs, history = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "history"))
     predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
     shipped = history[history["repeat"] == runs.loc[0, "repeat"]]
+    accuracies = dict(zip(runs["repeat"].astype(str), runs["test_accuracy"], strict=True))
+    record = {"seeds": {"n": len(runs), "test": accuracies}}
     where = str(folder / "predictions.csv")
-    return Standing(runs, read_predictions(predictions, seeds, where), shipped)
+    return Standing(runs, read_predictions(predictions, seeds, record, where), shipped)
 
 
 def leaderboard(standings: Mapping[str, Standing]) -> list[Row]:

@@ -9,10 +9,11 @@ called `id`.
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from resnets.errors import ArtefactError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FIX = "restore it from Git, or run `dvc repro`, which measures it again"
 
 
 @dataclass(frozen=True)
@@ -93,46 +96,86 @@ def seeds_table(
     return pd.DataFrame(table)
 
 
-def read_predictions(predictions: str, seeds: str | None, where: str) -> Predictions:
-    """Read the texts of predictions.csv and, where there is one, seeds.csv.
+def read_predictions(
+    predictions: str, seeds: str, record: Mapping[str, Any], where: str
+) -> Predictions:
+    """Read the texts of predictions.csv and seeds.csv.
 
-    `where` names the file in errors. Raises ArtefactError for a table that is not ours.
+    `record` is what metrics/<model>.json says of the model, or a part of it; `where` names
+    predictions.csv in errors. Raises ArtefactError for a table that is not ours, and where the
+    three contradict each other.
     """
-    header, columns = _read(predictions, where, ["id", "label", "predicted"])
-    ids, labels, predicted = columns[:3]
-    of_class = dict(zip(header[3:], columns[3:], strict=True))
-    table: dict[str, tuple[str, ...]] = {"0": predicted}
-    if seeds is not None:
-        seeds_where = where.replace("predictions", "seeds")
-        table = dict(zip(*_read(seeds, seeds_where, ["id", "label"]), strict=True))
-        if (table["id"], table["label"]) != (ids, labels) or not any(map(str.isdigit, table)):
-            raise _broken(seeds_where)
+    header, (ids, labels, predicted, *columns) = _read(predictions, where)
+    seeds_where = where.replace("predictions.csv", "seeds.csv")
+    table = dict(zip(*_read(seeds, seeds_where), strict=True))
     repeats = [name for name in table if name.isdigit()]
-    losses = [table[f"nll {repeat}"] for repeat in repeats if f"nll {repeat}" in table]
-    groups = [word or name for name, word in zip(ids, table.get("group", ids), strict=True)]
+    if not repeats or len(table["id"]) != len(ids):
+        raise _broken(seeds_where)
+    of_class = dict(zip(header[3:], columns, strict=True))
+    place = {name: k for k, name in enumerate(sorted(of_class))}
+    named = (labels, predicted, *(table[repeat] for repeat in repeats))
     try:
-        of_label = np.array([float(of_class[label][k]) for k, label in enumerate(labels)])
-        place = {name: k for k, name in enumerate(sorted(of_class))}
-        return Predictions(
-            ids=list(ids),
-            classes=list(place),
-            labels=np.array([place[name] for name in labels]),
-            runs=np.array([[place[name] for name in table[repeat]] for repeat in repeats]),
-            # what the table rounds to zero is half of its last digit
-            losses=np.array(losses or [-np.log(np.maximum(of_label, 5e-7))], np.float64),
-            groups=np.unique(groups, return_inverse=True)[1],
-        )
+        probabilities = np.array([of_class[name] for name in place], np.float64)
+        truth, shipped, *places = (np.array([place[name] for name in names]) for names in named)
+        losses = np.array([table[f"nll {repeat}"] for repeat in repeats], np.float64)
     except (KeyError, ValueError):
         raise _broken(where) from None
+    rows = np.arange(len(ids))
+    is_likeliest = probabilities[shipped, rows] >= probabilities.max(0)  # ties, as it is rounded
+    _hold(is_likeliest, ids, f"{where}: predicted is not the class of the highest probability")
+    pairs = zip(ids, labels, table["id"], table["label"], strict=True)
+    is_same = np.array([(a, b) == (c, d) for a, b, c, d in pairs])
+    _hold(is_same, ids, f"{seeds_where}: id or label is not that of predictions.csv")
+    _hold(shipped == places[0], ids, f"{seeds_where}: the first run is not that of predictions.csv")
+    groups = [word or name for name, word in zip(ids, table["group"], strict=True)]
+    read = Predictions(
+        ids=list(ids),
+        classes=list(place),
+        labels=truth,
+        runs=np.array(places),
+        losses=losses,
+        groups=np.unique(groups, return_inverse=True)[1],
+    )
+    _agree(record, read, repeats, where)
+    return read
 
 
-def _read(text: str, where: str, start: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return header and columns of a table that starts with these columns."""
+def _hold(is_right: NDArray[np.bool_], ids: Sequence[str], problem: str) -> None:
+    """Raise ArtefactError, with the first of the wrong rows, unless all are right."""
+    if not is_right.all():
+        row, wrong = int(is_right.argmin()), int((~is_right).sum())
+        what = f"{problem}, in row {row + 1} ({ids[row]}) and {wrong - 1:,} more of {len(ids):,}"
+        raise ArtefactError(what, FIX)
+
+
+def _agree(
+    record: Mapping[str, Any], read: Predictions, repeats: Sequence[str], where: str
+) -> None:
+    """Raise ArtefactError where a record has other numbers than the tables give."""
+    accuracies = read.right().mean(1).tolist()
+    computed = {"test.images": len(read.ids), "test.accuracy": accuracies[0]}
+    computed["seeds.n"] = len(repeats)
+    computed |= {f"seeds.test.{k}": x for k, x in zip(repeats, accuracies, strict=True)}
+    test, seeds = record.get("test", {}), record.get("seeds", {})
+    told = {f"test.{key}": test[key] for key in ("images", "accuracy") if key in test}
+    told |= {f"seeds.test.{key}": value for key, value in seeds.get("test", {}).items()}
+    told |= {"seeds.n": seeds["n"]} if "n" in seeds else {}
+    for key, value in told.items():
+        if not abs(value - computed.get(key, math.nan)) <= 1e-6:
+            what = (
+                f"{where}: {key} is {computed.get(key)} by the predictions, {value} in the metrics"
+            )
+            raise ArtefactError(what, FIX)
+
+
+def _read(text: str, where: str) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return header and columns of a table that starts with id, label and a prediction."""
     header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
-    if not rows or header[: len(start)] != start or {len(row) for row in rows} != {len(header)}:
+    is_ours = header[:2] == ["id", "label"] and len(header) > 2
+    if not rows or not is_ours or {len(row) for row in rows} != {len(header)}:
         raise _broken(where)
     return header, list(zip(*rows, strict=True))
 
 
 def _broken(where: str) -> ArtefactError:
-    return ArtefactError(f"{where}: not a table of predictions", "run the evaluate stage again")
+    return ArtefactError(f"{where}: not a table of predictions", FIX)

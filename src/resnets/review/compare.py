@@ -23,13 +23,14 @@ from resnets.evaluation.significance import (
     judge,
     macro_f1_terms,
 )
-from resnets.review.revisions import Revision, changes
+from resnets.review.revisions import Revision, changes, is_of_model
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "nll"]
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
 # The 5% of false verdicts are shared out: accuracy may use most of them, the others the rest, so
 # that in all of a report at most 5% are wrong
 SHARES: dict[tuple[Metric, ...], float] = {METRICS[:1]: 0.6, METRICS[1:]: 0.4}
+TABLES = ("predictions.csv", "seeds.csv")
 Changes = list[tuple[str, object, object]]
 Record = Mapping[str, Any]
 
@@ -101,12 +102,12 @@ def compare_revisions(base: Revision, head: Revision) -> Comparison:
     """Compare all models that both revisions have, and list what else changed."""
     metrics = base.metrics(), head.metrics()
     before, after = (
-        {name: record for name, record in of_side.items() if {"test", "measured_on"} <= set(record)}
-        for of_side in metrics
+        {name: record for name, record in records.items() if is_of_model(record)}
+        for records in metrics
     )
     counts = (
-        {name: of_side[name] for name in of_side if name.startswith(("data_", "split_"))}
-        for of_side in metrics
+        {name: records[name] for name in records if name.startswith(("data_", "split_"))}
+        for records in metrics
     )
     models = [
         _compare_model(name, (before[name], after[name]), (base, head))
@@ -128,10 +129,27 @@ def _compare_model(
     name: str, records: tuple[Record, Record], revisions: tuple[Revision, Revision]
 ) -> ModelComparison:
     """Compare one model on the images that both revisions tested."""
-    base, head = (_predictions(revision, name) for revision in revisions)
-    if base is None or head is None:
-        side = "base" if base is None else "head"
-        return ModelComparison(name, records, obstacles=(f"{side} has no predictions.csv",))
+    sides = tuple(zip(("base", "head"), revisions, strict=True))
+    missing = tuple(
+        f"{side} has no {file}"
+        for side, revision in sides
+        for file in TABLES
+        if f"plots/{name}/{file}" not in revision.files
+    )
+    if missing:
+        return ModelComparison(name, records, obstacles=missing)
+    base, head = (
+        _predictions(revision, name, record)
+        for revision, record in zip(revisions, records, strict=True)
+    )
+    stale = tuple(
+        f"{side} is out of date, so no result of it: {code(why[0], 200)}"
+        + f" and {len(why) - 1:,} more" * (len(why) > 1)
+        for side, revision in sides
+        if (why := revision.stale.get(f"metrics/{name}.json"))
+    )
+    if stale:
+        return ModelComparison(name, records, obstacles=stale)
     obstacles = _obstacles(records, base, head)
     if base.classes != head.classes:
         return ModelComparison(name, records, obstacles=obstacles)
@@ -145,13 +163,11 @@ def _compare_model(
     return ModelComparison(name, records, (base, head), obstacles, notes, differences)
 
 
-def _predictions(revision: Revision, name: str) -> Predictions | None:
-    """Return a model's predictions, None where they are not in the revision."""
-    path = f"plots/{name}/predictions.csv"
-    if (text := revision.text(path)) is None:
-        return None
-    seeds = revision.text(f"plots/{name}/seeds.csv")
-    return read_predictions(text, seeds, f"{path} at {revision.name}")
+def _predictions(revision: Revision, name: str, record: Record) -> Predictions:
+    """Return a model's predictions, which must agree with its metrics."""
+    paths = [f"plots/{name}/{file}" for file in TABLES]
+    predictions, seeds = (revision.text(path) or "" for path in paths)
+    return read_predictions(predictions, seeds, record, f"{paths[0]} at {revision.name}")
 
 
 def _is_same_test(base: Predictions, head: Predictions) -> bool:

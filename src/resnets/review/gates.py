@@ -38,22 +38,28 @@ class NumberRule(Section):
 Rules = TypeAdapter(list[MetricRule | NumberRule])
 
 
-def check_gates(head: Revision, comparison: Comparison) -> list[tuple[str, list[str]]]:
+def check_gates(
+    base: Revision, head: Revision, comparison: Comparison
+) -> list[tuple[str, list[str]]]:
     """Return each rule's name and how it is broken; an empty list where it holds.
 
-    What cannot be checked (a missing number, models that are not comparable) breaks a rule.
-    Raises ParamsError for a gates.yaml that is no list of rules.
+    The rules are base's, if it has any, since a change may not choose what it is held to; the
+    first rule is always there. What cannot be checked (a missing number, models that are not
+    comparable) breaks a rule. Raises ParamsError for a gates.yaml that is no list of rules.
     """
+    judge = base if "gates.yaml" in base.files else head
     try:
-        rules = Rules.validate_python(head.yaml("gates.yaml") or [])
+        rules = Rules.validate_python(judge.yaml("gates.yaml") or [])
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise ParamsError(
-            f"gates.yaml: {where}: {fault['msg']}",
+            f"gates.yaml at {judge.name}: {where}: {fault['msg']}",
             "a rule has name, metric, max_worse; or name, file, key, and min or max",
         ) from None
-    return [(rule.name, _faults(rule, head, comparison.models)) for rule in rules]
+    stale = list(dict.fromkeys(line for why in head.stale.values() for line in why))
+    faults = [(rule.name, _faults(rule, head, comparison.models)) for rule in rules]
+    return [("every result belongs to its parameters and code", stale), *faults]
 
 
 def _faults(
@@ -72,9 +78,10 @@ def _faults(
                     f"by {abs(found.value):.4f}, allowed {rule.max_worse:g}"
                 )
         return faults
-    paths = sorted(path for path in head.files if fnmatch(path, rule.file))
+    numbers = {f"metrics/{name}.json": record for name, record in head.metrics().items()}
+    paths = [path for path in numbers if fnmatch(path, rule.file)]
     for path in paths:
-        value = flatten(head.json(path)).get(rule.key)
+        value = flatten(numbers[path]).get(rule.key)
         if not isinstance(value, int | float):
             faults.append(f"{path}: {rule.key} is missing")
         elif rule.max is not None and value > rule.max:

@@ -7,17 +7,8 @@ from resnets.errors import ParamsError
 from resnets.evaluation.report import chance, code, decimal, table
 from resnets.evaluation.significance import mcnemar
 from resnets.files import write_text
-from resnets.review.compare import (
-    METRICS,
-    Changes,
-    Comparison,
-    Metric,
-    ModelComparison,
-    compare_revisions,
-)
-from resnets.review.details import details, draw_sheet
 from resnets.review.gates import GateError, check_gates
-from resnets.review.revisions import read_revision
+from resnets.review.revisions import Revision, read_revision
 
 MAX_BYTES = 60_000  # GitHub takes comments of 64 KiB
 MOST_CHANGES = 40
@@ -32,28 +23,41 @@ def review(
 ) -> Iterator[str]:
     """Compare two revisions; yield the blocks of text for a terminal, and write the report.
 
-    `head=None` is what lies on the disk. Raises GateError when `gate` is asked for and a rule of
-    head's gates.yaml is broken, after everything else is done.
+    `head=None` is what lies on the disk, `root` the project's folder or one inside it. Raises
+    GateError when `gate` is asked for and a rule of gates.yaml is broken, after everything else
+    is done.
     """
     revisions = read_revision(base, root), read_revision(head, root)
-    if gate and "gates.yaml" not in revisions[1].files:
-        raise ParamsError(f"{revisions[1].name} has no gates.yaml", "add one, or leave out --gate")
+    if gate and not any("gates.yaml" in revision.files for revision in revisions):
+        sides = " nor ".join(revision.name for revision in revisions)
+        raise ParamsError(f"no gates.yaml in {sides}", "add one, or leave out --gate")
     comparison = compare_revisions(*revisions)
-    faults = check_gates(revisions[1], comparison)
+    faults = check_gates(*revisions, comparison)
     blocks = _summary(comparison, faults)
     yield from blocks
     if report:
         for index, model in enumerate(sorted(comparison.models, key=_rank)):
             blocks += details(model)
-            if index < MOST_SHEETS and (picture := draw_sheet(model, root, report)):
+            if index < MOST_SHEETS and (picture := draw_sheet(model, revisions[1].root, report)):
                 blocks.append(picture)
         write_text(report, _cut("\n\n".join(blocks)))
         yield f"The whole report, with classes and images: {report}"
-    broken = [f"{name} ({'; '.join(found)})" for name, found in faults if found]
+    broken = [f"{name} ({'; '.join(found[:MOST_FAULTS])})" for name, found in faults if found]
     if gate and broken:
-        raise GateError(
-            f"gate broken: {'; '.join(broken)}", "improve the model, or argue for another rule"
+        raise GateError(f"gate broken: {'; '.join(broken)}", _advice(revisions[1], comparison))
+
+
+def _advice(head: Revision, comparison: Comparison) -> str:
+    """Say what mends a broken gate."""
+    if head.stale:
+        return "run `dvc repro` and commit its results"
+    if any(model.obstacles for model in comparison.models):
+        return (
+            f"measure the base again: `git switch -c remeasured {comparison.base}`, give it this "
+            "change's preprocess, data, tasks and split, `dvc repro`, commit, switch back, and "
+            "compare with remeasured"
         )
+    return "improve the model, or argue for another rule"
 
 
 def _cut(text: str) -> str:

@@ -1,20 +1,21 @@
 """Read the small reviewed files of the project as they are at a Git revision, or on the disk."""
 
-import io
 import json
 import re
-import subprocess
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
+from resnets.review.stale import stale_outputs
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 REVIEWED = (
     "params.yaml",
@@ -25,12 +26,22 @@ REVIEWED = (
 )
 
 
+def is_of_model(record: Mapping[str, Any]) -> bool:
+    """Say whether a metrics file tells of a model, and not of data or of the export."""
+    return {"test", "measured_on"} <= set(record)
+
+
 @dataclass(frozen=True)
 class Revision:
-    """Hold the reviewed files of one state of the project, by path."""
+    """Hold the reviewed files of one state of the project, by path.
+
+    `root` is the project's folder. `stale` says why outputs are no results of this state.
+    """
 
     name: str
+    root: Path
     files: Mapping[str, bytes] = field(repr=False)
+    stale: Mapping[str, Sequence[str]]
 
     def text(self, path: str) -> str | None:
         """Return a file as text, None where this revision has no such file."""
@@ -48,10 +59,21 @@ class Revision:
         return values
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return all files of the folder metrics, by name; raises ArtefactError."""
-        paths = sorted(path for path in self.files if path.startswith("metrics/"))
+        """Return the files of the folder metrics, by name; raises ArtefactError.
+
+        What was measured of a variant that params.yaml no longer has is left out.
+        """
+        params = self.yaml("params.yaml")
+        variants = params.get("transfer") if isinstance(params, dict) else None
+        records = {
+            path.removeprefix("metrics/").removesuffix(".json"): self.json(path)
+            for path in sorted(self.files)
+            if path.startswith("metrics/")
+        }
         return {
-            path.removeprefix("metrics/").removesuffix(".json"): self.json(path) for path in paths
+            name: record
+            for name, record in records.items()
+            if variants is None or name in {"backbone", *variants} or not is_of_model(record)
         }
 
     def yaml(self, path: str) -> object:
@@ -66,42 +88,53 @@ class Revision:
 
 
 def read_revision(name: str | None, root: Path) -> Revision:
-    """Read a commit, branch or tag; None is what lies on the disk.
+    """Read a commit, branch, tag or experiment; None is what lies on the disk.
 
-    Raises ParamsError for a revision that Git does not know, EnvironmentFault without Git.
+    `root` is the project's folder or one inside it. Raises ParamsError for a revision that Git
+    does not know, ArtefactError for a dvc.yaml that DVC cannot read, and EnvironmentFault where
+    there is no project.
     """
-    if name is None:
-        found = [path for pattern in REVIEWED for path in sorted(root.glob(pattern))]
-        files = {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
-        return Revision("workspace", files)
-    parse = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
-    commit = _git(root, *parse).decode().strip()
-    if not commit:
-        if not _git(root, "rev-parse", "--git-dir"):
-            raise EnvironmentFault(
-                f"{root.resolve()}: not a Git repository", "run it in a clone of the project"
-            )
-        raise ParamsError(
-            f"{name}: Git knows no such revision here", "see `git log` and `git branch -a`"
-        )
-    folders = {pattern.split("/")[0] for pattern in REVIEWED}
-    present = folders & set(_git(root, "ls-tree", "--name-only", commit).decode().split("\n"))
-    archive = io.BytesIO(_git(root, "archive", commit, "--", *sorted(present)))
-    with tarfile.open(fileobj=archive) as tree:
-        members = (x for x in tree if x.isfile() and any(fnmatch(x.name, p) for p in REVIEWED))
-        opened = {member.name: tree.extractfile(member) for member in members}
-        files = {path: file.read() for path, file in opened.items() if file}
-    return Revision(name[:10] if re.fullmatch("[0-9a-f]{40}", name) else name, files)
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+    from dvc.repo.brancher import switch
+    from dvc.scm import RevError, SCMError
 
-
-def _git(root: Path, *arguments: str) -> bytes:
-    """Run Git; return what it prints, nothing where it fails."""
+    shown = name or "workspace"
     try:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=root, capture_output=True, check=False).stdout
-    except FileNotFoundError:
-        fix = "install Git; revisions are read with it"
-        raise EnvironmentFault("git: not installed", fix) from None
+        with Repo(str(root)) as repo:
+            folder, is_shallow = Path(repo.root_dir), repo.scm.pygit2.repo.is_shallow
+            if ":" in shown:
+                raise RevError("a file, not a commit")
+            with switch(repo, shown):
+                files = dict(_reviewed(repo))
+                stale = stale_outputs(repo)
+    except RevError:
+        fix = "`git fetch --unshallow` brings the commits that this shallow clone lacks"
+        raise ParamsError(
+            f"{shown}: Git knows no such revision here",
+            fix if is_shallow else "see `git log` and `git branch -a`",
+        ) from None
+    except (NotDvcRepoError, SCMError):
+        raise EnvironmentFault(
+            f"{root.resolve()}: not a Git repository with a DVC project",
+            "run it in a clone of the project",
+        ) from None
+    except DvcException as error:
+        problem = str(error).replace("\n", " ")
+        raise ArtefactError(f"{shown}: {problem}", "see `dvc status` there") from None
+    shown = shown[:10] if re.fullmatch("[0-9a-f]{40}", shown) else shown
+    return Revision(shown, folder, files, stale)
+
+
+def _reviewed(repo: "Repo") -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of the reviewed files, as the repository is switched."""
+    fs, root = repo.fs, repo.root_dir
+    for folder in sorted({pattern.split("/")[0] for pattern in REVIEWED}):
+        top = fs.join(root, folder)
+        for file in [top] if fs.isfile(top) else sorted(fs.find(top)):
+            path = fs.relpath(file, root)
+            if any(fnmatch(path, pattern) for pattern in REVIEWED):
+                yield path, fs.read_bytes(file)
 
 
 def flatten(values: object, prefix: str = "") -> dict[str, Any]:

@@ -1,58 +1,57 @@
-"""Check, without any data, that dvc.lock belongs to the parameters, the code and the metrics.
+"""Find, without any data, which outputs do not belong to the parameters and the code beside them.
 
-`dvc repro --dry` always exits 0 and `dvc status -q` takes data that was not pulled for a change;
-so this reads `dvc status --json` and leaves out what is only absent.
+DVC says of a stage what differs from dvc.lock; what is made from its outputs is out of date too.
 """
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import typer
-
-from resnets.errors import ArtefactError, EnvironmentFault, run_app
-
-Status = Mapping[str, Sequence[str | Mapping[str, Mapping[str, Any]]]]
+if TYPE_CHECKING:
+    from dvc.output import Output
+    from dvc.repo import Repo
+    from dvc.stage import Stage
 
 
-def stale(status: Status) -> Iterator[str]:
-    """Yield what differs from dvc.lock, one line each; `status` is DVC's, by stage.
+def stale_outputs(repo: "Repo") -> dict[str, list[str]]:
+    """Return why outputs are no results of what lies beside them, by path.
 
-    An output "not in cache" was not pulled; one that was never made DVC calls "deleted". A
-    dependency that is "deleted" was not pulled; nor was a "modified" folder of such outputs.
+    The repository may be switched to any revision; what was not pulled there is no difference.
     """
-    entries = [(stage, entry) for stage, found in status.items() for entry in found]
-    outputs = [entry.get("changed outs", {}) for _, entry in entries if not isinstance(entry, str)]
-    absent = {path for found in outputs for path, state in found.items() if state == "not in cache"}
-    for stage, entry in entries:
-        if isinstance(entry, str):
-            yield f"{stage}: {entry}"
-            continue
-        for path, state in entry.get("changed outs", {}).items():
-            if path not in absent:
-                yield f"{stage}: {path} is {state}"
-        for path, state in entry.get("changed deps", {}).items():
-            if isinstance(state, Mapping):  # a file of parameters
-                yield from (f"{stage}: {path} {key} is {how}" for key, how in state.items())
-            elif state != "deleted" and not any(out.startswith(f"{path}/") for out in absent):
-                yield f"{stage}: {path} is {state}"
+    from networkx import descendants
+
+    graph = repo.index.graph  # from each stage to those that it needs
+    absent = [
+        out.fs_path
+        for stage in graph
+        for out in stage.outs
+        if out.use_cache and out.hash_info and not out.exists
+    ]
+    reasons = {stage: list(_differences(repo, stage, absent)) for stage in graph}
+    stale: dict[str, list[str]] = {}
+    for stage in graph:
+        why = [line for one in (stage, *descendants(graph, stage)) for line in reasons[one]]
+        stale |= {_path(repo, out): why for out in stage.outs if why}
+    return stale
 
 
-def main() -> None:
-    """Exit with 4, and name what differs, when `dvc repro` would change something."""
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        problem = (done.stderr.strip() or "dvc status failed").splitlines()[0]
-        raise EnvironmentFault(problem, "run `dvc status` to see more")
-    if found := list(stale(json.loads(done.stdout or "{}"))):
-        raise ArtefactError(
-            f"dvc.lock is out of date: {'; '.join(found)}", "run `dvc repro` and commit its results"
-        )
-    typer.echo("dvc.lock matches the parameters, the code and the metrics")
+def _differences(repo: "Repo", stage: "Stage", absent: list[str]) -> Iterator[str]:
+    """Yield what differs from dvc.lock in one stage, one line each."""
+    name = stage.addressing.rpartition(":")[2]
+    if stage.changed_stage():
+        yield f"{name}: changed command"
+    new = [out for out in stage.outs if not out.hash_info]
+    yield from (f"{name}: {_path(repo, out)} was never made" for out in new)
+    files = [] if new else [*stage.deps, *(out for out in stage.outs if out.fs_path not in absent)]
+    for file in files:
+        path = _path(repo, file)
+        for state in file.workspace_status().values():
+            if isinstance(state, dict):  # a file of parameters
+                yield from (f"{name}: {path} {key} is {how}" for key, how in state.items())
+            elif file in stage.outs or (
+                state != "deleted" and not any(x.startswith(f"{file.fs_path}/") for x in absent)
+            ):
+                yield f"{name}: {path} is {state}"
 
 
-if __name__ == "__main__":
-    run_app(main)
+def _path(repo: "Repo", file: "Output") -> str:
+    return str(repo.fs.relpath(file.fs_path, repo.root_dir))
