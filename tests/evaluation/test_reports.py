@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from resnets.calibration import fit_temperature
-from resnets.evaluation.leaderboard import Standing, leaderboard, leaderboard_markdown
+from resnets.errors import ArtefactError
 from resnets.evaluation.metrics import evaluate
+from resnets.evaluation.leaderboard import Standing, leaderboard, leaderboard_markdown, read_standing
+from resnets.evaluation.report import code, points, table
 from resnets.evaluation.plots import (
     plot_confusion,
     plot_curves,
@@ -17,8 +19,7 @@ from resnets.evaluation.plots import (
     plot_sheet,
 )
 from resnets.evaluation.predictions import Predictions
-from resnets.evaluation.report import code, points, table
-from tests.projects import TRAINING, simulated_logits
+from tests.projects import TRAINING, Project, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]
 
@@ -60,6 +61,22 @@ def test_validation_ranks_and_the_test_tells_apart():
     assert [row["is_like_best"] for row in rows] == [True, True, False]
     assert rows[2]["high"] < 0
     json.dumps(rows, allow_nan=False)
+
+
+def test_leaderboard_refuses_a_table_that_its_runs_contradict(tmp_path):
+    labels = np.random.default_rng(5).integers(0, 3, 60)
+    logits = [simulated_logits(labels, 3, 0.8, seed=seed) for seed in (1, 2)]
+    Project(tmp_path).write_model("net", logits, labels, CLASSES)
+    accuracies = [round(float((x.argmax(1) == labels).mean()), 6) for x in logits]
+    runs = pd.DataFrame({"repeat": [0, 1], "test_accuracy": accuracies})
+    folder = tmp_path / "plots/net"
+    pd.DataFrame({"repeat": [0]}).to_csv(folder / "history.csv")
+    runs.to_csv(folder / "runs.csv")
+    assert read_standing(folder).predictions.right().mean(1).round(6).tolist() == accuracies
+    runs["test_accuracy"] += [0, 0.1]
+    runs.to_csv(folder / "runs.csv")
+    with pytest.raises(ArtefactError, match=r"net/predictions\.csv: seeds\.test\.1 is 0"):
+        read_standing(folder)
 
 
 def test_equal_validation_is_told_apart_by_loss_then_size():

@@ -15,10 +15,11 @@ from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.errors import ArtefactError, ParamsError
 from resnets.review.compare import compare_revisions
+from resnets.tasks.task import open_task
 from resnets.review.gates import GateError, check_gates
+from resnets.evaluation.predictions import read_predictions
 from resnets.review.page import MAX_BYTES, review
 from resnets.review.revisions import changes, read_revision
-from resnets.tasks.task import open_task
 from tests.projects import Project, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]
@@ -410,6 +411,136 @@ def test_damaged_files_are_named(project, path, text):
     project.write(path, text)
     with pytest.raises(ArtefactError, match=re.escape(path)):
         text_of(project, head=None)
+
+
+def edited(path, edit):
+    """Edit the cells of a table, or the values of a JSON file, in place."""
+    if path.suffix == ".json":
+        record = json.loads(path.read_text())
+        edit(record)
+        path.write_text(json.dumps(record))
+        return
+    table = [line.split(",") for line in path.read_text().splitlines()]
+    edit(table)
+    path.write_text("".join(f"{','.join(row)}\n" for row in table))
+
+
+def other(name):
+    return CLASSES[(CLASSES.index(name) + 1) % 3]
+
+
+def relabel(rows, column):
+    """Return an edit of these rows of one column; row 0 is the header."""
+
+    def edit(table):
+        for row in rows:
+            table[row][column] = other(table[row][column])
+
+    return edit
+
+
+def tell(*keys, **values):
+    """Return an edit of a record, in the mapping below these keys."""
+
+    def edit(record):
+        for key in keys:
+            record = record[key]
+        record.update(values)
+
+    return edit
+
+
+def repeat_a_run(table):
+    for row in table:
+        row.append(row[2])
+
+
+PREDICTIONS, SEEDS, METRICS = "plots/net/predictions.csv", "plots/net/seeds.csv", "metrics/net.json"
+CONTRADICTIONS = [
+    (
+        PREDICTIONS,
+        relabel(range(12, 72), 2),
+        r"plots/net/predictions\.csv at workspace: predicted is not the class of the highest "
+        r"probability, in row 12 \(\w+/00011\.png\) and 59 more of 1,500",
+    ),
+    (SEEDS, relabel([3], 2), r"net/seeds\.csv .*: the first run is .* row 3 \(\w+/00002\.png\)"),
+    (SEEDS, relabel([5], 1), r"net/seeds\.csv .*: id or label .* row 5 "),
+    (SEEDS, relabel([7], 3), r"net/predictions\.csv .*: seeds\.test\.1 is 0"),
+    (SEEDS, repeat_a_run, r": seeds\.n is 3 by the predictions, 2 in the metrics"),
+    (METRICS, tell("test", accuracy=0.99), r": test\.accuracy is .*, 0\.99 in the metrics"),
+    (METRICS, tell("test", images=9), r": test\.images is 1500 by the predictions, 9 in"),
+    (METRICS, tell("seeds", "test", **{"1": 0.5}), r": seeds\.test\.1 is .*, 0\.5 in the metrics"),
+    (METRICS, tell("seeds", "test", **{"7": 0.5}), r": seeds\.test\.7 is None by the predictions"),
+]
+
+
+@pytest.mark.parametrize(("path", "edit", "message"), CONTRADICTIONS)
+def test_files_that_contradict_each_other_are_refused(project, path, edit, message):
+    two_states(project, runs(0.8, 1, 2), runs(0.8, 1, 2))
+    edited(project.root / path, edit)
+    with pytest.raises(ArtefactError, match=message) as error:
+        text_of(project, head=None)
+    assert error.value.exit_code == 4
+
+
+def test_probabilities_that_are_equal_as_written_may_predict_either():
+    header = "id,label,predicted,ants,bees\n"
+    for predicted in ("ants", "bees"):
+        predictions = f"{header}x,ants,{predicted},0.500000,0.500000\n"
+        read = read_predictions(predictions, f"id,label,0\nx,ants,{predicted}\n", {}, "p.csv")
+        assert read.runs.tolist() == [[["ants", "bees"].index(predicted)]]
+
+
+def test_variant_that_left_the_parameters_is_gone_though_its_files_lie_there(project):
+    project.write("params.yaml", "transfer: {net: {}, kept: {}}\n")
+    for name in ("backbone", "kept"):
+        project.write_model(name, runs(0.8, 1), labels_of(), CLASSES)
+    project.write("gates.yaml", "- {name: good, file: 'metrics/*.json', key: test.images, max: 1}")
+    two_states(project, runs(0.8, 1), runs(0.3, 1))
+    project.write("params.yaml", "transfer: {kept: {}}\n")
+    project.commit()
+    found = compared(project)
+    assert ([model.name for model in found.models], found.removed) == (
+        ["backbone", "kept"],
+        ["net"],
+    )
+    assert [fault.split(":")[0] for fault in faults_of(project)["good"]] == [
+        "metrics/backbone.json",
+        "metrics/kept.json",
+    ]
+    project.write("plots/net/predictions.csv", "what nobody measured")
+    assert "gone, nothing to compare with: `net`" in text_of(project, head=None)
+
+
+def test_rules_are_those_of_the_base(project):
+    project.write("gates.yaml", GATES)
+    project.write("metrics/split_target.json", '{"images": {"leaked": 0}}')
+    two_states(project, runs(0.9, 1, 2, 3), runs(0.6, 4, 5, 6))
+    project.write("gates.yaml", "[]")
+    with pytest.raises(GateError, match="accuracy holds"):
+        text_of(project, head=None, gate=True)
+    (project.root / "gates.yaml").unlink()
+    with pytest.raises(GateError, match="accuracy holds"):
+        text_of(project, head=None, gate=True)
+    assert "holds: `accuracy holds`" in "".join(
+        review("change", "main", gate=True, report=None, root=project.root)
+    )
+
+
+def test_advice_for_another_test_is_to_measure_the_base_again(project):
+    project.write("gates.yaml", GATES)
+    project.write("metrics/split_target.json", '{"images": {"leaked": 0}}')
+    two_states(project, runs(0.8, 1), runs(0.8, 4), preprocess="p1")
+    with pytest.raises(GateError) as error:
+        text_of(project, gate=True)
+    assert error.value.fix.startswith("measure the base again: `git switch -c remeasured main`")
+    project.git("switch", "-q", "-c", "remeasured", "main")
+    measured_on = {"preprocess": "p1"}
+    project.write_model("net", runs(0.8, 1), labels_of(), CLASSES, measured_on=measured_on)
+    project.commit()
+    assert "within noise" in "".join(
+        review("remeasured", "change", gate=True, report=None, root=project.root)
+    )
 
 
 def test_command_exits_with_one_on_a_broken_gate_and_imports_no_torch(project):
