@@ -89,7 +89,7 @@ def fetch(
     "resnets compare main --gate --report reports/review.md"
 )
 def compare(
-    base: Annotated[str, typer.Argument(help="A commit, branch or tag.")],
+    base: Annotated[str, typer.Argument(help="A commit, branch, tag or experiment.")],
     head: Annotated[str | None, typer.Argument(help="Another one; else what lies here.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 if gates.yaml is broken.")] = False,
     report: Annotated[Path | None, typer.Option(help="Markdown file for the whole report.")] = None,
@@ -97,7 +97,8 @@ def compare(
     """Say of each model if it became better, worse, or neither beyond noise.
 
     Compares the committed predictions image by image, with paired tests that allow for the
-    spread from seed to seed; needs neither the data nor the models.
+    spread from seed to seed; needs neither the data nor the models. Results that are older than
+    their parameters or their code are named, and not judged.
     """
     from resnets.review.page import review
 
