@@ -246,7 +246,7 @@ def test_missing_predictions_are_said(project):
     two_states(project, runs(0.8, 1), runs(0.8, 1))
     (project.root / "plots/net/predictions.csv").unlink()
     project.commit()
-    assert "head has no predictions.csv" in text_of(project)
+    assert "head has no `plots/net/predictions.csv`" in text_of(project)
 
 
 def test_changed_parameters_and_data_are_listed(project):

@@ -167,11 +167,10 @@ def test_subfolders_of_the_project_and_of_the_repository_are_understood(clone):
         assert moved.stale == {}
 
 
-def test_shallow_clone_names_the_cure(origin, tmp_path):
-    origin.git("clone", "-q", "--depth=1", origin.root.as_uri(), str(tmp_path / "shallow"))
-    with pytest.raises(ParamsError, match="no such revision") as error:
-        read_revision("0" * 40, tmp_path / "shallow")
+def test_shallow_clone_names_the_cure(clone, tmp_path):
+    clone.commit("second")
+    clone.git("clone", "-q", "--depth=1", clone.root.as_uri(), str(tmp_path / "shallow"))
+    assert read_revision("HEAD", tmp_path / "shallow").stale == {}
+    with pytest.raises(ParamsError, match="HEAD~1: Git knows no such revision here") as error:
+        read_revision("HEAD~1", tmp_path / "shallow")
     assert "git fetch --unshallow" in error.value.fix
-    with pytest.raises(ParamsError, match="no such revision") as error:
-        read_revision("0" * 40, origin.root)
-    assert "unshallow" not in error.value.fix

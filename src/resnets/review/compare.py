@@ -30,7 +30,6 @@ METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "nll
 # The 5% of false verdicts are shared out: accuracy may use most of them, the others the rest, so
 # that in all of a report at most 5% are wrong
 SHARES: dict[tuple[Metric, ...], float] = {METRICS[:1]: 0.6, METRICS[1:]: 0.4}
-TABLES = ("predictions.csv", "seeds.csv")
 Changes = list[tuple[str, object, object]]
 Record = Mapping[str, Any]
 
@@ -79,9 +78,10 @@ class ModelComparison:
         if self.pair is None:
             return [], []
         base, head = self.pair
-        was, now = base.right()[0], head.right()[0]
+        base_right, head_right = base.right()[0], head.right()[0]
         order = np.argsort(-np.abs(head.losses[0] - base.losses[0]), kind="stable")
-        broken, fixed = (order[changed[order]].tolist() for changed in (was & ~now, ~was & now))
+        moves = base_right & ~head_right, ~base_right & head_right
+        broken, fixed = (order[move[order]].tolist() for move in moves)
         return broken, fixed
 
 
@@ -129,27 +129,11 @@ def _compare_model(
     name: str, records: tuple[Record, Record], revisions: tuple[Revision, Revision]
 ) -> ModelComparison:
     """Compare one model on the images that both revisions tested."""
-    sides = tuple(zip(("base", "head"), revisions, strict=True))
-    missing = tuple(
-        f"{side} has no {file}"
-        for side, revision in sides
-        for file in TABLES
-        if f"plots/{name}/{file}" not in revision.files
-    )
-    if missing:
-        return ModelComparison(name, records, obstacles=missing)
-    base, head = (
-        _predictions(revision, name, record)
-        for revision, record in zip(revisions, records, strict=True)
-    )
-    stale = tuple(
-        f"{side} is out of date, so no result of it: {code(why[0], 200)}"
-        + f" and {len(why) - 1:,} more" * (len(why) > 1)
-        for side, revision in sides
-        if (why := revision.stale.get(f"metrics/{name}.json"))
-    )
-    if stale:
-        return ModelComparison(name, records, obstacles=stale)
+    base = _results("base", revisions[0], name, records[0])
+    head = _results("head", revisions[1], name, records[1])
+    if isinstance(base, str) or isinstance(head, str):
+        obstacles = tuple(problem for problem in (base, head) if isinstance(problem, str))
+        return ModelComparison(name, records, obstacles=obstacles)
     obstacles = _obstacles(records, base, head)
     if base.classes != head.classes:
         return ModelComparison(name, records, obstacles=obstacles)
@@ -163,11 +147,18 @@ def _compare_model(
     return ModelComparison(name, records, (base, head), obstacles, notes, differences)
 
 
-def _predictions(revision: Revision, name: str, record: Record) -> Predictions:
-    """Return a model's predictions, which must agree with its metrics."""
-    paths = [f"plots/{name}/{file}" for file in TABLES]
-    predictions, seeds = (revision.text(path) or "" for path in paths)
-    return read_predictions(predictions, seeds, record, f"{paths[0]} at {revision.name}")
+def _results(side: str, revision: Revision, name: str, record: Record) -> Predictions | str:
+    """Return a model's predictions, which must agree with its metrics, or why there are none."""
+    tables = [f"plots/{name}/{table}.csv" for table in ("predictions", "seeds")]
+    for table in tables:
+        if table not in revision.files:
+            return f"{side} has no {code(table)}"
+    predictions, seeds = (revision.text(table) or "" for table in tables)
+    results = read_predictions(predictions, seeds, record, f"{tables[0]} at {revision.name}")
+    if why := revision.stale.get(f"metrics/{name}.json"):
+        others = f" and {len(why) - 1:,} more" if len(why) > 1 else ""
+        return f"{side} is out of date, so no result of it: {code(why[0], 200)}{others}"
+    return results
 
 
 def _is_same_test(base: Predictions, head: Predictions) -> bool:
@@ -180,14 +171,14 @@ def _obstacles(
 ) -> tuple[str, ...]:
     """Say why the numbers mean different things, if they do."""
     found = []
-    was, now = (record["measured_on"] for record in records)
-    if was.get("preprocess") != now.get("preprocess"):
+    base_on, head_on = (record["measured_on"] for record in records)
+    if base_on.get("preprocess") != head_on.get("preprocess"):
         found.append("the evaluation preprocessing differs")
     if base.classes != head.classes:
         gone, new = set(base.classes) - set(head.classes), set(head.classes) - set(base.classes)
         listed = [f"−{code(x)}" for x in sorted(gone)] + [f"+{code(x)}" for x in sorted(new)]
         found.append(f"the classes differ: {', '.join(listed[:10])}")
-    elif was.get("test_set") != now.get("test_set") and _is_same_test(base, head):
+    elif base_on.get("test_set") != head_on.get("test_set") and _is_same_test(base, head):
         found.append("test images of the same names and labels have other pixels")
     return tuple(found)
 
@@ -196,13 +187,14 @@ def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predicti
     """Return both predictions for the common images, in head's order, and say how many they are."""
     row_of = {name: row for row, name in enumerate(base.ids)}
     both = [(row_of[name], row) for row, name in enumerate(head.ids) if name in row_of]
-    kept = [(was, now) for was, now in both if base.labels[was] == head.labels[now]]
+    kept = [rows for rows in both if base.labels[rows[0]] == head.labels[rows[1]]]
     moved = f", {len(both) - len(kept):,} more have another label" if len(both) > len(kept) else ""
     note = (
         f"the test sets differ ({len(base.ids):,} and {len(head.ids):,} images): compared on the "
         f"{len(kept):,} images that have the same name and label in both{moved}"
     )
-    return base.take([was for was, _ in kept]), head.take([now for _, now in kept]), note
+    base_rows, head_rows = [rows[0] for rows in kept], [rows[1] for rows in kept]
+    return base.take(base_rows), head.take(head_rows), note
 
 
 def _measure(base: Predictions, head: Predictions) -> dict[Metric, Difference]:

@@ -32,19 +32,21 @@ def details(model: ModelComparison) -> list[str]:
 def _words(base: Predictions, head: Predictions, k: int) -> tuple[str, str, str]:
     """Return an image's true class, and those that base and head predicted."""
     places = base.labels[k], base.runs[0, k], head.runs[0, k]
-    true, was, now = (base.classes[place] for place in places)
-    return true, was, now
+    true, base_class, head_class = (base.classes[place] for place in places)
+    return true, base_class, head_class
 
 
 def _classes(base: Predictions, head: Predictions) -> list[str]:
     """Return the classes whose recall moved, most first; p is McNemar's within the class (Holm)."""
     rows, moves, ps = [], [], []
     for k in np.unique(base.labels):
-        was, now = (side.runs[0][base.labels == k] == k for side in (base, head))
-        moves.append(float(now.mean() - was.mean()))
-        ps.append(mcnemar(int((was & ~now).sum()), int((~was & now).sum())))
-        numbers = [points(was.mean()), points(now.mean()), points(moves[-1], signed=True)]
-        rows.append([code(base.classes[k]), f"{len(was):,}", *numbers])
+        base_right, head_right = (side.runs[0][base.labels == k] == k for side in (base, head))
+        moves.append(float(head_right.mean() - base_right.mean()))
+        num_broken, num_fixed = (base_right & ~head_right).sum(), (~base_right & head_right).sum()
+        ps.append(mcnemar(int(num_broken), int(num_fixed)))
+        recalls = [points(base_right.mean()), points(head_right.mean())]
+        move = points(moves[-1], signed=True)
+        rows.append([code(base.classes[k]), f"{len(base_right):,}", *recalls, move])
     ps = holm(ps)
     order = np.argsort(-np.abs(moves), kind="stable")[:MOST_ROWS]
     full = [[*rows[k], chance(ps[k])] for k in order if moves[k]]
@@ -57,13 +59,12 @@ def _classes(base: Predictions, head: Predictions) -> list[str]:
 def _confusions(base: Predictions, head: Predictions) -> list[str]:
     """Return the confusions that became more or less frequent."""
     names, size = base.classes, len(base.classes)
-    was, now = (
-        np.bincount(side.labels * size + side.runs[0], minlength=size**2) for side in (base, head)
-    )
-    moves = now - was
+    confused = (side.labels * size + side.runs[0] for side in (base, head))
+    counts = np.stack([np.bincount(cells, minlength=size**2) for cells in confused])
+    moves = counts[1] - counts[0]
     moves[:: size + 1] = 0  # right answers
     rows = [
-        [code(names[k // size]), code(names[k % size]), was[k], now[k], f"{moves[k]:+d}"]
+        [*map(code, (names[k // size], names[k % size])), *counts[:, k], f"{moves[k]:+d}"]
         for k in np.argsort(-np.abs(moves), kind="stable")[:MOST_ROWS]
         if moves[k]
     ]

@@ -7,6 +7,15 @@ from resnets.errors import ParamsError
 from resnets.evaluation.report import chance, code, decimal, table
 from resnets.evaluation.significance import mcnemar
 from resnets.files import write_text
+from resnets.review.compare import (
+    METRICS,
+    Changes,
+    Comparison,
+    Metric,
+    ModelComparison,
+    compare_revisions,
+)
+from resnets.review.details import details, draw_sheet
 from resnets.review.gates import GateError, check_gates
 from resnets.review.revisions import Revision, read_revision
 
@@ -84,8 +93,8 @@ def _summary(comparison: Comparison, faults: Faults) -> list[str]:
     ):
         lines += [f"- {word}: {', '.join(map(code, names))}"] * bool(names)
     blocks.append("\n".join(lines) or "No model was measured at either revision.")
-    if models:
-        blocks += [_verdicts(models), _footnote(models)]
+    if compared := [model for model in models if model.differences]:
+        blocks += [_verdicts(compared), _footnote(compared)]
     if faults:
         blocks.append("\n".join(["## Gates", "", *(_gate_line(*one) for one in faults)]))
     blocks += _changes("Changed parameters", comparison.params)
@@ -136,12 +145,8 @@ def _verdicts(models: Sequence[ModelComparison]) -> str:
         exact = chance(mcnemar(*map(len, model.broken_and_fixed())))
         for metric in METRICS:
             row = [code(model.name), f"{metric} {'↓' if metric == 'nll' else '↑'}"]
-            row += _numbers(model, metric)
-            if metric in model.differences:
-                row += [chance(model.p[metric]), exact if metric == "accuracy" else ""]
-            else:
-                row += ["–"] * 4
-            rows.append([*row, model.verdict(metric)])
+            row += [*_numbers(model, metric), chance(model.p[metric])]
+            rows.append([*row, exact if metric == "accuracy" else "", model.verdict(metric)])
     header = ["model", "metric", "base", "head", "difference", "95% interval", "p", "McNemar"]
     return table([*header, "verdict"], rows, words=2)
 
@@ -150,12 +155,11 @@ def _footnote(models: Sequence[ModelComparison]) -> str:
     """Say which test was used, on how many images, and how p was adjusted."""
     lines = []
     for model in models:
-        if found := model.differences.get("accuracy"):
-            broken, fixed = map(len, model.broken_and_fixed())
-            lines.append(
-                f"- {code(model.name)}: {found.images:,} images, {found.decisive:,} decided "
-                f"({found.test}); the shipped model broke {broken:,} and fixed {fixed:,}."
-            )
+        accuracy, (broken, fixed) = model.differences["accuracy"], model.broken_and_fixed()
+        lines.append(
+            f"- {code(model.name)}: {accuracy.images:,} images, {accuracy.decisive:,} decided "
+            f"({accuracy.test}); the shipped model broke {len(broken):,} and fixed {len(fixed):,}."
+        )
     note = (
         "- All but nll in percent, as means over runs; ↑: more is better. p is adjusted (Holm) "
         f"for {len(lines)}× accuracy and {3 * len(lines)}× the other numbers, so that all verdicts "

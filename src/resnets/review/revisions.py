@@ -102,18 +102,15 @@ def read_revision(name: str | None, root: Path) -> Revision:
     shown = name or "workspace"
     try:
         with Repo(str(root)) as repo:
-            folder, is_shallow = Path(repo.root_dir), repo.scm.pygit2.repo.is_shallow
+            folder = Path(repo.root_dir)
             if ":" in shown:
                 raise RevError("a file, not a commit")
             with switch(repo, shown):
                 files = dict(_reviewed(repo))
                 stale = stale_outputs(repo)
     except RevError:
-        fix = "`git fetch --unshallow` brings the commits that this shallow clone lacks"
-        raise ParamsError(
-            f"{shown}: Git knows no such revision here",
-            fix if is_shallow else "see `git log` and `git branch -a`",
-        ) from None
+        fix = "see `git branch -a`; a shallow clone lacks commits until `git fetch --unshallow`"
+        raise ParamsError(f"{shown}: Git knows no such revision here", fix) from None
     except (NotDvcRepoError, SCMError):
         raise EnvironmentFault(
             f"{root.resolve()}: not a Git repository with a DVC project",
