@@ -9,9 +9,13 @@ from PIL import Image
 
 from resnets.calibration import fit_temperature
 from resnets.errors import ArtefactError
+from resnets.evaluation.leaderboard import (
+    Standing,
+    leaderboard,
+    leaderboard_markdown,
+    read_standing,
+)
 from resnets.evaluation.metrics import evaluate
-from resnets.evaluation.leaderboard import Standing, leaderboard, leaderboard_markdown, read_standing
-from resnets.evaluation.report import code, points, table
 from resnets.evaluation.plots import (
     plot_confusion,
     plot_curves,
@@ -19,6 +23,7 @@ from resnets.evaluation.plots import (
     plot_sheet,
 )
 from resnets.evaluation.predictions import Predictions
+from resnets.evaluation.report import code, points, table
 from tests.projects import TRAINING, Project, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]
