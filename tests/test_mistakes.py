@@ -240,7 +240,7 @@ DATA = [
         lambda f: (bad_zip(f), edit_params(f, {"tasks.target.path": "photos.zip"})),
         "leads out of the archive",
     ),
-    (SPLIT, {"split.target.val": 500}, "too small for 500 on val"),
+    (SPLIT, {"split.target.val": 500}, "500 on val, 1 on train: 28 images; split.*.val"),
     (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
     ("resnets check nowhere", nothing, "nowhere: no such folder"),
     ("resnets check params.yaml", nothing, "neither a folder nor a readable zip"),

@@ -1,10 +1,14 @@
 """Assign images to train, val and test.
 
-Everything is decided by seeded hashes of groups. A group is all that must stay together: copies of
-one picture, near-duplicates, images whose names share a part. Each side has hashes of its own, so
-another size of val moves no test image; hashes depend on pixels (or on the shared part of the
-name), so adding, removing or renaming images moves no other image. Only where images join groups,
-or where counts are asked for, can a neighbour move.
+The split is stratified: every side gets its exact number of images of each class, and at least one.
+What must stay together is a group: copies of one picture, near-duplicates, images whose names share
+a part. Groups are taken in the order of seeded hashes, so the order of files does not matter. Each
+side has hashes of its own, so another size of val moves no test image. Where groups make a number
+impossible, the metrics say by how much it is missed.
+
+Hashes depend on pixels (or on the shared part of the name), so a split hardly moves with the data:
+when 10% are added (val 0.1, test 0.2, 40 seeds), 2.5% of the old images change sides in classes of
+20 to 50, 1.1% in classes of 200, 0.5% in classes of 1,000, 0.2% in classes of 5,000.
 
 A side that the dataset brings is respected. Where copies of one picture stand on two given sides,
 those on the lesser side become "unused" (test counts above val, val above train): the published
@@ -12,6 +16,7 @@ test set stays whole, and nothing that is trained on is in it.
 """
 
 import hashlib
+import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -24,17 +29,26 @@ from resnets.tasks.manifest import Row, digest, read_manifest, write_split
 
 SIDES = ("train", "val", "test")
 
+Key = tuple[float | str, ...]  # a group: the hash that orders it, its word
+
 
 @dataclass(frozen=True)
 class Assigned:
-    """Hold the side and the group of each manifest row, and how many copies were set aside."""
+    """Hold the side and the group of each manifest row, and how many copies were set aside.
+
+    `quotas` are the numbers asked for, per drawn side and class.
+    """
 
     sides: list[str]
     groups: list[str]
     num_leaks: int
+    quotas: dict[str, Counter[str]]
 
     def metrics(self, rows: list[Row]) -> dict[str, Any]:
-        """Return counts per side and class, and the leakage, which is 0 by construction."""
+        """Return counts per side and class, and the leakage, which is 0 by construction.
+
+        `off_quota` says by how many images groups that stay together made a side miss its number.
+        """
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         sides_of: dict[str, set[str]] = defaultdict(set)
         for row, side, group in zip(rows, self.sides, self.groups, strict=True):
@@ -43,6 +57,10 @@ class Assigned:
         return {
             "images": {side: counts[side].total() for side in (*SIDES, "unused")},
             "classes": {side: dict(sorted(counts[side].items())) for side in SIDES},
+            "off_quota": {
+                side: {x: counts[side][x] - n for x, n in quota.items() if counts[side][x] != n}
+                for side, quota in self.quotas.items()
+            },
             "groups": len(sides_of),
             "copies_across_given_sides": self.num_leaks,
             "leakage": sum(len(sides) > 1 for sides in sides_of.values()),
@@ -71,18 +89,25 @@ def split_rows(rows: list[Row], **options: Unpack[Options]) -> Assigned:
     sides = [row.side or "train" for row in rows]
     num_leaks = _set_leaks_aside(sides, groups)
     sizes = {"test": options["test"], "val": options["val"]}
-    drawn = {side: size for side, size in sizes.items() if side not in sides}
-    if train != "rest":
-        drawn["train"] = train
-    left = 1.0
-    for side, size in drawn.items():
-        if isinstance(size, float):
-            _draw_fraction(sides, groups, side, size / left, seed)
-            left -= size
-        else:
-            _draw_count(rows, sides, groups, side, size, seed)
-    _check_sizes(rows, sides, drawn)
-    return Assigned(sides, groups, num_leaks)
+    asked = {side: size for side, size in sizes.items() if side not in sides}
+    asked["train"] = 1 if train == "rest" else train
+    quotas = _quotas(rows, sides, groups, asked)
+    if train == "rest":
+        del quotas["train"]
+    for number, (side, quota) in enumerate(quotas.items(), start=1):
+        pool: dict[Key, list[int]] = defaultdict(list)
+        for row in [row for row, old in enumerate(sides) if old == "train"]:
+            key: Key = (_hash(seed, side, groups[row]), groups[row])
+            if side == "train":  # what is not chosen is unused, so groups need not stay whole
+                key = (*key, rows[row].group, rows[row].id)
+                sides[row] = "unused"
+            pool[key].append(row)
+        labels = {key: Counter(rows[row].label for row in pool[key]) for key in pool}
+        for key in _choose(labels, quota, reserve=len(asked) - number):
+            for row in pool[key]:
+                sides[row] = side
+    _check_sides(rows, sides)
+    return Assigned(sides, groups, num_leaks, quotas)
 
 
 def _groups(rows: list[Row], group_regex: str | None, group_near: bool) -> list[str]:
@@ -127,53 +152,76 @@ def _hash(seed: int, side: str, word: str) -> float:
     return int.from_bytes(hashlib.sha256(text).digest()[:7]) / 2**56
 
 
-def _draw_fraction(sides: list[str], groups: list[str], side: str, size: float, seed: int) -> None:
-    """Move the groups whose hash is below the size from train to a side."""
-    for row, group in enumerate(groups):
-        if sides[row] == "train" and _hash(seed, side, group) < size:
-            sides[row] = side
+def _quotas(
+    rows: list[Row], sides: list[str], groups: list[str], asked: dict[str, float]
+) -> dict[str, Counter[str]]:
+    """Return how many of the images on train each side is to get of each class.
 
-
-def _draw_count(
-    rows: list[Row], sides: list[str], groups: list[str], side: str, size: int, seed: int
-) -> None:
-    """Move so many images per class, in the order of their hashes, from train to a side.
-
-    A group is taken while any of its classes has room; what is too much of it becomes unused, so
-    that no copy trains. More images are a superset of fewer.
+    A fraction is rounded, to one at least, and leaves one for each later side. Raises DataError
+    when a class has too few images or groups.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups):
-        if sides[row] == "train":
-            members[group].append(row)
-            if side == "train":
-                sides[row] = "unused"
-    taken: Counter[str] = Counter()
-    for group in sorted(members, key=lambda word: (_hash(seed, side, word), word)):
-        chosen = sorted(members[group], key=lambda row: (rows[row].group, rows[row].id))
-        if all(taken[rows[row].label] >= size for row in chosen):
-            continue
-        for row in chosen:
-            has_room = taken[rows[row].label] < size
-            sides[row] = side if has_room else "unused"
-            taken[rows[row].label] += has_room
-
-
-def _check_sizes(rows: list[Row], sides: list[str], drawn: dict[str, float]) -> None:
-    """Stop when a class has no image on a side, or fewer than the number asked for."""
-    counts = Counter(zip((row.label for row in rows), sides, strict=True))
-    # a number that was asked for explains more than a side that it left empty
-    order = sorted(SIDES, key=lambda side: not isinstance(drawn.get(side), int))
+    pool = [(r.label, g) for r, side, g in zip(rows, sides, groups, strict=True) if side == "train"]
+    num_images = Counter(label for label, _ in pool)
+    num_groups = Counter(label for label, _ in set(pool))
+    quotas: dict[str, Counter[str]] = {side: Counter() for side in asked}
     for label in sorted({row.label for row in rows}):
-        for side in order:
-            wanted = drawn.get(side)
-            needed = wanted if isinstance(wanted, int) else 1
-            if counts[label, side] < needed:
-                shown = ", ".join(f"{counts[label, s]} {s}" for s in (*SIDES, "unused"))
-                raise DataError(
-                    f"class {label!r} is too small for {needed} on {side}: {shown}",
-                    "add images of this class, or change the sizes or the seed of the split",
-                )
+        left = num_images[label]
+        for num_earlier, (side, size) in enumerate(asked.items()):
+            if isinstance(size, float):
+                most = left - (len(asked) - num_earlier - 1)
+                size = max(1, min(most, math.floor(size * num_images[label] + 0.5)))
+            quotas[side][label] = size
+            left -= size
+        if left < 0 or num_groups[label] < len(asked):
+            needed = ", ".join(f"{quotas[side][label]} on {side}" for side in asked)
+            raise DataError(
+                f"class {label!r} is too small for {needed}: {num_images[label]} images in "
+                f"{num_groups[label]} groups (copies of one picture are one)",
+                "add images of this class, leave it out (tasks.*.classes), ask for fewer "
+                "(split.*.val, test, train), or group fewer together (group_regex, group_near)",
+            )
+    return quotas
+
+
+def _choose(pool: dict[Key, Counter[str]], quota: Counter[str], *, reserve: int) -> list[Key]:
+    """Choose groups, given as images per class, until each class has its quota.
+
+    The smallest class chooses first, as few of its groups fit, and takes what exceeds no quota in
+    the order of the keys. Then, from the smallest group, follows what brings the numbers nearer to
+    the quotas or a class its first image. Of each class `reserve` groups are left to later sides.
+    """
+    num_images = Counter(label for labels in pool.values() for label in labels.elements())
+    num_groups = Counter(label for labels in pool.values() for label in labels)
+    by_class = sorted((num_images[label], label, key) for key in pool for label in pool[key])
+    by_size = sorted(pool, key=lambda key: (pool[key].total(), key))
+    missing, chosen = Counter(quota), dict[Key, None]()
+    turns = [(key, True) for _, _, key in by_class] + [(key, False) for key in by_size]
+    for key, must_fit in turns:
+        labels = pool[key]
+        if key in chosen or any(num_groups[label] <= reserve for label in labels):
+            continue
+        if must_fit:
+            is_good = all(missing[label] >= number for label, number in labels.items())
+        else:
+            gain = sum(abs(missing[x]) - abs(missing[x] - number) for x, number in labels.items())
+            is_good = gain > 0 or any(missing[label] == quota[label] for label in labels)
+        if is_good:
+            chosen[key] = None
+            missing.subtract(labels)
+            num_groups.subtract(labels.keys())
+    return list(chosen)
+
+
+def _check_sides(rows: list[Row], sides: list[str]) -> None:
+    """Stop when a class is missing on a side that is given, or that groups of many classes fill."""
+    counts = Counter(zip((row.label for row in rows), sides, strict=True))
+    for label in sorted({row.label for row in rows}):
+        if not all(counts[label, side] for side in SIDES):
+            shown = ", ".join(f"{counts[label, side]} {side}" for side in (*SIDES, "unused"))
+            raise DataError(
+                f"class {label!r} is missing on a side: {shown}",
+                "add images of this class there, or group fewer together (split.*.group_regex)",
+            )
 
 
 def split_task(folder: Path, **options: Unpack[Options]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import run_app
+from resnets.errors import printable, run_app
 from resnets.files import locked, write_json
 
 
@@ -29,7 +29,12 @@ def main(
     from resnets.data.split import split_task
 
     with locked(Path(".state") / f"split-{name}", f"split of {name}"):
-        write_json(metrics, split_task(task, **section.model_dump()))
+        counts = split_task(task, **section.model_dump())
+        write_json(metrics, counts)
+    for side, classes in counts["off_quota"].items():
+        shown = ", ".join(f"{number:+d} of {label}" for label, number in classes.items())
+        if shown:
+            typer.echo(f"{side} misses its size, as groups stay together: {printable(shown)}")
 
 
 if __name__ == "__main__":
