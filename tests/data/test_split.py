@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnets.data.split import split_rows
+from resnets.tasks.task import Task, open_task
 from resnets.errors import ArtefactError, DataError, ParamsError
-from resnets.tasks.manifest import Row, read_manifest, read_split, write_manifest, write_split
+from resnets.tasks.manifest import Row, digest, read_manifest, read_split, write_manifest, write_split
 from tests.data.photos import SPLIT
 
 
@@ -326,6 +327,33 @@ def test_a_split_file_that_was_edited_or_cut_is_refused(tmp_path):
     path.write_text(text)
     with pytest.raises(ArtefactError, match="belongs to other data"):
         read_split(path, rows, "ffffffffffffffff")
+
+
+def task_of(folder: Path, rows: list[Row], sides: str) -> Task:
+    """Return a task of black images whose rows stand on these sides, by their first letters."""
+    names = [{"n": "train", "v": "val", "t": "test"}[letter] for letter in sides]
+    write_manifest(folder / "manifest.csv", rows)
+    data = digest((folder / "manifest.csv").read_bytes())
+    assigned = Assigned(names, [row.group for row in rows], 0, {})
+    write_split(folder / "split.csv", rows, assigned, data)
+    (folder / "images.bin").write_bytes(bytes(rows[0].num_bytes))
+    return open_task(folder)
+
+
+def test_a_redrawn_split_permutes_train_and_val(tmp_path):
+    """The four of val are the first of NumPy's permutation of the ten: 10 0 8 1, 4 7 3 5 6 11."""
+    task = task_of(tmp_path, many(6), "nvtnnnvnntvv")
+    letters = "".join({"train": "n"}.get(side, side[0]) for side in task.redrawn(7)._sides)
+    assert letters == "vvtnnnnnvtvn"
+    assert task.side("val").ids == ["a/1.png", "b/0.png", "b/4.png", "b/5.png"]  # as it was
+
+
+def test_redrawing_seventy_thousand_images_counts_them_once(tmp_path):
+    task = task_of(tmp_path, many(35_000), "nnnnnvt" * 10_000)
+    redrawn = task.redrawn(1)
+    assert Counter(redrawn._sides) == Counter(task._sides)
+    assert redrawn._sides[6::7] == ["test"] * 10_000
+    assert 1000 < sum(a != b for a, b in zip(redrawn._sides, task._sides, strict=True)) < 20_000
 
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30)

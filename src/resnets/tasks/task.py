@@ -7,6 +7,7 @@ its checksum the first time that a process uses it. Opening a side reads no othe
 import hashlib
 import zlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,11 +121,12 @@ class Task:
         """
         if seed is None:
             return self
-        task = Task(self.folder)
         both = [i for i, side in enumerate(self._sides) if side in ("train", "val")]
-        order = np.random.default_rng(seed).permutation(both)
-        for position, row in enumerate(order):
-            task._sides[row] = "val" if position < self._sides.count("val") else "train"
+        sides, num_val = list(self._sides), self._sides.count("val")
+        for position, row in enumerate(np.random.default_rng(seed).permutation(both)):
+            sides[row] = "val" if position < num_val else "train"
+        task = copy(self)
+        task._sides = sides
         return task
 
     def hashes(self) -> dict[str, str]:
