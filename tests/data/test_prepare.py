@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -407,6 +408,36 @@ def test_other_data_or_another_packing_starts_afresh(tmp_path):
     found = prepare(root, out, resize=16)
     task = Images(out / "images.bin", found.rows)
     assert np.array_equal(task[0], resize(np.asarray(changed), 16, "shorter_side"))
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip, write_folder])
+def test_a_part_of_other_bytes_is_continued_up_to_the_first_that_changed(tmp_path, write):
+    """Sizes and dates tell nothing: the new file has 9,999 bytes too, and the old one's date."""
+    files = {name: data.ljust(9999, b"\0") for name, data in many_files().items()}
+    name = tmp_path / ("x.tar" if write is write_tar else "x.zip")
+    path, out = write(name, files), tmp_path / "out"
+    run(path, out, "prepare.flushed@3")
+    changed = path / "cat/100.png" if path.is_dir() else path
+    date = changed.stat().st_mtime_ns
+    files["cat/100.png"] = encode(make_photo(7, (40, 30))).ljust(9999, b"\0")
+    write(name, files)
+    os.utime(changed, ns=(date, date))
+    done = run(path, out)
+    assert ": 121 images in" in done.stderr
+    assert run(path, tmp_path / "fresh").returncode == done.returncode == 0
+    assert outputs(out) == outputs(tmp_path / "fresh")
+
+
+def test_a_part_of_other_code_starts_afresh(tmp_path, monkeypatch):
+    source = open_source(write_folder(tmp_path / "x", pets()))
+    packing = pack.Packing(3, 32, "shorter_side", 1.0)
+    before = pack._identity(source.members, packing)
+    shutil.copytree(Path(pack.__file__).parent, tmp_path / "data")
+    monkeypatch.setattr(pack, "__file__", str(tmp_path / "data/pack.py"))
+    assert pack._identity(source.members, packing) == before
+    with (tmp_path / "data/decode.py").open("a") as file:
+        file.write("# another rule\n")
+    assert pack._identity(source.members, packing) != before
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):

@@ -29,11 +29,11 @@ Reader = Callable[[Iterable[str]], Iterator[tuple[str, bytes | BadImageError]]]
 class Container:
     """Hold what a folder or an archive contains, and how to read it.
 
-    `files` gives each path a stamp that changes when the content does. `read` takes the paths
-    wanted, in the order of `files`, and yields each with its bytes or the reason why not.
+    `read` takes the paths wanted, in the order of `files`, and yields each with its bytes or the
+    reason why not.
     """
 
-    files: dict[str, str]
+    files: list[str]
     folders: list[str]
     read: Reader
 
@@ -82,11 +82,10 @@ class _Listing:
         self.path = path
         self.limit = max(MIN_BOMB, MAX_RATIO * path.stat().st_size)
         self.num_bytes = 0
-        self.files: dict[str, str] = {}
         self.folders: list[str] = []
         self.names: dict[str, str] = {}  # a clean path, and the member's own name
 
-    def add(self, name: str, num_bytes: int, stamp: object, *, is_folder: bool, fault: str) -> None:
+    def add(self, name: str, num_bytes: int, *, is_folder: bool, fault: str) -> None:
         """Take one member; `fault` says what kind of thing it is when it may not be taken."""
         clean = "/".join(part for part in name.split("/") if part not in ("", "."))
         windows = PureWindowsPath(name)
@@ -107,7 +106,6 @@ class _Listing:
             self.folders += [clean] if clean else []
         else:
             self.names[clean] = name
-            self.files[clean] = f"{num_bytes} {stamp}"
 
 
 def _open_zip(path: Path) -> Container:
@@ -120,8 +118,7 @@ def _open_zip(path: Path) -> Container:
                 fault = "a link or a device"
             if info.orig_filename != info.filename:
                 fault = "a name with a zero in it"
-            is_folder = info.is_dir()
-            listing.add(info.filename, info.file_size, info.CRC, is_folder=is_folder, fault=fault)
+            listing.add(info.filename, info.file_size, is_folder=info.is_dir(), fault=fault)
 
     def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
         with zipfile.ZipFile(path) as archive:
@@ -129,7 +126,7 @@ def _open_zip(path: Path) -> Container:
                 info = archive.getinfo(listing.names[name])
                 yield name, _content(info.file_size, partial(archive.read, info))
 
-    return Container(dict(sorted(listing.files.items())), listing.folders, read)
+    return Container(sorted(listing.names), listing.folders, read)
 
 
 class _Header(tarfile.TarInfo):
@@ -169,7 +166,7 @@ def _open_tar(path: Path) -> Container:
         for info in _members(archive):
             is_plain = info.isdir() or (info.isreg() and not info.issparse())
             fault = "" if is_plain else "a link, a device or a sparse file"
-            listing.add(info.name, info.size, info.mtime, is_folder=info.isdir(), fault=fault)
+            listing.add(info.name, info.size, is_folder=info.isdir(), fault=fault)
         _check_end(archive)
 
     def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
@@ -180,4 +177,4 @@ def _open_tar(path: Path) -> Container:
                 if file is not None:
                     yield clean[info.name], _content(info.size, file.read)
 
-    return Container(listing.files, listing.folders, read)
+    return Container(list(listing.names), listing.folders, read)

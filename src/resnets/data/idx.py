@@ -76,10 +76,7 @@ def open_idx(folder: Path) -> Source:
         pixels |= zip(names, images[..., None], strict=True)
         labels |= zip(names, numbers.tolist(), strict=True)
     classes = _class_names(folder, max(labels.values(), default=0) + 1)
-    members = [
-        Member(name, classes[label], name.split("/")[0], name, str(zlib.crc32(pixels[name].data)))
-        for name, label in labels.items()
-    ]
+    members = [Member(name, classes[n], name.split("/")[0], name) for name, n in labels.items()]
     names = sorted(set(classes), key=str.encode)
     return Source(folder, members, names, [], [], lambda paths: ((x, pixels[x]) for x in paths))
 

@@ -40,7 +40,6 @@ class Member:
     label: str
     side: str
     path: str  # in the folder or archive
-    stamp: str  # changes when the content does
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ def arrange(container: Container, where: Path) -> Source:
         if folder in labels:
             name = "/".join(parts[len(root) :])
             side = SIDES[folder[-2].lower()] if has_sides else ""
-            stamp = container.files[path]
-            source.members.append(Member(name, labels[folder], side, path, stamp))
+            source.members.append(Member(name, labels[folder], side, path))
         else:
             (source.homeless if looks_like_image(path) else source.ignored).append(path)
     source.homeless.sort()  # a tar has an order of its own

@@ -2,14 +2,17 @@
 
 Threads do the work (Pillow decodes outside the interpreter lock) on files that one reader hands
 out in order, so the result is the same for any number of threads. A few images are in memory at a
-time. A stopped run leaves its part beside the result and the next run continues from it.
+time. A stopped run leaves its part beside the result; the next run continues from it as far as the
+code and the bytes of the files are the same.
 """
 
 import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +29,6 @@ from resnets.tasks.decode import BadImageError, Decoded, Pixels, examine, resize
 from resnets.tasks.manifest import Rejected, Row, refuse
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
-FORMAT = 2  # raise it when the same file would be packed otherwise
 
 Verdict = tuple[Row, Pixels] | Rejected
 
@@ -89,42 +91,51 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
 
 
 def _identity(members: list[Member], packing: Packing) -> bytes:
-    """Return a line that stands for what is packed and how, as far as the listing tells."""
-    listing = hashlib.sha256(repr((FORMAT, PIL.__version__, packing)).encode())
+    """Return a line that stands for the names that are packed, how, and by which code."""
+    identity = hashlib.sha256(repr((PIL.__version__, packing)).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        identity.update(path.read_bytes())
     for member in members:
-        listing.update(ascii((member.name, member.label, member.side, member.stamp)).encode())
-    return listing.hexdigest().encode() + b"\n"
+        identity.update(ascii((member.name, member.label, member.side)).encode())
+    return identity.hexdigest().encode() + b"\n"
 
 
-def _take_over(images_part: Path, rows_part: Path, identity: bytes) -> list[Row | Rejected]:
-    """Return what a stopped run has packed, and cut its two files back to that.
+def _line(verdict: Row | Rejected) -> bytes:
+    """Return the line that describes one image in the part of a stopped run."""
+    return json.dumps(vars(verdict)).encode() + b"\n"
 
-    Each line of `rows_part` describes an image whose pixels are already in `images_part`. The first
-    line says what was packed how: another dataset starts afresh.
+
+def _saved(images_part: Path, rows_part: Path, identity: bytes) -> Iterator[Row | Rejected]:
+    """Yield what a stopped run has packed, up to what is torn; other names or code start afresh.
+
+    Each line of `rows_part` describes an image whose pixels are already in `images_part`.
     """
     images_part.touch()
     rows_part.touch()
     first, *lines = [*rows_part.read_bytes().splitlines(keepends=True), b""]
     if first != identity:
-        lines = []
         rows_part.write_bytes(identity)
-    verdicts: list[Row | Rejected] = []
-    end = size = 0
+        return
     with images_part.open("rb") as images:
         for line in lines:
             if not line.endswith(b"\n"):
-                break  # torn: the end of the file, wherever the last run died
+                return  # torn: the end of the file, wherever the last run died
             values = json.loads(line)
             verdict = Rejected(**values) if "reason" in values else Row(**values)
-            if isinstance(verdict, Row):
-                if zlib.crc32(images.read(verdict.num_bytes)) != verdict.crc32:
-                    break
-                size += verdict.num_bytes
-            end += len(line)
-            verdicts.append(verdict)
-    os.truncate(rows_part, len(identity) + end)
-    os.truncate(images_part, size)
-    return verdicts
+            packed = images.read(verdict.num_bytes) if isinstance(verdict, Row) else b""
+            if isinstance(verdict, Row) and zlib.crc32(packed) != verdict.crc32:
+                return
+            yield verdict
+
+
+def _is_unchanged(
+    verdict: Row | Rejected, member: Member, content: Content, packing: Packing
+) -> bool:
+    """Tell whether a file is still what was judged; one that was refused is judged again."""
+    if isinstance(verdict, Rejected) or isinstance(content, BadImageError):
+        return judge(member, content, packing) == verdict
+    data = content if isinstance(content, bytes) else content.tobytes()
+    return hashlib.sha256(data).hexdigest() == verdict.sha256
 
 
 def pack(
@@ -138,26 +149,36 @@ def pack(
     path.parent.mkdir(parents=True, exist_ok=True)
     images_part, rows_part = path.with_name(f"{path.name}.part"), path.with_name("rows.part")
     needed = len(members) * packing.resize**2 * packing.channels
+    identity, reading = _identity(members, packing), source.read(members)
+    done: list[Row | Rejected] = []
     with room_for(path, needed):
-        done = _take_over(images_part, rows_part, _identity(members, packing))
-    size = images_part.stat().st_size
-    todo = members[len(done) :]
-    verdicts = map_ahead(
-        lambda found: judge(*found, packing), source.read(todo), workers=os.cpu_count() or 1
-    )
+        saved = list(_saved(images_part, rows_part, identity))
+        pairs = follow(
+            zip(saved, reading, strict=False), f"comparing {source.path}", "images", len(saved)
+        )
+        for verdict, found in pairs if saved else ():
+            if not _is_unchanged(verdict, *found, packing):
+                reading = chain([found], reading)
+                break
+            done.append(verdict)
+        size = sum(one.num_bytes for one in done if isinstance(one, Row))
+        os.truncate(images_part, size)
+        os.truncate(rows_part, len(identity) + sum(len(_line(one)) for one in done))
+    num_left = len(members) - len(done)
+    judged = map_ahead(lambda found: judge(*found, packing), reading, workers=os.cpu_count() or 1)
     with (
         room_for(path, needed),
         images_part.open("ab") as images,
         rows_part.open("ab") as lines,
         StopRequest() as stop,
     ):
-        for verdict in follow(verdicts, f"packing {source.path}", "images", len(todo)):
-            if isinstance(verdict, Rejected):
-                done.append(verdict)
+        for new in follow(judged, f"packing {source.path}", "images", num_left):
+            if isinstance(new, Rejected):
+                done.append(new)
             else:
-                done.append(replace(verdict[0], offset=size))
-                size += images.write(verdict[1].data)
-            lines.write(json.dumps(vars(done[-1])).encode() + b"\n")
+                done.append(replace(new[0], offset=size))
+                size += images.write(new[1].data)
+            lines.write(_line(done[-1]))
             if len(done) % FLUSH_EVERY == 0 or stop.is_set():
                 images.flush()  # before the lines that say that they are there
                 lines.flush()

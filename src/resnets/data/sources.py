@@ -4,7 +4,6 @@ Nothing is extracted: members are read one after the other into memory, each up 
 """
 
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,25 +29,24 @@ def open_source(path: Path) -> Source:
 def _open_folder(root: Path) -> Container:
     """List a folder; pipes and devices are left alone, links may not lead out of the dataset."""
     inside = root.resolve()
-    stamps, folders = {}, []
+    listed, folders = [], []
     for parent, subfolders, files in os.walk(root, onerror=_refuse_folder):
         here = Path(parent).relative_to(root)
         for name in list(subfolders):
             path = (here / name).as_posix()
             if is_hidden(name):
                 subfolders.remove(name)
-                stamps[f"{path}/"] = ""  # listed as ignored, but not entered
+                listed.append(f"{path}/")  # as ignored, but not entered
             elif (root / path).is_symlink():
                 raise DataError(f"{root / path}: a link to a folder", "put the folder itself there")
             else:
                 folders.append(path)
         for name in files:
             path = (here / name).as_posix()
-            status = (root / path).lstat()
-            if stat.S_ISLNK(status.st_mode) and not is_hidden(name):
-                status = _check_link(root / path, inside) or status
-            if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                stamps[path] = f"{status.st_size} {status.st_mtime_ns}"
+            if (root / path).is_symlink() and not is_hidden(name):
+                _check_link(root / path, inside)
+            if (root / path).is_file() or not (root / path).exists():  # a dangling link is bad
+                listed.append(path)
 
     def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
         for path in paths:
@@ -57,8 +55,7 @@ def _open_folder(root: Path) -> Container:
             except BadImageError as error:
                 yield path, error
 
-    in_order = sorted(stamps.items(), key=lambda item: os.fsencode(item[0]))
-    return Container(dict(in_order), folders, read)
+    return Container(sorted(listed, key=os.fsencode), folders, read)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -66,9 +63,8 @@ def _refuse_folder(error: OSError) -> None:
     raise DataError(f"{error.filename}: {error.strerror}", "correct its permissions") from error
 
 
-def _check_link(file: Path, inside: Path) -> os.stat_result | None:
-    """Return what a link leads to, unless out of the dataset; DVC's cache is no harm."""
+def _check_link(file: Path, inside: Path) -> None:
+    """Refuse a link that leads out of the dataset; DVC's cache is no harm."""
     target = Path(os.path.realpath(file))
     if not target.is_relative_to(inside) and "/files/md5/" not in target.as_posix():
         raise DataError(f"{file}: a link that points outside the dataset", "copy the file there")
-    return target.stat() if target.exists() else None
