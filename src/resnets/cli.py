@@ -60,11 +60,16 @@ def check(
 ) -> None:
     """Judge every image of a dataset: classes, sizes, formats, and all that is wrong.
 
-    Ends with exit code 3 if something would stop `prepare`.
+    Takes data.max_megapixels from a params.yaml in this folder. Ends with exit code 3 if something
+    would stop `prepare`.
     """
+    from resnets.data.check import MAX_MEGAPIXELS
     from resnets.data.check import check as check_dataset
+    from resnets.params import load_params
 
-    check_dataset(path)
+    params = Path("params.yaml")
+    limit = load_params(params).data.max_megapixels if params.is_file() else MAX_MEGAPIXELS
+    check_dataset(path, max_megapixels=limit)
 
 
 @app.command(

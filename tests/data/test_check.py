@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from resnets.data.check import odd_names
+from resnets.data.layout import Source
 from tests.data.photos import encode, make_photo, pets, write_folder, write_zip
 
 
-def run(path: Path) -> subprocess.CompletedProcess[str]:
+def run(path: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "resnets.cli", "check", str(path)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def table(text: str) -> list[list[str]]:
@@ -87,3 +89,58 @@ def test_what_is_no_dataset_ends_with_exit_code_3(tmp_path, name):
     done = run(tmp_path / name)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
+
+
+def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
+    files = pets(12)
+    files |= {f"bird/{i}.png": encode(make_photo(7000 + i)) for i in range(3)}
+    files |= {f"owl/{i}.png": files["bird/0.png"] for i in range(4)}
+    files = {name: data for name, data in files.items() if name != "bird/0.png"}
+    files |= {"bird/Two.PNG": encode(make_photo(81)), "bird/two.png": encode(make_photo(82))}
+    latin, cyrillic = "cat/ace.png", "cat/\N{CYRILLIC SMALL LETTER A}ce.png"
+    turned = "dog/\N{RIGHT-TO-LEFT OVERRIDE}gnp.png"
+    files |= {name: encode(make_photo(90 + i)) for i, name in enumerate((latin, cyrillic, turned))}
+    done = run(write_folder(tmp_path / "x", files))
+    assert done.returncode == 0, done.stderr
+    assert lines_below(done.stdout, "Too small for 3 sides: add images") == [
+        "owl: 4 images, 1 of them no copies"
+    ]
+    assert lines_below(done.stdout, "Fewer than a third of the 14 of cat: set loss.class_we") == [
+        "bird: 4 images",
+        "owl: 4 images",
+    ]
+    assert lines_below(done.stdout, "Names that differ only in case or look alike: rename") == [
+        "'bird/Two.PNG', 'bird/two.png'",
+        "'cat/ace.png', 'cat/\\u0430ce.png'",
+    ]
+    assert lines_below(done.stdout, "The name turns the direction of the text") == [
+        "dog/\\u202egnp.png"
+    ]
+
+
+def test_given_sides_need_fewer_images(tmp_path):
+    files = {**pets(1, "train/"), **pets(1, "val/", start=50), **pets(1, "test/", start=60)}
+    assert "Too small" not in run(write_folder(tmp_path / "x", files)).stdout
+    files = {name: data for name, data in files.items() if not name.startswith("test/")}
+    lines = lines_below(run(write_folder(tmp_path / "y", files)).stdout, "Too small for 2")
+    assert [line.split(":")[0] for line in lines] == ["cat", "dog"]
+
+
+def test_look_alike_classes_are_named():
+    classes = ["cat", "\N{CYRILLIC SMALL LETTER ES}at", "c\N{ZERO WIDTH SPACE}at", "dog"]
+    source = Source(Path("x"), [], classes, [], [], lambda _: iter(()))
+    ((title, lines),) = odd_names(source).items()
+    assert title.startswith("Names that differ only in case or look alike")
+    assert lines == ["'cat', '\\u0441at', 'c\\u200bat'"]
+
+
+def test_the_limit_of_megapixels_is_that_of_the_parameters_here(tmp_path):
+    files = {**pets(), "cat/large.png": encode(make_photo(1, (400, 300)))}
+    root = write_folder(tmp_path / "x", files)
+    params = (Path(__file__).parents[2] / "params.yaml").read_text()
+    assert "max_megapixels: 64 " in params
+    (tmp_path / "params.yaml").write_text(params.replace("megapixels: 64 ", "megapixels: 0.01 "))
+    done = run(root, cwd=tmp_path)
+    assert done.returncode == 3
+    (line,) = lines_below(done.stdout, "Bad, too_large: scale it down, or raise data.max_mega")
+    assert line.startswith("cat/large.png: 400×300 is 0 megapixels; at most 0.01")
