@@ -1,6 +1,7 @@
 """Test the split as a pure function: stratified, grouped, nearly stable, seeded."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from resnets.data.split import split_rows
 from resnets.tasks.task import Task, open_task
 from resnets.errors import ArtefactError, DataError, ParamsError
 from resnets.tasks.manifest import Row, digest, read_manifest, read_split, write_manifest, write_split
+from resnets.stages.split import main
 from tests.data.photos import SPLIT
 
 
@@ -245,6 +248,22 @@ def test_copies_across_given_sides_leave_training_and_are_counted():
     assert metrics["classes"]["test"] == {"a": 5, "b": 5}
 
 
+def test_the_stage_says_by_how_much_groups_miss_a_number(tmp_path, monkeypatch, capsys):
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(Path(__file__).parents[2] / "params.yaml")
+    values["split"]["target"] |= {"train": "rest", "val": 0.1, "test": 5}
+    with (tmp_path / "params.yaml").open("w") as file:
+        yaml.dump(values, file)
+    write_manifest(tmp_path / "manifest.csv", grouped([[6, 6, 6, 6], [1] * 20]))
+    monkeypatch.chdir(tmp_path)
+    main("target", tmp_path, tmp_path / "m.json", tmp_path / "params.yaml")
+    assert capsys.readouterr().out.splitlines() == [
+        "test misses its size, as groups stay together: +1 of a",
+        "val misses its size, as groups stay together: +4 of a",
+    ]
+    assert json.loads((tmp_path / "m.json").read_text())["off_quota"]["val"] == {"a": 4}
+
+
 @pytest.mark.parametrize(
     ("sizes", "options", "needed"),
     [
@@ -334,8 +353,7 @@ def task_of(folder: Path, rows: list[Row], sides: str) -> Task:
     names = [{"n": "train", "v": "val", "t": "test"}[letter] for letter in sides]
     write_manifest(folder / "manifest.csv", rows)
     data = digest((folder / "manifest.csv").read_bytes())
-    assigned = Assigned(names, [row.group for row in rows], 0, {})
-    write_split(folder / "split.csv", rows, assigned, data)
+    write_split(folder / "split.csv", rows, names, [row.group for row in rows], data)
     (folder / "images.bin").write_bytes(bytes(rows[0].num_bytes))
     return open_task(folder)
 
