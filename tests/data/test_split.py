@@ -15,10 +15,17 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from resnets.data.split import split_rows
-from resnets.tasks.task import Task, open_task
 from resnets.errors import ArtefactError, DataError, ParamsError
-from resnets.tasks.manifest import Row, digest, read_manifest, read_split, write_manifest, write_split
 from resnets.stages.split import main
+from resnets.tasks.manifest import (
+    Row,
+    digest,
+    read_manifest,
+    read_split,
+    write_manifest,
+    write_split,
+)
+from resnets.tasks.task import Task, open_task
 from tests.data.photos import SPLIT
 
 
