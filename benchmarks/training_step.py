@@ -3,8 +3,6 @@
     python benchmarks/training_step.py           ResNet-18 on photos, resnet20 on 28-px images
     python benchmarks/training_step.py --quick
 
-Then ResNet-18 at 96 px, with and without our own gradient of the weights.
-
 A side takes a few steps in its turn, the loaders at work; its first steps after the other side's
 turn are not counted. Then follows where the time of one of our steps goes.
 """
@@ -24,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from resnets.models import build_model, convolution, layer_groups
+from resnets.models import build_model, layer_groups
 from resnets.params import Preprocess
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
@@ -148,18 +146,6 @@ def measure(title: str, ours: Ours, plain: Plain, *, steps: int, rounds: int, ta
         print(f"  {event.self_cpu_time_total / total:6.1%}  {event.count:5}  {event.key}")
 
 
-def measure_gradient(title: str, ours: Ours, *, steps: int, rounds: int) -> None:
-    """Compare our gradient of the weights on small images with torch's."""
-
-    def turn(width: int) -> float:
-        convolution.MAX_WIDTH = width
-        return ours.rate(steps, in_memory=True)
-
-    width = convolution.MAX_WIDTH
-    sides = {"torch's gradient": lambda: turn(0), "ours": lambda: turn(width)}
-    compare(title, sides, unit="images/s", rounds=rounds)
-
-
 def main() -> None:
     """Measure both sizes."""
     quick = options(__doc__).quick
@@ -184,10 +170,6 @@ def main() -> None:
             Ours("resnet18", task.side("train"), 224, 16),
             Plain(torchvision.models.resnet18(num_classes=2), data, 16),
             steps=1 if quick else 6, rounds=1 if quick else 7, target="at least 2.2",
-        )  # fmt: skip
-        measure_gradient(
-            "ResNet-18, 96 px, batches of 128", Ours("resnet18", task.side("train"), 96, 128),
-            steps=1 if quick else 3, rounds=1 if quick else 7,
         )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
-from resnets.models.convolution import Conv2d
 
 # (kernel, stride, padding) of the convolution, and of the max-pool or None
 STEMS: dict[Stem, tuple[tuple[int, int, int], tuple[int, int, int] | None]] = {
@@ -43,7 +42,7 @@ def _shortcut(net: Architecture, channels: int, out_channels: int, stride: int) 
     if net.shortcut == "pad":
         return PadShortcut(out_channels - channels, stride)
     return nn.Sequential(
-        Conv2d(channels, out_channels, 1, stride, bias=net.conv_bias),
+        nn.Conv2d(channels, out_channels, 1, stride, bias=net.conv_bias),
         nn.BatchNorm2d(out_channels),
     )
 
@@ -56,9 +55,9 @@ class BasicBlock(nn.Module):
     def __init__(self, net: Architecture, channels: int, planes: int, stride: int) -> None:
         super().__init__()
         shortcut = _shortcut(net, channels, planes, stride)
-        self.conv1 = Conv2d(channels, planes, 3, stride, padding=1, bias=net.conv_bias)
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=net.conv_bias)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = Conv2d(planes, planes, 3, padding=1, bias=net.conv_bias)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=net.conv_bias)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = shortcut
 
@@ -83,11 +82,11 @@ class Bottleneck(nn.Module):
         out_channels = planes * self.expansion
         stride1, stride2 = (stride, 1) if net.stride_on == "conv1x1" else (1, stride)
         shortcut = _shortcut(net, channels, out_channels, stride)
-        self.conv1 = Conv2d(channels, width, 1, stride1, bias=bias)
+        self.conv1 = nn.Conv2d(channels, width, 1, stride1, bias=bias)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = Conv2d(width, width, 3, stride2, padding=1, groups=row.groups, bias=bias)
+        self.conv2 = nn.Conv2d(width, width, 3, stride2, padding=1, groups=row.groups, bias=bias)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = Conv2d(width, out_channels, 1, bias=bias)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=bias)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = shortcut
 
@@ -112,7 +111,9 @@ class ResNet(nn.Module):
         channels = row.planes[0]
         self.architecture = net
         self.num_features = row.planes[-1] * block.expansion
-        self.conv1 = Conv2d(net.in_channels, channels, kernel, stride, padding, bias=net.conv_bias)
+        self.conv1 = nn.Conv2d(
+            net.in_channels, channels, kernel, stride, padding, bias=net.conv_bias
+        )
         self.bn1 = nn.BatchNorm2d(channels)
         self.maxpool = nn.MaxPool2d(*pool) if pool else nn.Identity()
         stages = [nn.Sequential() for _ in range(4)]  # an empty one is the identity
