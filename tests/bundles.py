@@ -88,12 +88,16 @@ class Trained:
     bundle: Path
 
 
-def make_trained(folder: Path, num: int = 60) -> Trained:
-    """Make a bundle, and a dataset that it classifies without an error."""
+def make_trained(folder: Path, num: int = 60, **options: Any) -> Trained:
+    """Make a bundle, and a dataset that it classifies without an error.
+
+    `options` of the network differ from the usual ones.
+    """
     torch.set_num_threads(1)
     photos = [resize(photo, PREPROCESS.resize, PREPROCESS.fit) for photo in make_photos(num)]
     torch.manual_seed(0)
-    model = build_model("resnet8", num_classes=len(CLASSES))
+    architecture = {"name": "resnet8", "num_classes": len(CLASSES), "in_channels": 3, **options}
+    model = build_model(**architecture)
     settle(model, photos)
     logits = infer(
         model, photos, preprocess=PREPROCESS, batch_size=num, device="cpu", precision="fp32"
@@ -111,7 +115,6 @@ def make_trained(folder: Path, num: int = 60) -> Trained:
         folder / "task", seed=0, train="rest", val=0.3, test=0.3, group_regex=None, group_near=False
     )
     task = open_task(folder / "task")
-    architecture = {"name": "resnet8", "num_classes": len(CLASSES), "in_channels": 3}
     meta = make_meta(
         architecture, classes=CLASSES, preprocess=PREPROCESS, hashes=task.hashes(), temperature=1.5
     )

@@ -13,9 +13,16 @@ from typing import Literal, get_args
 from resnets.errors import ParamsError
 
 Stem = Literal["imagenet", "small", "pad2", "floor_pool"]
-Shortcut = Literal["projection", "pad", "none"]
+Shortcut = Literal["projection", "pad", "pad_centered", "none"]
 StrideOn = Literal["conv3x3", "conv1x1"]
 Init = Literal["kaiming", "xavier"]
+
+# Options that change what is computed and no weight's name or shape: a file cannot tell them apart.
+ALIKE: dict[str, tuple[str, ...]] = {
+    "stem": ("imagenet", "pad2", "floor_pool"),
+    "shortcut": ("pad", "pad_centered", "none"),
+    "stride_on": ("conv3x3", "conv1x1"),
+}
 
 DEEPEST = 1202  # of the CIFAR form: the paper's deepest (section 4.2); a larger one is a typo
 
@@ -132,7 +139,8 @@ class Architecture:
     in_channels: int
     stem: Stem  # what comes before the first stage: a row of STEMS in resnet.py
     # where shapes change: 1×1 convolution (the paper's option B), zeros for the new channels
-    # (option A), or no shortcut at all (a plain network, to show degradation)
+    # (option A) behind the others as fb.resnet.torch has it, or half of them before the others as
+    # the best-known CIFAR weights have it; or no shortcut at all (a plain network)
     shortcut: Shortcut
     # which convolution of a bottleneck halves the image: the 3×3 ("v1.5", about 0.5 points
     # better) or the first 1×1 (the original, which never looks at three quarters of its input)

@@ -1,4 +1,4 @@
-"""Define the `resnets` command: fetch, check, predict, compare and summary."""
+"""Define the `resnets` command: fetch, check, import-check, predict, compare and summary."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +27,9 @@ def summary(
     channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
     classes: Annotated[int, typer.Option(min=1, help="Classes of the head.")] = 1000,
     stem: Annotated[str | None, typer.Option(help="imagenet, small, pad2 or floor_pool.")] = None,
-    shortcut: Annotated[str | None, typer.Option(help="projection, pad or none.")] = None,
+    shortcut: Annotated[
+        str | None, typer.Option(help="projection, pad, pad_centered or none.")
+    ] = None,
     stride_on: Annotated[str, typer.Option(help="conv3x3 or conv1x1.")] = "conv3x3",
     conv_bias: Annotated[bool, typer.Option(help="Convolutions with a bias.")] = False,
     top: Annotated[bool, typer.Option(help="With the head.")] = True,
@@ -70,6 +72,42 @@ def check(
     params = Path("params.yaml")
     limit = load_params(params).data.max_megapixels if params.is_file() else MAX_MEGAPIXELS
     check_dataset(path, max_megapixels=limit)
+
+
+@app.command(
+    epilog="Examples:\n\nresnets import-check data/weights/resnet20.th.pth --data cifar/test\n\n"
+    "resnets import-check w.safetensors --data photos.zip --order imagenet_classes.txt"
+)
+def import_check(
+    weights: Annotated[Path, typer.Argument(help="A file that backbone.input may name.")],
+    data: Annotated[Path, typer.Option(help="Labelled images: class folders, an archive, IDX.")],
+    order: Annotated[
+        Path | None, typer.Option(help="Text file: the class on each line, as the head has them.")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="Says network and size.")] = Path("params.yaml"),
+) -> None:
+    """Score foreign weights on labelled images before anything is trained on them.
+
+    Class folders are called by their number in the head, or sorted, or --order says their places.
+    Networks that a file cannot tell apart are all tried, such as both ways to pad a shortcut.
+    Ends with exit code 4 if another one is better, or none is better than chance.
+    """
+    from resnets.params import load_params
+
+    values = load_params(params)
+    from resnets.import_check import check_import
+    from resnets.runtime import resolve_device
+    from resnets.training.publish import full_preprocess
+
+    check_import(
+        weights,
+        data,
+        network=values.model,
+        preprocess=full_preprocess(values.data, values.preprocess, values.model.in_channels),
+        order=order.read_text(encoding="utf-8").splitlines() if order else None,
+        max_megapixels=values.data.max_megapixels,
+        device=resolve_device(values.runtime.device),
+    )
 
 
 @app.command(

@@ -164,9 +164,7 @@ def test_cifar_form_has_the_papers_number_of_parameters(name, millions):
     assert round(count / 1e6, digits) == millions
 
 
-def cifar_reference(
-    weights: dict[str, Tensor], x: Tensor, *, blocks: int, residual: bool
-) -> Tensor:
+def cifar_reference(weights: dict[str, Tensor], x: Tensor, *, blocks: int, shortcut: str) -> Tensor:
     """Compute the paper's section 4.2 in eval mode from nothing but the weights."""
 
     def conv_bn(x: Tensor, conv: str, bn: str, stride: int) -> Tensor:
@@ -184,19 +182,22 @@ def cifar_reference(
             stride = 2 if stage > 1 and block == 0 else 1
             out = conv_bn(x, place + "conv1", place + "bn1", stride).relu()
             out = conv_bn(out, place + "conv2", place + "bn2", 1)
-            if residual:
+            new = out.shape[1] - x.shape[1]  # 0, 16 or 32
+            if shortcut == "pad":
                 out[:, : x.shape[1]] += x[:, :, ::stride, ::stride]  # the other channels: plus 0
+            elif shortcut == "pad_centered":
+                out += F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, new // 2, new // 2))
             x = out.relu()
     return x.mean((2, 3)) @ weights["fc.weight"].T + weights["fc.bias"]
 
 
-@pytest.mark.parametrize("shortcut", ["pad", "none"])
+@pytest.mark.parametrize("shortcut", ["pad", "pad_centered", "none"])
 def test_cifar_form_computes_the_papers_formula(shortcut):
     torch.manual_seed(0)
     model = build_model("resnet20", num_classes=10, shortcut=shortcut).double()
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     model(images)  # in train mode: gives the running statistics values
-    expected = cifar_reference(model.state_dict(), images, blocks=3, residual=shortcut == "pad")
+    expected = cifar_reference(model.state_dict(), images, blocks=3, shortcut=shortcut)
     torch.testing.assert_close(model.eval()(images), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -225,16 +226,26 @@ def test_resnet50_is_the_imagenet_form_although_50_is_6n_plus_2():
 # Options
 
 
-def test_pad_shortcut_takes_every_second_pixel_and_appends_zero_channels():
+@pytest.mark.parametrize(("before", "behind"), [(0, 2), (1, 1), (1, 2)])
+def test_pad_shortcut_takes_every_second_pixel_and_adds_zero_channels(before, behind):
     images = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-    found = PadShortcut(new_channels=2, stride=2)(images)
-    expected = torch.zeros(2, 5, 2, 3)
+    found = PadShortcut(before, behind, stride=2)(images)
+    expected = torch.zeros(2, before + 3 + behind, 2, 3)
     for n in range(2):
         for c in range(3):
             for row in range(2):
                 for column in range(3):
-                    expected[n, c, row, column] = images[n, c, 2 * row, 2 * column]
+                    expected[n, before + c, row, column] = images[n, c, 2 * row, 2 * column]
     assert torch.equal(found, expected)
+
+
+def test_centered_padding_is_a_quarter_of_the_new_width_on_each_side():
+    model = build_model("resnet20", shortcut="pad_centered")
+    for stage, planes in ((model.layer2, 32), (model.layer3, 64)):
+        x = torch.rand(1, planes // 2, 6, 6)
+        quarter = planes // 4
+        expected = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+        assert torch.equal(stage[0].downsample(x), expected)
 
 
 def test_only_projection_shortcuts_have_weights():
@@ -242,9 +253,9 @@ def test_only_projection_shortcuts_have_weights():
         shortcut: sum(
             "downsample" in key for key in build_model("resnet18", shortcut=shortcut).state_dict()
         )
-        for shortcut in ("projection", "pad", "none")
+        for shortcut in ("projection", "pad", "pad_centered", "none")
     }
-    assert counts == {"projection": 3 * 6, "pad": 0, "none": 0}
+    assert counts == {"projection": 3 * 6, "pad": 0, "pad_centered": 0, "none": 0}
 
 
 def test_a_plain_network_has_no_shortcut_anywhere():

@@ -63,7 +63,7 @@ def shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 # What is taken
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".safetensors"])
 def test_all_keys_are_loaded_and_reported(model, weights, tmp_path, suffix):
     file = write(weights, tmp_path / f"w{suffix}")
     report = import_weights(model, file)
@@ -96,6 +96,7 @@ def test_pytorchs_old_format_without_counters_is_taken_as_the_first_published_fi
         lambda w: {"state_dict": w, "epoch": 3, "arch": "resnet8"},
         lambda w: {"model": {f"module.{k}": v for k, v in w.items()}, "optimizer": {"state": {}}},
         lambda w: {k: nn.Parameter(v) if v.is_floating_point() else v for k, v in w.items()},
+        lambda w: {f"module.{k.replace('fc.', 'linear.')}": v for k, v in w.items()},
         lambda w: {k: v.double() if v.is_floating_point() else v for k, v in w.items()},
     ],
 )
@@ -432,7 +433,7 @@ def attacks(marker: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".safetensors"])
 @pytest.mark.parametrize("attack", attacks(Path("marker")))
 def test_a_crafted_pickle_is_refused_and_not_run(attack, suffix, tmp_path, model):
     marker = tmp_path / "marker"

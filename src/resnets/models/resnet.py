@@ -22,15 +22,15 @@ STEMS: dict[Stem, tuple[tuple[int, int, int], tuple[int, int, int] | None]] = {
 class PadShortcut(nn.Module):
     """Give the input the output's shape without weights (option A of the paper, section 3.3)."""
 
-    def __init__(self, new_channels: int, stride: int) -> None:
+    def __init__(self, before: int, behind: int, stride: int) -> None:
         super().__init__()
-        self.new_channels = new_channels
+        self.padding = (0, 0, 0, 0, before, behind)  # as F.pad counts: from the last axis
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take every stride-th pixel and append channels of zeros."""
+        """Take every stride-th pixel and put channels of zeros before and behind the others."""
         x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H / stride, W / stride)
-        return F.pad(x, (0, 0, 0, 0, 0, self.new_channels))  # (N, C + new_channels, …)
+        return F.pad(x, self.padding)  # (N, before + C + behind, …)
 
 
 def _shortcut(net: Architecture, channels: int, out_channels: int, stride: int) -> nn.Module | None:
@@ -39,8 +39,10 @@ def _shortcut(net: Architecture, channels: int, out_channels: int, stride: int) 
         return None
     if stride == 1 and channels == out_channels:
         return nn.Identity()
-    if net.shortcut == "pad":
-        return PadShortcut(out_channels - channels, stride)
+    if net.shortcut in ("pad", "pad_centered"):
+        new = out_channels - channels
+        before = new // 2 if net.shortcut == "pad_centered" else 0
+        return PadShortcut(before, new - before, stride)
     return nn.Sequential(
         nn.Conv2d(channels, out_channels, 1, stride, bias=net.conv_bias),
         nn.BatchNorm2d(out_channels),

@@ -59,7 +59,7 @@ def published_preprocess(name: str, channels: Literal[1, 3] = 3) -> dict[str, An
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .pth, .pt or .safetensors file onto the CPU, by torchvision's names.
+    """Read a .pth, .pt, .th or .safetensors file onto the CPU: tensors by torchvision's names.
 
     A checkpoint that holds exactly one dict of tensors beside other things is unwrapped; the
     marks of DataParallel (`module.`) and `torch.compile` (`_orig_mod.`) are taken off.
@@ -71,6 +71,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for key, tensor in found.items():
         name = ".".join(part for part in key.split(".") if part not in ("module", "_orig_mod"))
+        name = re.sub("^linear[.]", HEAD, name)  # as the best-known CIFAR weights call the head
         if name in weights:
             raise ArtefactError(f"{path}: holds {name} twice", "save the weights of one network")
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
@@ -81,8 +82,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 def _read(path: Path) -> object:
     """Read what a weights file holds, running none of it."""
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise ArtefactError(f"{path}: not a weights file", "give a .pth, .pt or .safetensors file")
+    if path.suffix not in (".pth", ".pt", ".th", ".safetensors"):
+        fix = "give a .pth, .pt, .th or .safetensors file"
+        raise ArtefactError(f"{path}: not a weights file", fix)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -1,5 +1,6 @@
 """Turn a trained model into what the next stages read: a bundle and a history."""
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,11 @@ from resnets.files import write_json, write_text
 from resnets.inference import infer
 from resnets.params import Data, Model, Preprocess
 from resnets.tasks.task import Task
-from resnets.training.start import import_backbone
+from resnets.training.start import import_backbone, look_alikes
 from resnets.training.state import code_digest
 from resnets.training.trainer import EVAL_BATCH, Trained
+
+TORCHVISION = {"stem": "imagenet", "stride_on": "conv3x3"}  # of all networks that it published
 
 
 def full_preprocess(data: Data, preprocess: Preprocess, channels: Literal[1, 3]) -> FullPreprocess:
@@ -79,3 +82,25 @@ def publish_import(
     imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
     write_json(metrics, {"imported": counts, "measured_on": imported})
     print(f"{source.name}: {report}")
+    if report.published:
+        given = _settings(network, preprocess)
+        usual = _settings(network.model_copy(update=TORCHVISION), meta.preprocess)
+        differing = [
+            f"{key} is {given[key]}, not {usual[key]}" for key in given if given[key] != usual[key]
+        ]
+        if differing:
+            what = f"{source.name} was trained with other values than params.yaml has"
+            print(f"warning: {what}: {'; '.join(differing)}", file=sys.stderr)
+    elif others := look_alikes(network):
+        check = f"resnets import-check {source} --data FOLDER"
+        what = f"{source.name} would fit a network with {', '.join(others)} as well"
+        print(f"warning: {what}; score it on labelled images: {check}", file=sys.stderr)
+
+
+def _settings(network: Model, preprocess: FullPreprocess) -> dict[str, Any]:
+    """Return what a weights file does not tell, by its key in params.yaml."""
+    return {
+        **{f"model.{key}": getattr(network, key) for key in TORCHVISION},
+        **{f"data.{key}": getattr(preprocess, key) for key in ("resize", "fit")},
+        **{f"preprocess.{key}": getattr(preprocess, key) for key in ("crop", "mean", "std")},
+    }

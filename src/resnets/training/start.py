@@ -1,9 +1,11 @@
 """Give a training run its first weights: random ones, a bundle's, or an imported file's."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from resnets.architecture import ALIKE
 from resnets.bundle import BundleMeta, FullPreprocess, load_bundle
 from resnets.errors import ArtefactError
 from resnets.models.resnet import ResNet, build_model
@@ -42,6 +44,16 @@ def initial_model(
         weights |= {k: v for k, v in model.state_dict().items() if k.startswith("fc.")}
     model.load_state_dict(weights)
     return model, bundle.sha256
+
+
+def look_alikes(network: Model) -> dict[str, Model]:
+    """Return the networks whose weights have the same names and shapes, by what differs."""
+    networks, options = {}, network.options()
+    for key, values in ALIKE.items():
+        for value in values if options[key] in values else ():
+            with suppress(ValueError):  # options that contradict each other are no network
+                networks[f"model.{key}: {value}"] = Model(**{**options, key: value})
+    return {words: one for words, one in networks.items() if one != network}
 
 
 def import_backbone(

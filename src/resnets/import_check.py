@@ -1,0 +1,96 @@
+"""Score imported weights on labelled images, in every network that their file may be of.
+
+Some options have the same weights: a file of one loads without an error into another, which then
+guesses, or is a little worse than it was at home.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.bundle import FullPreprocess
+from resnets.data.pack import Packing, pack
+from resnets.data.sources import open_source
+from resnets.data.task import Images
+from resnets.errors import ArtefactError, DataError, printable
+from resnets.inference import infer
+from resnets.params import Model
+from resnets.statistics import mcnemar, wilson
+from resnets.training.start import import_backbone, look_alikes
+
+BATCH = 64
+ALPHA = 0.01  # of a better look-alike
+OURS = "as params.yaml has it"
+
+
+def check_import(
+    weights: Path,
+    data: Path,
+    *,
+    network: Model,
+    preprocess: FullPreprocess,
+    order: list[str] | None,
+    max_megapixels: float,
+    device: str,
+) -> None:
+    """Print the share of images that each network with these weights gets right, beside chance.
+
+    `order` names the classes as the head has them; without it a class folder is called by its
+    number in the head, or all classes are sorted. Raises ArtefactError where another network than
+    the given one is better, or it is no better than chance; DataError where the classes do not fit.
+    """
+    source = open_source(data)
+    _, meta, _ = import_backbone(weights, network, preprocess)
+    places = class_places(source.classes, len(meta.classes), order, data)
+    form = meta.preprocess
+    right: dict[str, NDArray[np.bool_]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        packing = Packing(form.channels, form.resize, form.fit, max_megapixels)
+        rows, bad = pack(source, source.members, packing, Path(folder) / "images.bin")
+        if not rows:
+            raise DataError(f"{data}: no image can be read", "look at it with `resnets check`")
+        images = Images(Path(folder) / "images.bin", rows)
+        labels = np.array([places[row.label] for row in rows])
+        for name, one in {OURS: network, **look_alikes(network)}.items():
+            model, *_ = import_backbone(weights, one, preprocess)
+            logits = infer(
+                model, images, preprocess=form, batch_size=BATCH, device=device, precision="fp32"
+            )
+            right[name] = logits.argmax(1) == labels
+    chance = float(np.bincount(labels).max() / len(labels))
+    print(f"{len(rows)} images of {printable(str(data))}; {len(bad)} could not be read")
+    for name, share in {**{k: v.mean() for k, v in right.items()}, "chance": chance}.items():
+        print(f"{share:7.1%}  {name}{' (always the most frequent class)' * (name == 'chance')}")
+    best = max(right, key=lambda name: right[name].sum())
+    ours, theirs = right[OURS], right[best]
+    if wilson(int(theirs.sum()), len(theirs))[0] <= chance:
+        raise ArtefactError(
+            f"{weights}: no better than chance on {data}",
+            "compare model, data.resize, preprocess and the order of the classes with their source",
+        )
+    if mcnemar(int((ours & ~theirs).sum()), int((theirs & ~ours).sum())) < ALPHA:
+        what = f"{ours.mean():.1%} are right {OURS}, and {theirs.mean():.1%} with {best}"
+        raise ArtefactError(f"{weights}: {what}", f"set {best} in params.yaml")
+
+
+def class_places(
+    classes: list[str], num_places: int, order: list[str] | None, data: Path
+) -> dict[str, int]:
+    """Return the place of each class in a head of so many; raise DataError where one has none."""
+    places = {name: place for place, name in enumerate(order or classes)}
+    if order is None and all(name.isdecimal() for name in classes):
+        places = {name: int(name) for name in classes}
+    elif len(places) != num_places:
+        raise DataError(
+            f"{data}: {len(places)} classes, but the head has {num_places}",
+            "call each class folder by its number in the head, or give all names with --order",
+        )
+    for name in classes:
+        if places.get(name, num_places) >= num_places:
+            raise DataError(
+                f"{data}: class {name!r} has no place in a head of {num_places}",
+                "correct the folder's name, or the names that --order gives",
+            )
+    return places
