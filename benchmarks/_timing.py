@@ -17,6 +17,7 @@ from resnets.data.split import split_task
 from resnets.evaluation.report import table
 from resnets.params import load_params
 from resnets.tasks.task import Task, open_task
+from resnets.runtime import num_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -71,9 +72,7 @@ def describe_machine() -> None:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.machine()
     load = os.getloadavg()[0]
-    print(
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores (load {load:.1f}), torch {torch.__version__}"
-    )
+    print(f"{cpu}, {num_cores()} cores (load {load:.1f}), torch {torch.__version__}")
     if torch.cuda.is_available():
         print(torch.cuda.get_device_name())
 

@@ -24,6 +24,7 @@ from resnets.export.onnx import to_onnx
 from resnets.models import build_model
 from resnets.predict.inputs import find_inputs
 from resnets.predict.run import classify
+from resnets.runtime import num_cores
 
 RECIPE = v2.Compose(
     [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
@@ -74,7 +75,7 @@ def measure_speed(folder: Path, quick: bool) -> None:
     """Compare the loops, and their answers."""
     files = unpack(photos(), folder / "photos", 40 if quick else None)
     model = make_model("resnet18", folder, 224)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(num_cores())
     bundle = folder / "resnet18.safetensors"
     opened = {
         "bundle": open_classifier(bundle),

@@ -26,6 +26,7 @@ from resnets.models import build_model, layer_groups
 from resnets.params import Preprocess
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
+from resnets.runtime import resolve_threads
 from resnets.training.optim import build_optimizer
 from resnets.training.trainer import Setup, Trainer
 
@@ -45,7 +46,7 @@ class Ours:
         trainer = Trainer(
             side, side, type(PARAMS.backbone)(**section), preprocess, PARAMS.runtime, Path()
         )
-        torch.set_num_threads(PARAMS.runtime.threads)
+        torch.set_num_threads(resolve_threads(PARAMS.runtime.threads))
         model = build_model(name, num_classes=len(side.classes), in_channels=channels)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         groups = layer_groups(model)

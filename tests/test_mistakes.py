@@ -185,9 +185,10 @@ PARAMETERS = [
     ({"export.tolerance": 0}, "export.tolerance is 0"),
     ({"repeat": []}, "repeat is []"),
     ({"repeat": [0, 0]}, "a repeat is listed twice"),
-    ({"runtime.device": "gpu"}, "runtime.device is 'gpu'; 'auto', 'cpu' or 'cuda'"),
+    ({"runtime.device": "gpu"}, "runtime.device is 'gpu'; 'auto', 'cpu', 'cuda' or 'mps'"),
     ({"runtime.precision": "fp16"}, "runtime.precision is 'fp16'"),
     ({"runtime.threads": 0}, "runtime.threads is 0"),
+    ({"runtime.threads": "all"}, "runtime.threads is 'all'; 'auto'"),
     ({"runtime.checkpoint_steps": 0}, "runtime.checkpoint_steps is 0"),
     ({"export": ...}, "export is missing"),
     (remove("params.yaml"), "params.yaml: no such file"),
@@ -216,7 +217,7 @@ USAGE = [
     (f"resnets {PREDICT} --output a.xlsx", "a.xlsx: not a .csv or .json file"),
     (f"resnets {PREDICT} --features f.csv", "f.csv: not a .npy file"),
     ("resnets predict photos --model model.pt", "model.pt: not a model file; .onnx"),
-    (f"resnets {PREDICT} --device gpu", "no device 'gpu'; auto, cpu or cuda"),
+    (f"resnets {PREDICT} --device gpu", "no device 'gpu'; auto, cpu, cuda or mps"),
 ]
 
 DATA = [

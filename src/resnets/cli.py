@@ -172,9 +172,9 @@ def predict(
         Path | None, typer.Option(help=".npy file for the penultimate features.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda; an ONNX file uses the CPU.")] = (
-        "auto"
-    ),
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps; an ONNX file uses the CPU.")
+    ] = "auto",
     precision: Annotated[
         Literal["fp32", "bf16", "auto"],
         typer.Option(help="bf16 makes a bundle faster; close answers are settled in fp32."),

@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -79,13 +78,6 @@ OUT_OF_MEMORY = (
 )  # fmt: skip
 
 
-def _open_files() -> int:
-    """Return how many files may be open at once."""
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
 class _Interrupt(BaseException):
     """Carry a signal's number to the end; typer would swallow a KeyboardInterrupt."""
 
@@ -94,34 +86,22 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise _Interrupt(number)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP end a command; what nohup ignores stays ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, _interrupt) for n in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _as_ours(error: BaseException) -> ResNetsError | None:
     """Translate what the operating system raises; everything else is a bug and keeps its trace."""
+    from resnets.runtime import limit_of, memory_left
+
     if isinstance(error, ResNetsError):
         return error
     words = " ".join(str(error).split())
     if isinstance(error, MemoryError) or any(mark in repr(error) for mark in OUT_OF_MEMORY):
-        have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return EnvironmentFault(
-            f"out of memory: {words or 'a small piece'}; {have:,} bytes of this machine are free",
+            f"out of memory: {words or 'a small piece'}; {memory_left()}",
             "lower batch_size, raise the limit (ulimit -v), or run on a larger machine",
         )
     if isinstance(error, OSError):
         fixes = {
             errno.ENOSPC: "free some space and run the same command again",
-            errno.EMFILE: f"raise the {_open_files()} open files that are allowed (ulimit -n)",
+            errno.EMFILE: f"raise the {limit_of('NOFILE')} open files that are allowed (ulimit -n)",
             errno.ENOENT: "check the path, or run the stage that makes it (dvc repro)",
         }
         fix = fixes.get(error.errno or 0, "check that the path exists and that you may write there")
@@ -149,6 +129,8 @@ def run_app(command: Callable[..., object]) -> None:
     ``--debug`` anywhere on the line shows the traceback as well. Of processes that train together,
     process 0 speaks first: the same error often strikes all, and its end is the end of all.
     """
+    from resnets.runtime import refuse_windows, stop_signals  # it imports the errors
+
     _run_the_copys_code()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -157,7 +139,8 @@ def run_app(command: Callable[..., object]) -> None:
         app.command()(command)
         command = app
     try:
-        with _interruptible():
+        refuse_windows()
+        with stop_signals(_interrupt):
             code = command(standalone_mode=False)
     except _Interrupt as stop:
         name = signal.Signals(stop.args[0]).name

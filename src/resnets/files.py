@@ -4,10 +4,9 @@ A crash at any instant leaves the old file or the new one; a lock dies with its 
 """
 
 import errno
-import fcntl
 import json
+import math
 import os
-import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.errors import EnvironmentFault
-from resnets.runtime import process_number
+from resnets.runtime import limit_of, lock_file, process_number
 
 PUBLISHED = "published"  # marks a state whose outs are in place
 
@@ -51,8 +50,8 @@ def room_for(path: Path, num_bytes: int) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error.filename = error.filename or str(path)
             raise
-        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        is_limited = error.errno == errno.EFBIG and limit != resource.RLIM_INFINITY
+        limit = limit_of("FSIZE")
+        is_limited = error.errno == errno.EFBIG and limit != math.inf
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
         have = f"{limit:,} are allowed (ulimit -f)" if is_limited else free
         raise EnvironmentFault(
@@ -146,7 +145,7 @@ def locked(folder: Path, owner: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"

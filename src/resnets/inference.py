@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from resnets.errors import NumericalError
 from resnets.params import Preprocess
 from resnets.tasks.decode import Crops, Images, crop_batch
+from resnets.runtime import forbid_tf32
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +37,11 @@ def torch_forward(
 ) -> Forward:
     """Return the function that runs a model on crops; the model moves to the device, in eval mode.
 
-    `precision` is fp32 or bf16.
+    `precision` is fp32 or bf16; fp32 is exact on a GPU too.
     """
     import torch
 
+    forbid_tf32()
     model.to(device).to(memory_format=torch.channels_last).eval()
     compute: dict[Output, Callable[[torch.Tensor], torch.Tensor]] = {
         "logits": model,

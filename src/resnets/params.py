@@ -57,9 +57,11 @@ class Section(BaseModel):
 class Runtime(Section):
     """Say where and how precisely to compute."""
 
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fp32", "bf16"]
-    threads: Count  # fixed, because the number of threads changes the last bits of every sum
+    # auto: this process's share of the physical cores; a number gives the same last bits of every
+    # sum on machines with other numbers of cores
+    threads: Literal["auto"] | Count
     checkpoint_steps: Count
     processes: Count  # that train together on this machine; each has `threads`
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -501,3 +502,11 @@ def test_list_on_standard_input_and_good_end(trained: Trained, model: Path) -> N
     lines = done.stdout.splitlines()
     assert len(lines) == 4
     assert all(str(file) in line for file, line in zip(files, lines[1:], strict=True))
+
+
+def test_fp32_means_fp32_on_a_gpu_once_a_bundle_is_open(trained: Trained) -> None:
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    for switch in switches:
+        switch.allow_tf32 = True
+    open_classifier(trained.bundle, device="cpu")
+    assert [switch.allow_tf32 for switch in switches] == [False, False]

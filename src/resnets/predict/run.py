@@ -3,7 +3,6 @@
 Images are decoded in threads while the model computes, and nothing grows with their number.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -21,6 +20,7 @@ from resnets.predict.answers import Answer, Reports, open_writers
 from resnets.predict.inputs import Content, find_inputs
 from resnets.progress import follow, map_ahead
 from resnets.tasks.decode import BadImageError, center_crop, decode, resize
+from resnets.runtime import allowed_cpus
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model
 EXPORTS = (Path("artifacts/export/model_int8.onnx"), Path("artifacts/export/model.onnx"))
@@ -116,7 +116,7 @@ def _read_ahead(
     return map_ahead(
         lambda one: (one[0], _prepare(one[1], preprocess)),
         inputs,
-        workers=len(os.sched_getaffinity(0)),
+        workers=len(allowed_cpus()),
         ahead=ahead,
     )
 

@@ -121,13 +121,13 @@ class Trainer:
             "parameters_trained": sum(counts[name] for name in trained_groups),
             "precision": precision,
             "device": device,
-            "threads": self.runtime.threads,
+            "threads": torch.get_num_threads(),
             "processes": num_processes(),
         }
         return Trained(model.cpu().eval(), progress.history, summary)
 
     def _machine(self, setup: Setup) -> list[Any]:
-        return [setup.device, setup.precision, self.runtime.threads, torch.__version__]
+        return [setup.device, setup.precision, torch.get_num_threads(), torch.__version__]
 
     def _fit(self, progress: Progress, run: Run, state: StateFolder, log: EpochLog) -> None:
         with log:
