@@ -169,6 +169,8 @@ PARAMETERS = [
     ({"model.shortcut": "none", "model.zero_init_residual": True}, "zero_init_residual; plain"),
     ({"model.in_channels": 2}, "model.in_channels is 2"),
     ({"preprocess.mean": [0.5]}, "preprocess.mean has 1 values; in_channels is 3"),
+    ({"preprocess.mean": [123.7, 116.3, 103.5]}, "preprocess.mean.0: 123.7; scaled to 0…1"),
+    ({"preprocess.std": [0.2, 0.2, 57.4]}, "preprocess.std.2: 57.4 is larger than 1; by 255"),
     ({"preprocess.crop": 64}, "preprocess.crop is 64, larger than data.resize"),
     ({"data.on_bad": "skip"}, "data.on_bad is 'skip'; 'stop' or 'quarantine'"),
     ({"split.target.val": 0.9}, "leave nothing to train on"),

@@ -6,6 +6,7 @@ import pytest
 from dvc.utils.serialize import load_yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from resnets.errors import ParamsError
@@ -190,6 +191,26 @@ def test_variant_changes_only_what_it_names():
     network = params.model_of("scratch")
     assert (network.name, network.shortcut, network.stem) == ("resnet32", "none", "small")
     assert params.model_of("finetune") == params.model
+
+
+OTHER_RESULTS = {file.stem for file in (ROOT / "metrics").glob("*.json")} - {*read()["transfer"]}
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(OTHER_RESULTS), "curves", "best", "random", "Export", "DATA_x"]
+)
+def test_no_variant_takes_the_name_of_another_result(name):
+    values = read()
+    values["transfer"][name] = values["transfer"]["scratch"]
+    with pytest.raises(ValidationError, match=f"called '{name}': its files would replace"):
+        Params.model_validate(values)
+
+
+def test_variants_whose_names_differ_in_case_only_are_refused():
+    values = read()
+    values["transfer"]["Frozen"] = values["transfer"]["frozen"]
+    with pytest.raises(ValidationError, match="called 'frozen': its files would replace others"):
+        Params.model_validate(values)
 
 
 @pytest.mark.parametrize("given", ["artifacts/random", "data/weights/resnet18-f37072fd.pth"])

@@ -4,10 +4,12 @@ The schema has no defaults: every value stands in params.yaml, once. Unknown key
 contradictions stop a stage before any work, with the key, the value and what is allowed.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +28,10 @@ from resnets.errors import ParamsError
 from resnets.wording import explain
 
 MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
+# a variant's name becomes that of files and folders, beside these; some systems ignore the case
+RESERVED = re.compile(
+    r"(data|split)_.*|backbone|best|curves|export|leaderboard|random", re.IGNORECASE
+)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # names of tasks and variants become file names
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -41,6 +47,14 @@ def _refuse_bool(value: object) -> object:
     """Refuse true where 1 is allowed; Python takes them for equal."""
     if isinstance(value, bool):
         raise ValueError(f"{value} is no number")
+    return value
+
+
+def _refuse_unscaled(value: float) -> float:
+    """Refuse a mean or standard deviation of pixels from 0 to 255."""
+    if value > 1:
+        fix = "divide it by 255: it is of pixels that are scaled to 0…1"
+        raise ParamsError(f"{value} is larger than 1", fix)
     return value
 
 
@@ -100,8 +114,8 @@ class Preprocess(Section):
     """Say what the model sees at evaluation: the centre crop, normalised per channel."""
 
     crop: Annotated[int, Field(ge=4, le=4096)]
-    mean: list[NonNegative]
-    std: list[Positive]
+    mean: list[Annotated[NonNegative, AfterValidator(_refuse_unscaled)]]
+    std: list[Annotated[Positive, AfterValidator(_refuse_unscaled)]]
 
 
 class Split(Section):
@@ -368,9 +382,14 @@ class Params(Section):
                 f"preprocess.crop is {self.preprocess.crop}, larger than data.resize "
                 f"({self.data.resize})"
             )
-        reserved = {"random", "backbone", "export", "best", "leaderboard"} & set(self.transfer)
-        if reserved:
-            raise ValueError(f"transfer has a variant called {reserved.pop()!r}, a reserved name")
+        folded = [name.lower() for name in self.transfer]
+        for name in self.transfer:
+            if RESERVED.fullmatch(name) or folded.count(name.lower()) > 1:
+                raise ParamsError(
+                    f"transfer has a variant called {name!r}: its files would replace others",
+                    "take a name unlike the other variants', data_…, split_…, backbone, best, "
+                    "curves, export, leaderboard and random",
+                )
         if self.export.variant not in {"best", *self.transfer}:
             raise ValueError(
                 f"export.variant is {self.export.variant!r}; allowed are best and "
