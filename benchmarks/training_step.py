@@ -24,9 +24,9 @@ from torchvision.transforms import v2
 
 from resnets.models import build_model, layer_groups
 from resnets.params import Preprocess
+from resnets.runtime import resolve_threads
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
-from resnets.runtime import resolve_threads
 from resnets.training.optim import build_optimizer
 from resnets.training.trainer import Setup, Trainer
 

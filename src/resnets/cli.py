@@ -95,7 +95,7 @@ def import_check(
     from resnets.params import load_params
 
     values = load_params(params)
-    from resnets.import_check import check_import
+    from resnets.predict.import_check import check_import
     from resnets.runtime import resolve_device
     from resnets.training.publish import full_preprocess
 

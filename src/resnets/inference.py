@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from resnets.errors import NumericalError
 from resnets.params import Preprocess
-from resnets.tasks.decode import Crops, Images, crop_batch
 from resnets.runtime import forbid_tf32
+from resnets.tasks.decode import Crops, Images, crop_batch
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from resnets.inference import Output
 from resnets.predict.answers import Answer, Reports, open_writers
 from resnets.predict.inputs import Content, find_inputs
 from resnets.progress import follow, map_ahead
-from resnets.tasks.decode import BadImageError, center_crop, decode, resize
 from resnets.runtime import allowed_cpus
+from resnets.tasks.decode import BadImageError, center_crop, decode, resize
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model
 EXPORTS = (Path("artifacts/export/model_int8.onnx"), Path("artifacts/export/model.onnx"))

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from resnets.bundle import FullPreprocess
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
-from resnets.data.task import Images
 from resnets.errors import ArtefactError, DataError, printable
+from resnets.evaluation.significance import mcnemar, wilson
 from resnets.inference import infer
 from resnets.params import Model
-from resnets.statistics import mcnemar, wilson
+from resnets.tasks.task import Images
 from resnets.training.start import import_backbone, look_alikes
 
 BATCH = 64
