@@ -37,11 +37,16 @@ class GeneratedSide(Side):
         pixels = b"".join(self.images[i].tobytes() for i in range(len(self.images)))
         return hashlib.sha256(pixels + self.labels.tobytes()).hexdigest()[:16]
 
+    packed_digest = digest
 
-def make_side(num_images: int, seed: int, *, size: int = 12) -> Side:
-    """Return images of three classes that differ in brightness and texture."""
+
+def make_side(num_images: int, seed: int, *, size: int = 12, skewed: bool = False) -> Side:
+    """Return images of three classes that differ in brightness and texture.
+
+    Skewed ones are of the last class three times as often.
+    """
     rng = np.random.default_rng(seed)
-    labels = np.arange(num_images) % 3
+    labels = np.minimum(np.arange(num_images) % 5, 2) if skewed else np.arange(num_images) % 3
     images = rng.integers(0, 80, (num_images, size, size, 1))
     images[labels == 1] += 120
     images[labels == 2, :, ::2] += 120

@@ -1,4 +1,4 @@
-"""Train in two processes, as a command that the tests start, disturb and start again."""
+"""Train in several processes, as a command that the tests start, disturb and start again."""
 
 import dataclasses
 import os
@@ -17,30 +17,42 @@ from resnets.training.processes import join, launch
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
 from resnets.training.trainer import Setup
-from tests.training.runs import SECTION, make_trainer, start_model, train
+from tests.training.runs import SECTION, make_side, make_trainer, start_model, train
 
 
 def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
-    """Return what training in float64 leaves, gradients clipped: weights and statistics."""
+    """Return what training in float64 leaves, gradients clipped: weights and statistics.
+
+    The classes are skewed and their weights balanced, so that parts of a batch weigh unequally. The
+    losses that were reported come back as `losses`.
+    """
     join("cpu")
     optimizer = SECTION.optimizer.model_copy(update={"clip_norm": 0.5})
-    trainer = make_trainer(state, section=SECTION.model_copy(update={"optimizer": optimizer}))
+    loss = SECTION.loss.model_copy(update={"class_weights": "balanced"})
+    section = SECTION.model_copy(update={"optimizer": optimizer, "loss": loss})
+    trainer = dataclasses.replace(
+        make_trainer(state, section=section), train=make_side(33, 0, skewed=True)
+    )
     model = start_model()
     groups = layer_groups(model)
     setup = Setup(model, groups, [frozenset(groups)] * 3, True, 0, 1, "cpu", "fp32")
     _, run = trainer._whole(setup)
     normalise = run.prepare
     run = dataclasses.replace(
-        run, prepare=lambda inputs: normalise(inputs).double(), validate=lambda _: (0.0, 0.0)
+        run,
+        prepare=lambda inputs: normalise(inputs).double(),
+        validate=lambda _: (0.0, 0.0),
+        loss=run.loss.double(),
     )
     progress = Progress(model.double(), build_optimizer(groups, optimizer))
     with EpochLog("exact", epochs=3, images_per_epoch=33) as log:
         fit(progress, run, StateFolder(state, {}), log, checkpoint_steps=100)
-    return model.state_dict()
+    losses = [row["train_loss"] for row in progress.history]
+    return {**model.state_dict(), "losses": torch.tensor(losses)}
 
 
 def main(way: str, state: Path, out: Path) -> None:
-    launch(2)
+    launch(3 if way == "float64" else 2)
     second = process_number() == 1
     if way == "kill" and second:
         os.environ["RESNETS_FAULT"] = "engine.step@6"

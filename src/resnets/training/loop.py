@@ -40,7 +40,8 @@ class Run:
     plan: list[frozenset[str]]  # the groups that train, for each epoch
     freeze_batchnorm: bool
     lr_at: Callable[[int], float]  # step, counted from 0 over the whole run -> learning rate
-    loss: nn.Module
+    loss: nn.Module  # logits, labels -> the sum over the images, each by its weight
+    weights: NDArray[np.float64]  # of each training image in the loss
     prepare: Callable[[Tensor], Tensor]  # a batch's inputs -> what the model takes, on the device
     validate: Callable[[nn.Module], tuple[float, float]]  # model -> loss, accuracy
     name_rows: Callable[[NDArray[np.int64]], list[str]]  # rows -> image names, for error messages
@@ -75,7 +76,9 @@ def train_one_epoch(
         with torch.autocast(run.device, torch.bfloat16, enabled=run.bf16):
             logits = model(run.prepare(batch.inputs))
         # bf16 becomes fp32, and float64, in which the tests compare, stays
-        loss = run.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # of several processes each has its part of the sum; what divides it is the whole batch's
+        loss = run.loss(logits, labels) / float(run.weights[batch.rows].sum())
         optimizer.zero_grad()
         loss.backward()
         value, correct = loss.item(), int((logits.argmax(1) == labels).sum())

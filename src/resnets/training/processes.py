@@ -187,17 +187,20 @@ def _add_up(values: "Tensor") -> "Tensor":
 def combine(model: "nn.Module", loss: float, num_correct: int, part: float) -> tuple[float, int]:
     """Make gradients and BatchNorm statistics those of the whole batch; return loss and correct.
 
-    `part` is this process's share of the batch's images: weighted by it, a short last batch counts
-    each image once. Statistics of frozen layers are left alone.
+    Losses and gradients are parts of sums. Statistics are means over the images: `part`, this
+    process's share of the batch's, weights them. Those of frozen layers are left alone.
     """
     import torch
 
     tensors = [p.grad for p in model.parameters() if p.grad is not None]
+    scaled = [grad.flatten() for grad in tensors]
     for module in model.modules():
         if module.training:
-            tensors += [x for x in module.buffers(recurse=False) if x.is_floating_point()]
-    sums = tensors[0].new_tensor([loss * part, num_correct])
-    total = _add_up(torch.cat([*(tensor.flatten() * part for tensor in tensors), sums]))
+            statistics = [x for x in module.buffers(recurse=False) if x.is_floating_point()]
+            tensors += statistics
+            scaled += [x.flatten() * part for x in statistics]
+    sums = tensors[0].new_tensor([loss, num_correct])
+    total = _add_up(torch.cat([*scaled, sums]))
     *combined, sums = torch.split(total, [*(tensor.numel() for tensor in tensors), 2])
     for tensor, values in zip(tensors, combined, strict=True):
         tensor.copy_(values.view(tensor.shape))

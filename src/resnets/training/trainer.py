@@ -147,9 +147,11 @@ class Trainer:
         """Put together what the whole and the cached way have in common."""
         counts = np.bincount(self.train.labels, minlength=len(self.train.classes)).tolist()
         weights = class_weights(counts, self.section.loss.class_weights)
+        per_class = torch.tensor(weights or [1.0] * len(counts))
         loss = nn.CrossEntropyLoss(
-            weight=None if weights is None else torch.tensor(weights),
+            weight=None if weights is None else per_class,
             label_smoothing=self.section.loss.label_smoothing,
+            reduction="sum",
         )
         return Run(
             batches=batches,
@@ -158,6 +160,7 @@ class Trainer:
             freeze_batchnorm=setup.freeze_batchnorm,
             lr_at=lambda step: self._lr(step, len(batches)),
             loss=loss.to(setup.device),
+            weights=per_class.double()[torch.from_numpy(self.train.labels)].numpy(),
             prepare=prepare,
             validate=validate,
             name_rows=lambda rows: [self.train.ids[row] for row in rows],
