@@ -22,10 +22,12 @@ from resnets.params import NoCrop, Preprocess
 from resnets.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.task import Side
 from resnets.training.loop import fit
+from resnets.training.features import EVAL_BATCH
+from resnets.training.identity import flatten
 from resnets.training.optim import build_optimizer
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
-from resnets.training.trainer import EVAL_BATCH, Setup, Trainer
+from resnets.training.trainer import Setup, Trainer
 
 EPOCHS = 25
 DEVICE = resolve_device(PARAMS.runtime.device)
@@ -82,7 +84,8 @@ class Bench:
         return rate(EPOCHS, lambda: self._keep("again", trainer, model))
 
     def _keep(self, name: str, trainer: Trainer, model: ResNet) -> None:
-        trained = trainer.run(model, title=name, seed=0, inputs={}, train="head")
+        inputs = flatten(trainer.section)
+        trained = trainer.run(model, title=name, seed=0, inputs=inputs, train="head")
         self.models[name] = trained.model
 
     def logits(self, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from tests.closure import SRC, closure, imports_of
+from resnets.training.identity import SRC, closure, imports_of
 
 ROOT = SRC.parent
 PACKAGE = SRC / "resnets"

@@ -32,6 +32,9 @@ MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an a
 RESERVED = re.compile(
     r"(data|split)_.*|backbone|best|curves|export|leaderboard|random", re.IGNORECASE
 )
+# marks a key that no training depends on, so that a stopped one goes on although it was changed;
+# a key without this mark starts it afresh
+CHANGES_NO_RESULT = "changes no result of training"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # names of tasks and variants become file names
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -76,7 +79,7 @@ class Runtime(Section):
     # auto: this process's share of the physical cores; a number gives the same last bits of every
     # sum on machines with other numbers of cores
     threads: Literal["auto"] | Count
-    checkpoint_steps: Count
+    checkpoint_steps: Annotated[Count, CHANGES_NO_RESULT]  # how often, not what is saved
     processes: Count  # that train together on this machine; each has `threads`
 
 
@@ -105,9 +108,10 @@ class Data(Section):
 
     resize: Annotated[int, Field(ge=4, le=4096)]
     fit: Literal["shorter_side", "stretch"]
-    on_bad: Literal["stop", "quarantine"]
-    max_bad_fraction: Fraction
-    max_megapixels: Positive
+    # which images are packed; those that are count by their bytes
+    on_bad: Annotated[Literal["stop", "quarantine"], CHANGES_NO_RESULT]
+    max_bad_fraction: Annotated[Fraction, CHANGES_NO_RESULT]
+    max_megapixels: Annotated[Positive, CHANGES_NO_RESULT]
 
 
 class Preprocess(Section):
@@ -294,7 +298,9 @@ NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from
 class Backbone(Training):
     """Say what the backbone comes from and how it is trained."""
 
-    input: str  # a task folder: train on it; a weights file: import it; NO_BACKBONE
+    # a task folder: train on it, where its images count by their bytes; a weights file: import it;
+    # NO_BACKBONE
+    input: Annotated[str, CHANGES_NO_RESULT]
 
 
 class GivenBackbone(Section):
@@ -324,7 +330,7 @@ class Variant(Training):
     train: Literal["all", "head"] | Gradual | list[str]
     frozen_batchnorm: Literal["freeze", "update"]
     views: Count  # augmented views per image whose features are cached when only the head trains
-    model: ModelChange
+    model: Annotated[ModelChange, CHANGES_NO_RESULT]  # what `model_of` makes of it counts
     # draw train and val anew, as a tutorial does that splits at random in every run: the
     # validation number then counts images that `init` was trained on, and is marked as leaked
     redraw_split: Annotated[int, Field(ge=0)] | None
@@ -343,20 +349,23 @@ class Export(Section):
 class Params(Section):
     """Hold all of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-    repeat: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    # a training counts its own seed, which is `seed` plus an entry of `repeat`
+    seed: Annotated[int, Field(ge=0, lt=2**31), CHANGES_NO_RESULT]
+    repeat: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), CHANGES_NO_RESULT]
     runtime: Runtime
-    tasks: dict[Name, Task]
+    tasks: Annotated[dict[Name, Task], CHANGES_NO_RESULT]  # count by the images of train and val
     data: Data
     preprocess: Preprocess
-    split: dict[Name, Split]
+    split: Annotated[dict[Name, Split], CHANGES_NO_RESULT]  # as the tasks
     model: Model
+    # a training counts its own section, and what it starts from by the hash of the weights
     backbone: Annotated[
         Annotated[Backbone, Tag("trained")] | Annotated[GivenBackbone, Tag("given")],
         Discriminator(_kind_of_backbone),
+        CHANGES_NO_RESULT,
     ]
-    transfer: Annotated[dict[Name, Variant], Field(min_length=1)]
-    export: Export
+    transfer: Annotated[dict[Name, Variant], Field(min_length=1), CHANGES_NO_RESULT]
+    export: Annotated[Export, CHANGES_NO_RESULT]  # comes after training
 
     @field_validator("repeat")
     @classmethod

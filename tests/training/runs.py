@@ -1,5 +1,6 @@
 """Build a small training run on generated images, for the tests of the engine and its state."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from resnets.models.resnet import ResNet
 from resnets.params import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
 from resnets.tasks.task import Side
 from resnets.training.batches import epoch_table, uniform
+from resnets.architecture import Shortcut
+from resnets.training.identity import flatten
 from resnets.training.trainer import Trained, Trainer
 
 CLASSES = ["dark", "bright", "striped"]
@@ -76,10 +79,10 @@ def make_trainer(
     return Trainer(make_side(33, 0), make_side(15, 1), section, PREPROCESS, runtime, state)
 
 
-def start_model(seed: int = 0) -> ResNet:
+def start_model(seed: int = 0, shortcut: Shortcut = "pad") -> ResNet:
     """Return the network that `train` starts with."""
     torch.manual_seed(seed)
-    return build_model("resnet8", num_classes=3, in_channels=1)
+    return build_model("resnet8", num_classes=3, in_channels=1, shortcut=shortcut)
 
 
 def plain_optimizer(
@@ -101,11 +104,21 @@ def plain_batches(epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
     return [order[:8], order[8:16], order[16:24], order[24:]], uniform(epoch_table(0, epoch, 33))
 
 
-def train(state: Path, *, section: Training = SECTION, runtime: Runtime = RUNTIME, seed: int = 0,
-          **options: object) -> Trained:  # fmt: skip
+def train(
+    state: Path,
+    *,
+    section: Training = SECTION,
+    runtime: Runtime = RUNTIME,
+    seed: int = 0,
+    model: ResNet | None = None,
+    **options: object,
+) -> Trained:
     """Train an 8-layer network to the end, or continue."""
     trainer = make_trainer(state, section=section, runtime=runtime)
-    return trainer.run(start_model(seed), title="test", seed=seed, inputs={}, **options)
+    model = model or start_model(seed)
+    own = {"transfer.test": section, "model": asdict(model.architecture), "options": options}
+    inputs = flatten(own)
+    return trainer.run(model, title="test", seed=seed, inputs=inputs, **options)
 
 
 def bits(trained: Trained) -> bytes:

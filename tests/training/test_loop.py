@@ -170,6 +170,28 @@ def test_features_are_found_by_a_run_with_another_head_and_by_no_other(tmp_path)
     assert bits(trained) == bits(train(tmp_path / "alone" / "c", train="head", section=plain))
 
 
+def test_features_of_another_network_with_the_same_weights_are_not_taken(tmp_path):
+    plain = start_model(shortcut="none")  # neither kind of shortcut has weights
+    assert plain.state_dict().keys() == start_model().state_dict().keys()
+    train(tmp_path / "a", train="head")
+    trained = train(tmp_path / "a", train="head", model=plain)
+    alone = train(tmp_path / "alone" / "a", train="head", model=start_model(shortcut="none"))
+    assert bits(trained) == bits(alone)
+
+
+def test_features_are_kept_only_as_long_as_a_run_can_take_them(tmp_path):
+    def names() -> set[str]:
+        return {file.name for file in (tmp_path / "features/a").glob("*")}
+
+    train(tmp_path / "a", train="head", views=3)
+    three = names()
+    train(tmp_path / "a", train="head", views=2)
+    assert len(names()) == len(three) - 1
+    assert names() < three
+    train(tmp_path / "a")
+    assert not names()
+
+
 def test_damaged_features_are_computed_again(tmp_path):
     expected = bits(train(tmp_path / "a", train="head"))
     for file in (tmp_path / "features").rglob("*.features"):

@@ -101,7 +101,8 @@ def test_three_processes_equal_one_that_takes_the_same_three_parts(tmp_path):
             torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-12, msg=key)
 
 
-def test_torchrun_gives_the_same_bits(tmp_path, undisturbed):
+def test_torchrun_gives_the_same_bits_and_continues_no_state_of_one_process(tmp_path, undisturbed):
+    train(tmp_path / "state")
     assert run("plain", tmp_path, *TORCHRUN) == undisturbed
 
 

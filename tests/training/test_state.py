@@ -13,7 +13,7 @@ import torch
 from resnets.errors import EnvironmentFault, StoppedBySignal
 from resnets.files import atomic_path, locked, mark_published, write_json
 from resnets.training import state as state_module
-from resnets.training.state import Progress, StateFolder
+from resnets.training.state import Progress, StateFolder, held
 from tests.training.runs import SECTION, bits, train
 
 ROOT = Path(__file__).parents[2]
@@ -172,8 +172,8 @@ def test_state_of_another_run_is_not_continued_and_the_reason_is_said(tmp_path, 
     identity = {"parameters": 1, "data": 2, "seed": 3, "code": 4}
     StateFolder(tmp_path, identity).save(make_progress(), 5)
     other = StateFolder(tmp_path, {**identity, change: "other"})
-    assert other.reason == f"{change} changed"
     assert other.load(make_progress()) == ""
+    assert other.reason == f"{change}: {identity[change]} -> other"
     assert not list(tmp_path.glob("*.state"))
 
 
@@ -182,7 +182,36 @@ def test_other_parameters_start_fresh_and_say_so(tmp_path, capsys):
     capsys.readouterr()
     section = SECTION.model_copy(update={"epochs": 1})
     assert len(train(tmp_path, section=section).history) == 1
-    assert "starting fresh (parameters changed)" in capsys.readouterr().out
+    assert "starting fresh (transfer.test.epochs: 3 -> 1)" in capsys.readouterr().out
+
+
+def test_what_no_run_of_the_parameters_can_use_is_removed(tmp_path):
+    kept = [
+        "transfer-a/seed-1/x",
+        "transfer-a-b/seed-9/x",
+        "features/transfer-a-b/seed-9-0.features",
+        "features/transfer-a/seed-1-0.features",
+        "features/transfer-a/plain-0.features",
+        "backbone/seed-7/x",
+        "transfer-busy/seed-0/x",
+        "prepare-source/x",
+    ]
+    gone = ["transfer-a/seed-10/x", "features/transfer-a/seed-10-0.features",
+            "transfer-old/seed-1/x", "features/transfer-old/seed-1-0.features",
+            "features/transfer-older/seed-1-0.features"]  # fmt: skip
+    for name in kept + gone:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with (
+        locked(tmp_path / "transfer-busy", "training of busy"),
+        held(tmp_path / "transfer-a", "training of a", seeds=[0, 1], variants=["a", "a-b"]),
+    ):
+        found = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
+    assert {name for name in found if not name.endswith("lock")} == set(kept)
+    assert not (tmp_path / "transfer-old").exists()
+    with held(tmp_path / "backbone", "training of the backbone", seeds=[0]):
+        assert not (tmp_path / "backbone/seed-7").exists()
+        assert (tmp_path / "transfer-a-b/seed-9/x").exists()
 
 
 def test_second_process_is_refused_and_told_who_is_at_work(tmp_path):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.files import locked, mark_published, write_json, write_text
+from resnets.files import mark_published, write_json, write_text
 from resnets.runtime import process_number
 from resnets.training.processes import launch
 
@@ -35,36 +35,35 @@ def main(
         write_json(metrics, {"backbone": "none"})
         return
 
-    from resnets.training.publish import full_preprocess
+    from resnets.training.publish import full_preprocess, publish_import
 
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
     if not source.is_dir() or not isinstance(section, Backbone):
-        from resnets.training.publish import publish_import
-
         publish_import(source, bundle, values.model, preprocess, metrics=metrics, plots=plots)
         return
 
     launch(values.runtime.processes)
     from resnets.evaluation.scoring import score_models
     from resnets.tasks.task import open_task
+    from resnets.training.identity import training_inputs
     from resnets.training.publish import publish_bundle, write_history
     from resnets.training.start import initial_model
+    from resnets.training.state import held
     from resnets.training.trainer import Trainer
 
-    task, state = open_task(source), Path(".state/backbone")
+    task, state, seed = open_task(source), Path(".state/backbone"), values.seed
     trainer = Trainer(
         task.side("train"), task.side("val"), section, preprocess, values.runtime, state
     )
-    with locked(state, "training of the backbone"):
-        model, weights = initial_model(
-            values.model, "random", out, classes=task.classes, seed=values.seed
-        )
-        trained = trainer.run(model, title="backbone", seed=values.seed, inputs={})
+    with held(state, "training of the backbone", [seed]):
+        model, weights = initial_model(values.model, "random", out, classes=task.classes, seed=seed)
+        inputs = training_inputs(__file__, values, "backbone", weights)
+        trained = trainer.run(model, title="backbone", seed=seed, inputs=inputs)
         if process_number():
             return
         publish_bundle(
             bundle, trained, task, network=values.model, preprocess=preprocess,
-            training={"variant": "backbone", "seed": values.seed}, initial_weights=weights,
+            training={"variant": "backbone", "seed": seed},
         )  # fmt: skip
         write_history(plots / "history.csv", {0: trained.history})
         score_models({0: bundle}, task, trained.summary["device"], metrics=metrics, plots=plots)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.files import locked, mark_published
+from resnets.files import mark_published
 from resnets.runtime import process_number
 from resnets.training.processes import launch
 
@@ -33,8 +33,10 @@ def main(
     section, network = choose(values.transfer, "transfer", variant), values.model_of(variant)
 
     from resnets.tasks.task import open_task
+    from resnets.training.identity import training_inputs
     from resnets.training.publish import full_preprocess, publish_bundle, write_history
     from resnets.training.start import initial_model
+    from resnets.training.state import held
     from resnets.training.trainer import Trainer
 
     opened = open_task(task).redrawn(section.redraw_split)
@@ -43,17 +45,16 @@ def main(
     trainer = Trainer(
         opened.side("train"), opened.side("val"), section, preprocess, values.runtime, state
     )
-    histories = {}
-    with locked(state, f"transfer of {variant}"):
-        for repeat in values.repeat:
-            seed = values.seed + repeat
+    histories, seeds = {}, {repeat: values.seed + repeat for repeat in values.repeat}
+    with held(state, f"transfer of {variant}", seeds.values(), values.transfer):
+        for repeat, seed in seeds.items():
             model, weights = initial_model(
                 network, section.init, init, classes=opened.classes, seed=seed
             )
             trained = trainer.run(
-                model, title=f"{variant} {seed}", seed=seed, inputs={"initial weights": weights},
-                train=section.train, freeze_batchnorm=section.frozen_batchnorm == "freeze",
-                views=section.views,
+                model, title=f"{variant} {seed}", seed=seed,
+                inputs=training_inputs(__file__, values, variant, weights), train=section.train,
+                freeze_batchnorm=section.frozen_batchnorm == "freeze", views=section.views,
             )  # fmt: skip
             if process_number():
                 continue
@@ -61,10 +62,8 @@ def main(
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
             publish_bundle(
                 out / f"{name}.safetensors", trained, opened, network=network,
-                preprocess=preprocess, initial_weights=weights,
-                training={
-                    "variant": variant, "seed": seed, "redraw_split": section.redraw_split
-                },
+                preprocess=preprocess,
+                training={"variant": variant, "seed": seed, "redraw_split": section.redraw_split},
             )  # fmt: skip
         if not process_number():
             write_history(history, histories)

@@ -87,6 +87,11 @@ class Side:
         lines = [repr((row.id, row.pixel_sha256, row.label)) for row in self.images.rows]
         return digest("\n".join(lines).encode("utf-8", "surrogateescape"))
 
+    def packed_digest(self) -> str:
+        """Return 16 hex digits that stand for all that training sees: as packed, by class."""
+        packed = [(row.crc32, row.packed_height, row.packed_width) for row in self.images.rows]
+        return digest(repr((self.digest(), self.classes, packed)).encode())
+
 
 class Task:
     """Hold a prepared and split dataset."""

@@ -2,13 +2,12 @@
 
 They lie in `.state/features`, which nobody tracks and which outlives the run, so that another
 learning rate or another loss of the head runs no backbone. Each is bound by its name to all that it
-depends on, and takes the place of the one before.
+depends on, and takes the place of those before.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
+from resnets.training.batches import ImageBatches
+from resnets.tasks.decode import Images
+from resnets.tasks.task import Side
 from resnets.files import write_bytes
+from resnets.inference import infer
+from resnets.models.resnet import ResNet
+from resnets.params import Preprocess
 from resnets.runtime import process_number
 from resnets.tasks.decode import Images
 from resnets.training.batches import ImageBatches
 from resnets.training.processes import share
+from resnets.training.identity import code_digest
 from resnets.training.state import seal, unseal
+
+EVAL_BATCH = 256  # images per forward pass outside training; changes no result in fp32
 
 
 class ViewImages:
@@ -42,7 +50,7 @@ class ViewImages:
         return np.ascontiguousarray(cut.permute(1, 2, 0).numpy())
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_digest(model: ResNet) -> str:
     """Return the hash of all weights and statistics but those of the head."""
     digest = hashlib.sha256()
     for key, value in model.state_dict().items():
@@ -56,27 +64,59 @@ class Features:
     """Compute features (images, features), or take those that an earlier run computed."""
 
     folder: Path
-    inputs: dict[str, Any]  # what all features depend on, by hash or value
-    compute: Callable[[Images], NDArray[np.float32]]
+    model: ResNet
+    preprocess: Preprocess
+    machine: dict[str, Any]  # what of it changes bits, device and precision first of all
 
-    def of(self, images: Images, slot: str, inputs: dict[str, Any]) -> Tensor:
-        """Return the features of the images; `inputs` names what else they depend on.
+    def of_views(self, batches: ImageBatches, views: int) -> list[Tensor]:
+        """Return the features of so many augmented views of all images."""
+        drawn = {"augment": batches.augment.model_dump(), "seed": batches.seed}
+        parts: list[tuple[Images, dict[str, Any]]] = [
+            (ViewImages(batches, view), {**drawn, "view": view}) for view in range(views)
+        ]
+        return self._of(f"seed-{batches.seed}", batches.side, parts)
 
-        Those that the slot held before are removed. Of several processes, process 0 computes.
+    def of_side(self, side: Side) -> Tensor:
+        """Return the features of the evaluation crops of a side."""
+        return self._of("plain", side, [(side.images, {})])[0]
+
+    def _of(
+        self, kind: str, side: Side, parts: list[tuple[Images, dict[str, Any]]]
+    ) -> list[Tensor]:
+        """Return the features of each part, with what else it depends on; forget all others.
+
+        Of several processes, process 0 computes.
         """
-        mine = None if process_number() else self._of(images, slot, {**self.inputs, **inputs})
-        features = share(mine)
-        assert features is not None  # process 0's
-        return features
+        if process_number():
+            return share([])
+        common = {
+            "network": asdict(self.model.architecture),
+            "weights": weights_digest(self.model),
+            "preprocess": self.preprocess.model_dump(),
+            "machine": self.machine,
+            "code": code_digest(Path(__file__)),
+            "images": side.packed_digest(),
+        }
+        files: dict[Path, Images] = {}
+        for images, inputs in parts:
+            text = json.dumps({**common, **inputs}, sort_keys=True)
+            key = hashlib.sha256(text.encode()).hexdigest()[:16]
+            files[self.folder / f"{kind}-{key}.features"] = images
+        for file in self.folder.glob(f"{kind}-*"):
+            if file not in files:
+                file.unlink()
+        return share([self._take(file, images) for file, images in files.items()])
 
-    def _of(self, images: Images, slot: str, inputs: dict[str, Any]) -> Tensor:
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.folder / f"{slot}-{key}.features"
-        payload = unseal(path.read_bytes()) if path.exists() else b""
+    def _take(self, file: Path, images: Images) -> Tensor:
+        payload = unseal(file.read_bytes()) if file.exists() else b""
         if payload:
             return load(payload)["features"]
-        for old in self.folder.glob(f"{slot}-*.features"):
-            old.unlink()
-        features = torch.from_numpy(self.compute(images))
-        write_bytes(path, seal(save({"features": features})))
+        features = torch.from_numpy(
+            infer(
+                self.model, images, preprocess=self.preprocess, batch_size=EVAL_BATCH,
+                device=self.machine["runtime.device"],
+                precision=self.machine["runtime.precision"], output="features",
+            )
+        )  # fmt: skip
+        write_bytes(file, seal(save({"features": features})))
         return features

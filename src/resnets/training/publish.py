@@ -15,6 +15,9 @@ from resnets.tasks.task import Task
 from resnets.training.start import import_backbone, look_alikes
 from resnets.training.state import code_digest
 from resnets.training.trainer import EVAL_BATCH, Trained
+from resnets.training.features import EVAL_BATCH
+from resnets.training.start import import_backbone
+from resnets.training.trainer import Trained
 
 TORCHVISION = {"stem": "imagenet", "stride_on": "conv3x3"}  # of all networks that it published
 
@@ -34,7 +37,6 @@ def publish_bundle(
     network: Model,
     preprocess: FullPreprocess,
     training: dict[str, Any],
-    initial_weights: str,
 ) -> None:
     """Write the bundle of a trained model, with the temperature that fits its validation logits.
 
@@ -51,7 +53,10 @@ def publish_bundle(
         preprocess=preprocess,
         temperature=fit_temperature(logits, val.labels),
         training={**training, **trained.summary},
-        hashes={**task.hashes(), "initial_weights": initial_weights, "code": code_digest()},
+        hashes={
+            **task.hashes(),
+            **{key: trained.inputs[key] for key in ("initial_weights", "code")},
+        },
     )
     save_bundle(path, trained.model, meta)
 

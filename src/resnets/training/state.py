@@ -1,12 +1,16 @@
 """Keep the state of a training run on disk, so that a killed run continues bit by bit.
 
 DVC deletes a stage's outs before it runs, so the state lives in `.state/<name>`, which nobody
-tracks. It is bound to the run's identity (parameters, data, split, weights and code): state of
-another run is never continued. It is removed once DVC has recorded the outs (files.locked).
+tracks. Each checkpoint holds the identity of its run (identity.py): that of another run is never
+continued. It is removed once DVC has recorded the outs (files.locked), or when no run of the
+parameters can continue it.
 """
 
 import hashlib
 import json
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.files import write_bytes, write_text
+from resnets.errors import EnvironmentFault
+from resnets.files import locked, write_bytes
 from resnets.runtime import process_number
 from resnets.training.processes import share
+from resnets.training.identity import difference
 
+FEATURES = "features"  # beside the states; outlives them
+PLAIN = ("epoch", "batch", "sums", "history")  # what of the progress is no tensor
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
 
@@ -40,18 +48,6 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def code_digest() -> str:
-    """Return the hash of this package's code that can change the result of training."""
-    package = Path(__file__).parents[1]
-    files = [*package.glob("models/*.py"), *package.glob("training/*.py"),
-             package / "tasks" / "decode.py",
-             package / "inference.py"]  # fmt: skip
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def seal(payload: bytes) -> bytes:
     """Put a hash before the bytes, so that damage is noticed."""
     return hashlib.sha256(payload).digest() + payload
@@ -67,40 +63,20 @@ class StateFolder:
     """Save and load the progress of one run; only process 0 of several touches the folder."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Take the folder; state that another identity left there is removed.
-
-        `reason` says what changed, or is empty.
-        """
+        """Take the folder, and by name and value all that the run depends on."""
         self.folder = folder
-        identity = json.loads(json.dumps(identity))
-        recorded = folder / "identity.json"
-        self.reason = ""
-        if process_number():
-            return
-        if recorded.exists():
-            try:
-                before = json.loads(recorded.read_text())
-            except ValueError:
-                before = {}
-            changed = [key for key in identity if before.get(key) != identity[key]]
-            if changed:
-                self.reason = f"{', '.join(changed)} changed"
-                self._remove_checkpoints()
-        write_text(recorded, json.dumps(identity, indent=1, sort_keys=True))
+        self.identity = json.loads(json.dumps(identity))
+        self.reason = ""  # why `load` has removed a state that was there
 
     def _checkpoints(self) -> list[Path]:
         found = self.folder.glob("checkpoint-*.state")
         return sorted(found, key=lambda file: int(file.stem.split("-")[1]), reverse=True)
 
-    def _remove_checkpoints(self) -> None:
-        for file in self._checkpoints():
-            file.unlink()
-
     def save(self, progress: Progress, step: int) -> None:
         """Write a checkpoint, then forget all but the newest few."""
         if process_number():
             return
-        payload = save(*_pack(progress))
+        payload = save(*_pack(progress, self.identity))
         target = self.folder / f"checkpoint-{step:09d}.state"
         write_bytes(target, seal(payload))
         for old in self._checkpoints()[KEEP:]:
@@ -109,7 +85,8 @@ class StateFolder:
     def load(self, progress: Progress) -> str:
         """Restore the newest checkpoint that is whole; return where it stands, or "".
 
-        A checkpoint whose bytes do not match their own hash is passed over.
+        A checkpoint whose bytes do not match their own hash is passed over. Those of another run
+        are removed, and `reason` says what differs.
         """
         payload = share(b"" if process_number() else self._newest())
         if not payload:
@@ -118,10 +95,41 @@ class StateFolder:
         return f"epoch {progress.epoch + 1}, batch {progress.batch}"
 
     def _newest(self) -> bytes:
-        return next(filter(None, (unseal(file.read_bytes()) for file in self._checkpoints())), b"")
+        contents = (unseal(file.read_bytes()) for file in self._checkpoints())
+        payload = next(filter(None, contents), b"")
+        if payload:
+            self.reason = difference(_plain(payload).get("identity", {}), self.identity)
+        if self.reason:
+            for file in self._checkpoints():
+                file.unlink()
+        return b"" if self.reason else payload
 
 
-def _pack(progress: Progress) -> tuple[dict[str, Tensor], dict[str, str]]:
+@contextmanager
+def held(
+    state: Path, owner: str, seeds: Collection[int], variants: Collection[str] = ()
+) -> Iterator[None]:
+    """Hold the folder of a stage's states, without what no run of its parameters can use.
+
+    States and features of other seeds are removed, and those of variants that are not among
+    `variants` (if any are given), unless a process holds them. Raises EnvironmentFault as `locked`.
+    """
+    with locked(state, owner):
+        if not process_number():
+            features = state.parent / FEATURES / state.name
+            for path in [*state.glob("seed-*"), *features.glob("seed-*")]:
+                if int(path.name.split("-")[1]) not in seeds:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            names = {path.name for path in state.parent.rglob("transfer-*")}
+            for name in names if variants else ():
+                if name.removeprefix("transfer-") not in variants:
+                    with suppress(EnvironmentFault), locked(state.parent / name, "removal"):
+                        shutil.rmtree(state.parent / FEATURES / name, ignore_errors=True)
+                        shutil.rmtree(state.parent / name)
+        yield
+
+
+def _pack(progress: Progress, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Flatten the progress into tensors and one JSON text, which keeps the order of columns."""
     tensors = {f"model.{k}": v.contiguous() for k, v in progress.model.state_dict().items()}
     tensors |= {f"best.{k}": v.contiguous() for k, v in progress.best.items()}
@@ -129,16 +137,22 @@ def _pack(progress: Progress) -> tuple[dict[str, Tensor], dict[str, str]]:
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value.contiguous()
-    plain = {key: getattr(progress, key) for key in ("epoch", "batch", "sums", "history")}
-    return tensors, {"progress": json.dumps(plain)}
+    plain = {key: getattr(progress, key) for key in PLAIN}
+    return tensors, {"progress": json.dumps({**plain, "identity": identity})}
+
+
+def _plain(payload: bytes) -> dict[str, Any]:
+    """Return what a checkpoint's bytes hold beside tensors."""
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    plain: dict[str, Any] = json.loads(header["__metadata__"]["progress"])
+    return plain
 
 
 def _unpack(progress: Progress, payload: bytes) -> None:
     """Fill the progress from a checkpoint's bytes, which were verified by their hash."""
-    header_size = int.from_bytes(payload[:8], "little")
-    header = json.loads(payload[8 : 8 + header_size])
-    for key, value in json.loads(header["__metadata__"]["progress"]).items():
-        setattr(progress, key, value)
+    plain = _plain(payload)
+    for key in PLAIN:
+        setattr(progress, key, plain[key])
     tensors = load(payload)
     progress.model.load_state_dict(_part(tensors, "model."))
     progress.best = _part(tensors, "best.")

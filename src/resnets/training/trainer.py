@@ -1,35 +1,37 @@
 """Train one model on one task: put batches, plan, optimiser, loss and state together."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.backends.cpu import get_cpu_capability
 from torch.nn import functional as F
 
+from resnets.training.batches import FeatureBatches, ImageBatches
+from resnets.tasks.task import Side
 from resnets.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params import Gradual, Preprocess, Runtime, Training
 from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
-from resnets.tasks.decode import Images
 from resnets.tasks.task import Side
 from resnets.training.batches import FeatureBatches, ImageBatches
-from resnets.training.features import Features, ViewImages, weights_digest
 from resnets.training.loop import Batches, Run, fit
+from resnets.training.features import EVAL_BATCH, Features
 from resnets.training.optim import build_optimizer, lr_factor
 from resnets.training.plan import class_weights, train_plan
 from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
-from resnets.training.state import Progress, StateFolder, code_digest
+from resnets.training.state import FEATURES, Progress, StateFolder
+from resnets.training.processes import check_alike, join, num_processes
+from resnets.training.plan import class_weights, train_plan
 
 Prepare = Callable[[Tensor], Tensor]
 Validate = Callable[[nn.Module], tuple[float, float]]
-
-EVAL_BATCH = 256  # images per forward pass outside training; changes no result in fp32
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Trained:
     model: ResNet
     history: list[dict[str, Any]]
     summary: dict[str, Any]  # epochs, best epoch, parameters, precision: for metrics and bundle
+    inputs: dict[str, Any]  # what the caller has named as such
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,9 @@ class Trainer:
     ) -> Trained:
         """Train the model, or continue where a killed run of the same inputs stopped.
 
-        `inputs` names by hash or value whatever else the result depends on, such as the initial
-        weights. The state stays until the caller has published the result and removes it. Raises
-        the errors of `fit`.
+        `inputs` names by hash or value all that the result depends on and that is not known here:
+        the parameters, the code, the initial weights. The state stays until the caller has
+        published the result and removes it. Raises the errors of `fit`.
         """
         make_repeatable(self.runtime.threads)
         device = resolve_device(self.runtime.device)
@@ -98,16 +101,17 @@ class Trainer:
         setup = Setup(model, groups, plan, freeze_batchnorm, seed, views, device, precision)
         log = EpochLog(title, epochs=self.section.epochs, images_per_epoch=len(self.train.ids))
         is_cached = trained_groups == {"head"} and freeze_batchnorm
+        if not is_cached and not process_number():
+            shutil.rmtree(self._features, ignore_errors=True)
         part, run = self._cached(setup) if is_cached else self._whole(setup)
         progress = Progress(part, build_optimizer(groups, self.section.optimizer))
         identity = {
-            "parameters": [self.section.model_dump(), self.preprocess.model_dump()],
-            "data": [self.train.digest(), self.val.digest()],
             "seed": seed,
-            "machine": self._machine(setup),
-            "processes": num_processes(),
-            "code": code_digest(),
             **inputs,
+            "images of train": self.train.packed_digest(),
+            "images of val": self.val.packed_digest(),
+            **self._machine(setup),
+            "runtime.processes": num_processes(),
         }
         check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
         self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), log)
@@ -124,16 +128,29 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "processes": num_processes(),
         }
-        return Trained(model.cpu().eval(), progress.history, summary)
+        return Trained(model.cpu().eval(), progress.history, summary, inputs)
 
-    def _machine(self, setup: Setup) -> list[Any]:
-        return [setup.device, setup.precision, torch.get_num_threads(), torch.__version__]
+    @property
+    def _features(self) -> Path:
+        return self.state.parent / FEATURES / self.state.name
+
+    def _machine(self, setup: Setup) -> dict[str, Any]:
+        """Return what of the machine and its libraries changes the last bits."""
+        is_gpu = setup.device == "cuda"
+        return {
+            "runtime.device": setup.device,
+            "runtime.precision": setup.precision,
+            "runtime.threads": torch.get_num_threads(),
+            "processor": torch.cuda.get_device_name() if is_gpu else get_cpu_capability(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        }
 
     def _fit(self, progress: Progress, run: Run, state: StateFolder, log: EpochLog) -> None:
         with log:
+            where = state.load(progress)
             if state.reason:
                 log.console.print(f"{log.title}: starting fresh ({state.reason})")
-            where = state.load(progress)
             if where:
                 if progress.epoch == self.section.epochs:
                     where = "its end, all epochs are done"
@@ -183,14 +200,17 @@ class Trainer:
 
     def _whole(self, setup: Setup) -> tuple[nn.Module, Run]:
         """Run every image through the whole network in every epoch."""
-        infer_val = self._infer(setup, "logits")
 
         def prepare(inputs: Tensor) -> Tensor:
             inputs = inputs.to(setup.device, non_blocking=True)
             return normalise(inputs, self.preprocess.mean, self.preprocess.std)
 
         def validate(_: nn.Module) -> tuple[float, float]:
-            return self._score(torch.from_numpy(infer_val(self.val.images)))
+            logits = infer(
+                setup.model, self.val.images, preprocess=self.preprocess, batch_size=EVAL_BATCH,
+                device=setup.device, precision=setup.precision,
+            )  # fmt: skip
+            return self._score(torch.from_numpy(logits))
 
         return setup.model, self._run(setup, self._batches(setup, None), prepare, validate)
 
@@ -200,24 +220,9 @@ class Trainer:
         The views repeat after `views` epochs, which is the only difference to the long way.
         """
         images = self._batches(setup, setup.views)
-        inputs = {
-            "backbone": weights_digest(setup.model),
-            "preprocess": self.preprocess.model_dump(),
-            "machine": self._machine(setup),
-            "code": code_digest(),
-        }
-        folder = self.state.parent / "features" / self.state.name
-        features = Features(folder, inputs, self._infer(setup, "features"))
-        drawn = {"augment": self.section.augment.model_dump(), "seed": setup.seed}
-        train, val = {"images": self.train.digest()}, {"images": self.val.digest()}
-        views = [
-            features.of(
-                ViewImages(images, view), f"seed-{setup.seed}-view-{view}",
-                {**train, **drawn, "view": view},
-            )
-            for view in range(min(setup.views, len(setup.plan)))
-        ]  # fmt: skip
-        of_val = features.of(self.val.images, "val", val).to(setup.device)
+        features = Features(self._features, setup.model, self.preprocess, self._machine(setup))
+        views = features.of_views(images, min(setup.views, len(setup.plan)))
+        val_features = features.of_side(self.val).to(setup.device)
         batches = FeatureBatches(
             views, images.labels, batch_size=self.section.batch_size, seed=setup.seed,
             part=(process_number(), num_processes()),
@@ -226,24 +231,11 @@ class Trainer:
         def validate(head: nn.Module) -> tuple[float, float]:
             head.eval()
             with torch.inference_mode(), setup.autocast():
-                return self._score(head(of_val).float().cpu())
+                return self._score(head(val_features).float().cpu())
 
         run = self._run(setup, batches, lambda inputs: inputs.to(setup.device), validate)
         assert setup.model.fc is not None  # a network that is trained has a head
         return setup.model.fc, run
-
-    def _infer(
-        self, setup: Setup, output: Literal["logits", "features"]
-    ) -> Callable[[Images], NDArray[np.float32]]:
-        return lambda images: infer(
-            setup.model,
-            images,
-            preprocess=self.preprocess,
-            batch_size=EVAL_BATCH,
-            device=setup.device,
-            precision=setup.precision,
-            output=output,
-        )
 
     def _score(self, logits: Tensor) -> tuple[float, float]:
         """Return loss and accuracy on the validation side."""

@@ -1,0 +1,114 @@
+"""Tell one computation from another: all that a result depends on, by name and value.
+
+Nothing here is a list that somebody must keep: parameters are found by walking the schema, code by
+following the imports. What is new counts; only a key that the schema marks as CHANGES_NO_RESULT
+does not.
+"""
+
+import ast
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from resnets.params import CHANGES_NO_RESULT, Params, Section
+
+SRC = Path(__file__).resolve().parents[2]
+MOST_SHOWN = 8  # changed keys in one message
+
+
+def flatten(value: object, key: str = "") -> dict[str, Any]:
+    """Return the values below a section by their dotted keys, all but those that are marked."""
+    if isinstance(value, Section):
+        schema = type(value).model_fields
+        kept = [name for name in schema if CHANGES_NO_RESULT not in schema[name].metadata]
+        inner = {name: getattr(value, name) for name in kept}
+    elif isinstance(value, dict):
+        inner = value
+    else:
+        return {key: value}
+    prefix = f"{key}." if key else ""
+    return {k: v for name in inner for k, v in flatten(inner[name], f"{prefix}{name}").items()}
+
+
+def training_inputs(script: str, values: Params, name: str, weights: str) -> dict[str, Any]:
+    """Return the parameters, the code and the initial weights of a training, the last by hash.
+
+    `name` is that of a variant, or "backbone"; `script` is the file of the stage.
+    """
+    own: dict[str, Section] = {"backbone": values.backbone}
+    if name != "backbone":
+        own = {"model": values.model_of(name), f"transfer.{name}": values.transfer[name]}
+    inputs = flatten(values) | flatten(own)
+    return {**inputs, "initial_weights": weights, "code": code_digest(Path(script))}
+
+
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Name the keys that differ with both values, as `model.shortcut: pad -> none`; else ""."""
+    keys = [key for key in {**after, **before} if before.get(key, ...) != after.get(key, ...)]
+    words = [f"{key}: {_show(before, key)} -> {_show(after, key)}" for key in keys[:MOST_SHOWN]]
+    more = [f"{len(keys) - MOST_SHOWN} more"] if len(keys) > MOST_SHOWN else []
+    return ", ".join(words + more)
+
+
+def _show(values: dict[str, Any], key: str) -> str:
+    if key not in values:
+        return "absent"
+    return values[key] if isinstance(values[key], str) else json.dumps(values[key])
+
+
+@cache
+def code_digest(script: Path) -> str:
+    """Return 16 hex digits that stand for all code of this package that a file can reach."""
+    digest = hashlib.sha256()
+    for file in sorted(closure(script.resolve())):
+        digest.update(str(file.relative_to(SRC)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def closure(file: Path, *, late: bool = True) -> set[Path]:
+    """Return the files of this package that a file can import, itself included.
+
+    `late` follows the imports within functions too.
+    """
+    reached: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        current = waiting.pop()
+        if current in reached:
+            continue
+        reached.add(current)
+        for module in imports_of(current, late=late):
+            target = _file_of(module)
+            if target:
+                # importing a.b.c runs the __init__ of a and a.b too
+                packages = target.parents[: len(target.relative_to(SRC).parts) - 1]
+                waiting += [target, *(package / "__init__.py" for package in packages)]
+    return reached
+
+
+@cache
+def imports_of(file: Path, *, late: bool = True) -> frozenset[str]:
+    """Return the modules, of any package, that a file imports when it runs."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif late or not isinstance(node, ast.FunctionDef):
+            waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def _file_of(module: str) -> Path | None:
+    """Return the file of a module of this package, None for anything else."""
+    path = SRC / Path(*module.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    is_ours = module.split(".")[0] == __name__.split(".")[0]
+    return next((file for file in files if is_ours and file.is_file()), None)
