@@ -21,9 +21,9 @@ from resnets.models.resnet import ResNet
 from resnets.params import NoCrop, Preprocess
 from resnets.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.task import Side
-from resnets.training.loop import fit
 from resnets.training.features import EVAL_BATCH
 from resnets.training.identity import flatten
+from resnets.training.loop import fit
 from resnets.training.optim import build_optimizer
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder

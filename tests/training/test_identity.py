@@ -61,6 +61,7 @@ CHANGES = {
     **{f"backbone.{key}": change for key, change in TRAINING.items()},
     **{f"transfer.*.{key}": change for key, change in TRAINING.items()},
     "repeat": ([0, 1], {}, {}),
+    "runtime.threads": (3, {}, {}),
     "model.name": ("resnet32", {}, {}),
     "model.in_channels": (3, RGB, {}),
     "model.stride_on": ("conv1x1", {}, BOTTLENECKS),
@@ -184,9 +185,9 @@ def test_a_changed_key_stops_exactly_the_trainings_that_depend_on_it(key):
 
 def test_a_training_is_bound_to_all_code_that_it_can_reach_and_to_no_other():
     reached = {str(file.relative_to(SRC / "resnets")) for file in closure(Path(transfer.__file__))}
-    needed = {"architecture.py", "runtime.py", "data/task.py", "models/resnet.py"}
-    assert needed | {"training/engine.py", "stages/transfer.py", "__init__.py"} <= reached
-    assert not {"cli.py", "compare.py", "predict.py", "stages/backbone.py"} & reached
+    needed = {"architecture.py", "runtime.py", "tasks/task.py", "models/resnet.py"}
+    assert needed | {"training/loop.py", "stages/transfer.py", "__init__.py"} <= reached
+    assert not {"cli.py", "review/compare.py", "predict/run.py", "stages/backbone.py"} & reached
 
 
 # ---- the stage itself, stopped after three of its four steps ------------------------------------

@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from resnets.training.batches import ImageBatches
-from resnets.tasks.decode import Images
-from resnets.tasks.task import Side
 from resnets.files import write_bytes
 from resnets.inference import infer
 from resnets.models.resnet import ResNet
 from resnets.params import Preprocess
 from resnets.runtime import process_number
 from resnets.tasks.decode import Images
+from resnets.tasks.task import Side
 from resnets.training.batches import ImageBatches
-from resnets.training.processes import share
 from resnets.training.identity import code_digest
+from resnets.training.processes import share
 from resnets.training.state import seal, unseal
 
 EVAL_BATCH = 256  # images per forward pass outside training; changes no result in fp32

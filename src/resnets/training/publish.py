@@ -12,11 +12,8 @@ from resnets.files import write_json, write_text
 from resnets.inference import infer
 from resnets.params import Data, Model, Preprocess
 from resnets.tasks.task import Task
-from resnets.training.start import import_backbone, look_alikes
-from resnets.training.state import code_digest
-from resnets.training.trainer import EVAL_BATCH, Trained
 from resnets.training.features import EVAL_BATCH
-from resnets.training.start import import_backbone
+from resnets.training.start import import_backbone, look_alikes
 from resnets.training.trainer import Trained
 
 TORCHVISION = {"stem": "imagenet", "stride_on": "conv3x3"}  # of all networks that it published

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from resnets.errors import EnvironmentFault
 from resnets.files import locked, write_bytes
 from resnets.runtime import process_number
-from resnets.training.processes import share
 from resnets.training.identity import difference
+from resnets.training.processes import share
 
 FEATURES = "features"  # beside the states; outlives them
 PLAIN = ("epoch", "batch", "sums", "history")  # what of the progress is no tensor

@@ -12,23 +12,19 @@ from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
 from torch.nn import functional as F
 
-from resnets.training.batches import FeatureBatches, ImageBatches
-from resnets.tasks.task import Side
 from resnets.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params import Gradual, Preprocess, Runtime, Training
 from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
 from resnets.tasks.task import Side
 from resnets.training.batches import FeatureBatches, ImageBatches
-from resnets.training.loop import Batches, Run, fit
 from resnets.training.features import EVAL_BATCH, Features
+from resnets.training.loop import Batches, Run, fit
 from resnets.training.optim import build_optimizer, lr_factor
 from resnets.training.plan import class_weights, train_plan
 from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
 from resnets.training.state import FEATURES, Progress, StateFolder
-from resnets.training.processes import check_alike, join, num_processes
-from resnets.training.plan import class_weights, train_plan
 
 Prepare = Callable[[Tensor], Tensor]
 Validate = Callable[[nn.Module], tuple[float, float]]
