@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.evaluation.metrics import evaluate, metrics_record
+from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.predictions import predictions_table, seeds_table
+from resnets.evaluation.scoring import metrics_record
 
 MEASURED_ON = {
     "data": "d0", "split": "s0", "classes": "c0", "test_set": "t0", "preprocess": "p0",
@@ -68,7 +69,7 @@ class Project:
     ) -> None:
         """Write what the evaluate stage writes of a model; `runs` are logits (runs, N, K)."""
         ids = ids or [f"{classes[label]}/{k:05d}.png" for k, label in enumerate(labels)]
-        scored = [evaluate(logits, labels, classes, resamples=0) for logits in runs]
+        scored = [evaluate(logits, labels, classes) for logits in runs]
         record = metrics_record(
             {k: (one, one) for k, one in enumerate(scored)},
             training=TRAINING,

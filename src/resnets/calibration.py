@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+LogProbabilities = NDArray[np.float64]
 
 
-def log_softmax(logits: NDArray[np.floating]) -> Floats:
+def log_softmax(logits: NDArray[np.floating]) -> LogProbabilities:
     """Return the natural logarithm of the softmax of logits (N, K)."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

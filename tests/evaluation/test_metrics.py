@@ -1,19 +1,22 @@
 """Hold the metrics to scikit-learn, to hand-computed tables, and to the awkward cases."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
 from resnets.calibration import fit_temperature, log_softmax
 from resnets.errors import DataError, NumericalError
-from resnets.evaluation.bootstrap import rank_scores
-from resnets.evaluation.metrics import evaluate, metrics_record
+from resnets.evaluation.evaluate import evaluate
+from resnets.evaluation.metrics import METRICS, Outcomes, metrics_for
 from resnets.evaluation.predictions import predictions_table
+from resnets.evaluation.scoring import metrics_record
 
 
 def some_logits(num_images, num_classes, *, seed=0, strength=2.0):
@@ -112,8 +115,8 @@ def test_class_without_images_is_left_out_of_averages():
 def test_few_images_give_finite_numbers_or_none(num_images, num_classes):
     logits, labels = some_logits(num_images, num_classes)
     result = evaluate(logits, labels, names(num_classes))
-    text = json.dumps([result.headline(), result.score_rows(), result.per_class], allow_nan=False)
-    assert "NaN" not in text
+    scores = [asdict(score) for score in result.scores.values()]
+    json.dumps([result.headline(), result.per_class, scores], allow_nan=False)  # raises for NaN
     assert result.headline()["accuracy_low"] < result.headline()["accuracy_high"]
     assert result.scores["macro_f1"].low is None or num_images > 1
 
@@ -128,7 +131,7 @@ def test_few_images_give_finite_numbers_or_none(num_images, num_classes):
 @example(num_images=4, num_classes=3, scale=1.0, seed=3)  # few draws far from all others
 def test_intervals_contain_their_value(num_images, num_classes, scale, seed):
     logits, labels = some_logits(num_images, num_classes, seed=seed)
-    result = evaluate(logits * scale, labels, names(num_classes), resamples=50)
+    result = evaluate(logits * scale, labels, names(num_classes))
     for name, score in result.scores.items():
         assert np.isfinite(score.value), name
         if score.low is not None and score.high is not None:
@@ -136,49 +139,60 @@ def test_intervals_contain_their_value(num_images, num_classes, scale, seed):
             assert score.value <= score.high + 1e-9, name
 
 
-def test_bootstrap_agrees_with_scikit_learn_on_redrawn_images():
-    logits, labels = some_logits(200, 3)
+def test_intervals_agree_with_a_bootstrap_of_scikit_learns_values_within_classes():
+    logits, labels = some_logits(240, 3)
+    labels = np.where((labels == 0) & (np.arange(240) % 4 > 0), 1, labels)  # the first is rare
     result = evaluate(logits, labels, names(3))
-    rng = np.random.default_rng(5)
+    rng, share = np.random.default_rng(5), np.exp(log_softmax(logits))
     members = [np.flatnonzero(labels == k) for k in range(3)]
-    drawn = []
+    values = []
     for _ in range(300):
         rows = np.concatenate([rng.choice(rows, len(rows)) for rows in members])
-        truth, share = np.eye(3)[labels[rows]], np.exp(log_softmax(logits[rows]))
-        drawn.append(
-            (
-                sk.f1_score(labels[rows], logits[rows].argmax(1), average="macro"),
-                sk.roc_auc_score(truth, share),
-                sk.average_precision_score(truth, share),
-                sk.log_loss(labels[rows], share),
-            )
+        truth, predicted = labels[rows], logits[rows].argmax(1)
+        values.append(
+            {
+                "macro_f1": sk.f1_score(truth, predicted, average="macro"),
+                "balanced_accuracy": sk.balanced_accuracy_score(truth, predicted),
+                "nll": sk.log_loss(truth, share[rows]),
+                "brier": sk.brier_score_loss(truth, share[rows]),
+            }
         )
-    widths = np.ptp(np.quantile(drawn, [0.025, 0.975], axis=0), axis=0)
-    for name, width in zip(
-        ("macro_f1", "roc_auc", "average_precision", "nll"), widths, strict=True
-    ):
+    for name in values[0]:
+        expected = np.quantile([value[name] for value in values], [0.025, 0.975])
         score = result.scores[name]
-        assert score.high - score.low == pytest.approx(width, rel=0.2), name
+        assert score.high - score.low == pytest.approx(np.ptp(expected), rel=0.2), name
 
 
-def test_redrawn_ranking_equals_scikit_learn_with_weights():
+def test_interval_of_the_accuracy_is_wilsons():
+    logits, labels = some_logits(90, 12)
+    result, hits = evaluate(logits, labels, names(12)), (logits.argmax(1) == labels).sum()
+    expected = stats.binomtest(hits, 90).proportion_ci(method="wilson")
+    for name in ("accuracy", "weighted_recall"):
+        score = result.scores[name]
+        assert (score.low, score.high) == pytest.approx(tuple(expected))
+
+
+def test_direction_of_a_metric_is_that_of_a_better_model():
+    worse, better = (evaluate(*some_logits(300, 8, strength=x), names(8)).scores for x in (1, 3))
+    for metric in METRICS:
+        move = better[metric.name].value - worse[metric.name].value
+        assert (move > 0) == metric.higher_is_better or "ece" in metric.name, metric.name
+
+
+def test_compared_metrics_have_terms_of_every_run_without_all_probabilities():
     rng = np.random.default_rng(0)
-    scores, positive = rng.normal(size=120).round(1), rng.random(120) < 0.3  # with ties
-    weights = rng.integers(0, 4, (3, 120)).astype(np.float32)
-    area, precision = rank_scores(weights, scores, positive)
-    for k, weight in enumerate(weights):
-        assert area[k] == pytest.approx(sk.roc_auc_score(positive, scores, sample_weight=weight))
-        expected = sk.average_precision_score(positive, scores, sample_weight=weight)
-        assert precision[k] == pytest.approx(expected)
+    labels, runs = rng.integers(0, 3, 60), rng.integers(0, 3, (2, 60))
+    for name, metric in metrics_for("compare").items():
+        assert metric.terms(Outcomes(labels, runs, rng.random((2, 60)))).shape == (2, 60), name
 
 
-def test_same_logits_give_the_same_intervals_in_any_order():
+def test_order_of_the_images_does_not_matter():
     logits, labels = some_logits(100, 3)
-    first = evaluate(logits, labels, names(3))
-    again = evaluate(logits, labels, names(3))
-    backwards = evaluate(logits[::-1], labels[::-1], names(3))
-    assert first.scores == again.scores
-    assert backwards.scores["macro_f1"].value == first.scores["macro_f1"].value
+    result, backwards = (evaluate(logits[::s], labels[::s], names(3)) for s in (1, -1))
+    for name, score in result.scores.items():
+        other = backwards.scores[name]
+        numbers = [x or 0 for x in (other.value, other.low, other.high)]
+        assert [score.value, score.low or 0, score.high or 0] == pytest.approx(numbers), name
 
 
 def test_temperature_equals_an_independent_minimum():
@@ -194,7 +208,7 @@ def test_temperature_equals_an_independent_minimum():
 def test_temperature_improves_an_overconfident_model():
     logits, labels = some_logits(2000, 5)
     temperature = fit_temperature(logits * 6, labels)
-    scores = evaluate(logits * 6, labels, names(5), temperature=temperature, resamples=0).scores
+    scores = evaluate(logits * 6, labels, names(5), temperature=temperature).scores
     assert scores["nll"].value < scores["loss"].value
     assert scores["ece"].value < scores["ece_uncalibrated"].value
 
@@ -225,7 +239,7 @@ def test_predictions_table_keeps_awkward_class_names():
 
 
 def test_record_has_mean_and_spread_over_seeds_and_no_lists():
-    sides = [evaluate(*some_logits(50, 3, seed=seed), names(3), resamples=0) for seed in range(6)]
+    sides = [evaluate(*some_logits(50, 3, seed=seed), names(3)) for seed in range(6)]
     runs = {7: (sides[0], sides[1]), 8: (sides[2], sides[3]), 9: (sides[4], sides[5])}
     record = metrics_record(runs, training={"epochs": 3}, measured_on={"data": "0123"})
     accuracies = [side.scores["accuracy"].value for side in sides[::2]]
@@ -239,5 +253,5 @@ def test_record_has_mean_and_spread_over_seeds_and_no_lists():
 
 
 def test_one_run_has_no_spread():
-    side = evaluate(*some_logits(50, 3), names(3), resamples=0)
+    side = evaluate(*some_logits(50, 3), names(3))
     assert "std" not in metrics_record({0: (side, side)}, training={}, measured_on={})["seeds"]

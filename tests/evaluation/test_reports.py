@@ -9,13 +9,13 @@ from PIL import Image
 
 from resnets.calibration import fit_temperature
 from resnets.errors import ArtefactError
+from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.leaderboard import (
     Standing,
     leaderboard,
     leaderboard_markdown,
     read_standing,
 )
-from resnets.evaluation.metrics import evaluate
 from resnets.evaluation.plots import (
     plot_confusion,
     plot_curves,
@@ -37,7 +37,7 @@ def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, l
         simulated_logits(labels, 3, val_accuracy or accuracy, seed=50 + seed + k)
         for k in range(num_runs)
     ]
-    scored = [[evaluate(x, labels, CLASSES, resamples=0) for x in side] for side in (logits, val)]
+    scored = [[evaluate(x, labels, CLASSES) for x in side] for side in (logits, val)]
     runs = pd.DataFrame(
         {
             f"{side}_{metric}": [one.value(metric) for one in values]
@@ -179,8 +179,7 @@ def draw_all(folder):
     logits = simulated_logits(labels, 3, 0.8, seed=0) * 3
     temperature = fit_temperature(logits, labels)
     sides = {
-        t: evaluate(logits, labels, CLASSES, temperature=t, resamples=0).reliability
-        for t in (1, temperature)
+        t: evaluate(logits, labels, CLASSES, temperature=t).reliability for t in (1, temperature)
     }
     plot_reliability({f"T = {t}": rows for t, rows in sides.items()}, folder / "reliability.png")
 

@@ -366,7 +366,12 @@ def test_what_cannot_be_checked_breaks_a_gate(project):
 
 @pytest.mark.parametrize(
     "text",
-    ["- {name: x, metric: accuracy}", "rules: []", "- {name: x, file: a, key: b, max: many}"],
+    [
+        "- {name: x, metric: accuracy}",
+        "- {name: x, metric: ece, max_worse: 0}",  # not one that is compared
+        "rules: []",
+        "- {name: x, file: a, key: b, max: many}",
+    ],
 )
 def test_bad_gates_are_refused(project, text):
     two_states(project, runs(0.8, 1), runs(0.8, 4))

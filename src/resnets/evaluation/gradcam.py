@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.bundle import Bundle
-from resnets.inference import Floats, infer
+from resnets.inference import Floats, torch_forward
 from resnets.tasks.decode import Images, crop_batch
 
 OPACITY = 0.6  # of the hottest place
@@ -48,10 +48,9 @@ def explain(
 ) -> list[NDArray[np.uint8]]:
     """Return an overlay for each of a few images and a class for each, for a sheet of pictures."""
     preprocess = bundle.meta.preprocess
-    feature_map = infer(
-        bundle.model, images, preprocess=preprocess, batch_size=32, device=device,
-        precision="fp32", output="feature_map",
-    )  # fmt: skip
-    heats = grad_cam(feature_map, bundle.head()[0], classes)
     crops = crop_batch(images, range(len(images)), preprocess.crop)
+    forward = torch_forward(
+        bundle.model, preprocess=preprocess, device=device, precision="fp32", output="feature_map"
+    )
+    heats = grad_cam(forward(crops), bundle.head()[0], classes)
     return [overlay(crop, heat) for crop, heat in zip(crops, heats, strict=True)]

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 
 from resnets.errors import ArtefactError, ParamsError
+from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import Predictions, read_predictions
 from resnets.evaluation.report import code, points, table
 from resnets.evaluation.significance import ALPHA, compare_runs, holm, wilson
 
-Row = dict[str, Any]
+RankedVariant = dict[str, Any]  # a row of the leaderboard
 
 OF_SHIPPED = ("parameters_trained", "model_bytes", "epochs", "best_epoch", "model", "weights")
 
@@ -39,20 +40,15 @@ def read_standing(folder: Path) -> Standing:
     return Standing(runs, read_predictions(predictions, seeds, record, where), shipped)
 
 
-def leaderboard(standings: Mapping[str, Standing]) -> list[Row]:
+def leaderboard(standings: Mapping[str, Standing]) -> list[RankedVariant]:
     """Rank variants by validation accuracy (mean over seeds), best first, leaked ones last.
 
-    Equal ones are told apart by validation loss, then by fewer trained parameters. `difference`
+    Equal ones are told apart by validation nll, then by fewer trained parameters. `difference`
     (with `low`, `high`, and `p`, which is adjusted for all variants) is the paired test accuracy
     minus that of the best; `is_like_best` says that it may be noise.
     """
     rows = [_row(variant, standing) for variant, standing in standings.items()]
-    rows.sort(
-        key=lambda r: (
-            r["val_leaked"] > 0, -r["val_accuracy"], r["val_loss"], r["parameters_trained"],
-            r["variant"],
-        )
-    )  # fmt: skip
+    rows.sort(key=_order)
     best, *others = (standings[row["variant"]].predictions.right() for row in rows)
     groups = standings[rows[0]["variant"]].predictions.groups
     found = [compare_runs(best, right, groups=groups) for right in others]
@@ -65,7 +61,14 @@ def leaderboard(standings: Mapping[str, Standing]) -> list[Row]:
     return rows
 
 
-def _row(variant: str, standing: Standing) -> Row:
+def _order(row: RankedVariant) -> tuple[Any, ...]:
+    """Return what variants are sorted by, smallest first."""
+    ranks = [(row[f"val_{name}"], metric) for name, metric in metrics_for("rank").items()]
+    values = [-value if metric.higher_is_better else value for value, metric in ranks]
+    return row["val_leaked"] > 0, *values, row["parameters_trained"], row["variant"]
+
+
+def _row(variant: str, standing: Standing) -> RankedVariant:
     """Return what a row of the leaderboard says of one variant alone."""
     runs, images = standing.runs, len(standing.predictions.ids)
     shipped = runs.to_dict("records")[0]
@@ -73,8 +76,7 @@ def _row(variant: str, standing: Standing) -> Row:
     spread = round(float(runs["test_accuracy"].std()), 6) if len(runs) > 1 else None
     return {
         "variant": variant,
-        "val_accuracy": round(float(runs["val_accuracy"].mean()), 6),
-        "val_loss": round(float(runs["val_nll"].mean()), 6),
+        **{f"val_{name}": round(runs[f"val_{name}"].mean(), 6) for name in metrics_for("rank")},
         "val_leaked": shipped["val_leaked"],
         "test_accuracy": shipped["test_accuracy"],
         "test_low": round(low, 6),
@@ -87,7 +89,7 @@ def _row(variant: str, standing: Standing) -> Row:
     }
 
 
-def leaderboard_markdown(rows: list[Row]) -> str:
+def leaderboard_markdown(rows: list[RankedVariant]) -> str:
     """Return the leaderboard as a page of Markdown."""
     header = [
         "rank", "variant", "val", "test (95% interval)", "test over seeds", "test − best (95%)",
@@ -118,7 +120,7 @@ def leaderboard_markdown(rows: list[Row]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: RankedVariant) -> list[str]:
     """Write one row of the table."""
     spread = "" if row["seeds_std"] is None else f" ± {points(row['seeds_std'])}"
     gap = "best"
@@ -138,7 +140,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def read_choice(ranking: Path, wanted: str) -> tuple[Path, Row]:
+def read_choice(ranking: Path, wanted: str) -> tuple[Path, RankedVariant]:
     """Return the bundle of the best or the named variant, and its row of the leaderboard.
 
     Raises ParamsError for a variant that is not ranked, and ArtefactError where the bundle is not

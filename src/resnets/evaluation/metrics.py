@@ -1,201 +1,154 @@
-"""Score logits against labels: metrics as pure functions, each with a 95% interval.
+"""Keep the table of metrics, which all that computes, shows or compares them reads.
 
-Point values come from scikit-learn wherever it has the metric. Intervals are Wilson's for
-proportions and a stratified bootstrap for the rest, centred on the point value, because
-redrawing biases F1 and calibration errors. What cannot be known is None, never NaN: the recall
-of a class without images, an AUC of one class, a bootstrap without any spread. Macro averages
-run over the classes that have images.
+Values are scikit-learn's, and computed by it where they are no plain means. Macro averages run over
+the classes that have images.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.calibration import log_softmax
-from resnets.errors import DataError, NumericalError
-from resnets.evaluation.bootstrap import (
-    MEANS,
-    TOP,
-    Floats,
-    Labels,
-    bin_of,
-    class_scores,
-    image_table,
-    rank_values,
-    redraw,
-    rescore,
-)
-from resnets.evaluation.significance import wilson
+from resnets.calibration import LogProbabilities
+from resnets.evaluation.significance import Labels, Terms, balanced_terms, macro_f1_terms
 
-Row = dict[str, str | int | float | None]
+Use = Literal["headline", "card", "compare", "rank"]
 
-CALIBRATION = (*MEANS, "ece_uncalibrated", "ece")
-HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "loss", "nll", "ece")
+BINS = 15  # of confidence, equally wide (Guo et al. 2017, arXiv 1706.04599)
+TOP = 5  # top-5 accuracy, where there are more classes than that
 
 
 @dataclass(frozen=True)
-class Score:
-    """Hold one metric with its 95% interval, as far as it is known."""
+class Outcomes:
+    """Hold what runs of a model made of N images, whose classes are `labels` (N,).
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    `runs` (R, N) are the classes that each run predicted, `losses` (R, N) -log of the probability
+    of the true class, `logs` (N, K) all log-probabilities of the first run, where they are known.
+    """
 
+    labels: Labels
+    runs: Labels
+    losses: NDArray[np.float64]
+    logs: LogProbabilities = field(default_factory=lambda: np.empty((0, 0)))
 
-def _rounded(value: float | None) -> float:
-    assert value is not None  # what is headlined is known wherever there are images
-    return round(float(value), 6)
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Return (R, N): which images were classified as what they are."""
+        return np.equal(self.runs, self.labels)
+
+    @cached_property
+    def ranks(self) -> dict[str, dict[int, float]]:
+        """Return one-vs-rest ROC AUC and average precision of each class that can have them."""
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        present = np.unique(self.labels)
+        if len(present) == 1:
+            return {"roc_auc": {}, "average_precision": {}}
+        sides = np.equal.outer(self.labels, present), self.logs[:, present]
+        values = {
+            "roc_auc": roc_auc_score(*sides, average=None).tolist(),
+            "average_precision": average_precision_score(*sides, average=None).tolist(),
+        }
+        return {name: dict(zip(present.tolist(), x, strict=True)) for name, x in values.items()}
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Hold all that was measured on one side of a split.
+class Metric:
+    """Describe a metric: how it is measured, and what shows it besides scores.csv.
 
-    `per_class` has a row per class, `reliability` a row per bin of confidence that holds images.
-    `confusion` is (K, K): rows are true classes, columns predicted ones.
+    `measure` gives terms (R, N), one per image, whose mean is the metric, or just the number of the
+    first run; None where there is none. `uses`: "headline" is metrics/<model>.json, "card" the
+    model card, "compare" `resnets compare` and its gates (by terms that do without `logs`), "rank"
+    runs.csv and the leaderboard, which sorts by these metrics in this order.
     """
 
-    images: int
-    scores: dict[str, Score]
-    per_class: list[Row]
-    reliability: list[Row]
-    confusion: Labels
+    name: str
+    measure: Callable[[Outcomes], Terms | float | None]
+    uses: tuple[Use, ...] = ()
+    higher_is_better: bool = True  # then it is a share, and can be shown in percent
+    is_calibrated: bool = True  # of softmax(logits / temperature), not softmax(logits)
 
-    def value(self, metric: str) -> float:
-        """Return a metric, to six decimals."""
-        return _rounded(self.scores[metric].value)
-
-    def headline(self) -> dict[str, float]:
-        """Return the few numbers that a pull request should show."""
-        row = {name: self.value(name) for name in HEADLINE if name in self.scores}
-        accuracy = self.scores["accuracy"]
-        for name, bound in (("accuracy_low", accuracy.low), ("accuracy_high", accuracy.high)):
-            row[name] = _rounded(bound)
-        return row | {"images": self.images}
-
-    def score_rows(self) -> list[Row]:
-        """Return every metric as a row of metric, value, low and high."""
-        return [{"metric": name, **asdict(score)} for name, score in self.scores.items()]
+    def terms(self, outcomes: Outcomes) -> Terms:
+        """Return the terms (R, N) of a metric that is compared."""
+        terms = self.measure(outcomes)
+        assert isinstance(terms, np.ndarray)
+        return terms
 
 
-def evaluate(
-    logits: NDArray[np.floating],
-    labels: Labels,
-    classes: Sequence[str],
-    *,
-    temperature: float = 1.0,
-    resamples: int = 1000,
-) -> Evaluation:
-    """Score logits (N, K) against labels (N,).
+def reliability(logs: LogProbabilities, labels: Labels) -> list[dict[str, float]]:
+    """Return images, mean confidence and accuracy of every bin of confidence that holds images.
 
-    `nll`, `brier` and `ece` belong to the calibrated probabilities softmax(logits / temperature);
-    `loss` (the cross-entropy), `brier_uncalibrated` and `ece_uncalibrated` to the logits as they
-    are. `resamples=0` leaves Wilson's as the only intervals. Raises DataError without images and
-    NumericalError for logits that are not finite.
+    The bins are (0, 1/15], (1/15, 2/15] and so on.
     """
-    if not len(labels):
-        raise DataError("there are no images to evaluate", "check the split: one side is empty")
-    if not np.isfinite(logits).all():
-        raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
-    order = np.argsort(labels, kind="stable")  # the bootstrap wants them sorted
-    logits, labels = np.asarray(logits, np.float64)[order], np.asarray(labels, np.int64)[order]
-    predicted, calibrated = logits.argmax(1), log_softmax(logits / temperature)
-    table = image_table(labels, predicted, log_softmax(logits), calibrated)
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    sums = rescore(np.asarray(table.sum(0), np.float64)[None], confusion.sum(1))
-    ranks = rank_values(labels, calibrated)
-    point = class_scores(labels, logits)
-    point |= {name: float(sums[name][0]) for name in CALIBRATION}
-    point |= {name: float(np.mean(list(of.values()))) for name, of in ranks.items() if of}
-    drawn = redraw(table, labels, np.exp(calibrated), list(ranks["roc_auc"]), resamples)
-    return Evaluation(
-        images=len(labels),
-        scores={name: _score(name, x, drawn.get(name), len(labels)) for name, x in point.items()},
-        per_class=_per_class(confusion, classes, ranks, drawn.get("f1_of_class")),
-        reliability=reliability(calibrated, labels),
-        confusion=confusion,
-    )
-
-
-def reliability(log_probabilities: Floats, labels: Labels) -> list[Row]:
-    """Return images, mean confidence and accuracy of every bin of confidence that holds images."""
-    confidence, right = np.exp(log_probabilities.max(1)), log_probabilities.argmax(1) == labels
-    bins = bin_of(confidence)
+    confidence, right = np.exp(logs.max(1)), logs.argmax(1) == labels
+    bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1)
+    groups = [bins == k for k in np.unique(bins)]
     return [
         {
-            "images": int((bins == k).sum()),
-            "confidence": float(confidence[bins == k].mean()),
-            "accuracy": float(right[bins == k].mean()),
+            "images": int(group.sum()),
+            "confidence": float(confidence[group].mean()),
+            "accuracy": float(right[group].mean()),
         }
-        for k in np.unique(bins)
+        for group in groups
     ]
 
 
-def metrics_record(
-    runs: Mapping[int, tuple[Evaluation, Evaluation]],
-    *,
-    training: Mapping[str, int | float | str],
-    measured_on: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return what metrics/<variant>.json holds.
-
-    `runs` maps each repeat to its (test, val); the first is the one that is shipped, and gives
-    `test` and `val`. `seeds` has `n`, mean and sample standard deviation of the accuracies (no
-    deviation of one run), and the numbers of each repeat, as mappings because DVC drops lists.
-    """
-    test, val = next(iter(runs.values()))
-    seeds: dict[str, Any] = {"n": len(runs)}
-    for side, prefix in enumerate(("", "val_")):
-        accuracies = [run[side].value("accuracy") for run in runs.values()]
-        seeds[f"{prefix}mean"] = round(float(np.mean(accuracies)), 6)
-        if len(runs) > 1:
-            seeds[f"{prefix}std"] = round(float(np.std(accuracies, ddof=1)), 6)
-    for name, side, metric in (("test", 0, "accuracy"), ("val", 1, "accuracy"), ("nll", 0, "nll")):
-        seeds[name] = {str(repeat): run[side].value(metric) for repeat, run in runs.items()}
-    record = {"test": test.headline(), "val": val.headline(), "seeds": seeds}
-    return record | {"training": dict(training), "measured_on": dict(measured_on)}
+def _top(x: Outcomes) -> Terms | None:
+    likeliest = np.argsort(x.logs, axis=1, kind="stable")[:, -TOP:]
+    return (likeliest == x.labels[:, None]).any(1)[None] if x.logs.shape[1] > TOP else None
 
 
-def _score(name: str, value: float, drawn: Floats | None, num_images: int) -> Score:
-    """Give a value its interval: Wilson's, or the middle 95% of the redrawn values around it."""
-    if name in ("accuracy", f"top{TOP}"):
-        return _proportion(round(value * num_images), num_images)
-    if drawn is None or np.ptp(drawn) == 0:
-        return Score(value)
-    low, high = value + np.quantile(drawn, [0.025, 0.975]) - drawn.mean()
-    # a few draws far away pull the mean past both quantiles: the interval holds its value anyway
-    low, high = min(max(low, 0.0), value), max(high if name in MEANS else min(high, 1.0), value)
-    return Score(value, float(low), float(high))
+def _brier(x: Outcomes) -> Terms:
+    truth = np.eye(x.logs.shape[1])[x.labels]
+    halved = 0.5 if truth.shape[1] == 2 else 1.0  # scikit-learn's, of two classes in [0, 1]
+    return np.asarray(halved * np.square(np.exp(x.logs) - truth).sum(1))[None]
 
 
-def _proportion(successes: int, total: int) -> Score:
-    """Return a share with Wilson's interval; nothing is known of none of none."""
-    return Score(successes / total, *wilson(successes, total)) if total else Score(None)
+def _ece(x: Outcomes) -> float:
+    bins = reliability(x.logs, x.labels)
+    gaps = (row["images"] * abs(row["confidence"] - row["accuracy"]) for row in bins)
+    return sum(gaps) / len(x.labels)
 
 
-def _per_class(
-    confusion: Labels,
-    classes: Sequence[str],
-    ranks: Mapping[str, Mapping[int, float]],
-    drawn_f1: Floats | None,
-) -> list[Row]:
-    """Return per class: support; precision, recall and F1 with intervals; AUC and AP."""
-    rows: list[Row] = []
-    counts = zip(confusion.diagonal(), confusion.sum(1), confusion.sum(0), strict=True)
-    for k, (hits, support, picks) in enumerate((int(a), int(b), int(c)) for a, b, c in counts):
-        drawn = None if drawn_f1 is None else drawn_f1[:, k]
-        of_f1 = _score("f1", 2 * hits / (support + picks), drawn, support) if support else None
-        scores = {
-            "precision": _proportion(hits, picks),
-            "recall": _proportion(hits, support),
-            "f1": of_f1 or Score(None),
-        }
-        row: Row = {"class": classes[k], "support": support}
-        for metric, score in scores.items():
-            row |= {metric: score.value, f"{metric}_low": score.low, f"{metric}_high": score.high}
-        rows.append(row | {metric: of.get(k) for metric, of in ranks.items()})
-    return rows
+def _mean_rank(x: Outcomes, name: str) -> float | None:
+    return float(np.mean(list(x.ranks[name].values()))) if x.ranks[name] else None
+
+
+def _average(x: Outcomes, score: Literal["precision", "f1"], average: str) -> float:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    present = np.unique(x.labels)
+    precision, _, f1, _ = precision_recall_fscore_support(
+        x.labels, x.runs[0], labels=present, average=average, zero_division=0
+    )
+    return float(precision if score == "precision" else f1)
+
+
+SHOWN: tuple[Use, ...] = ("headline", "card")
+METRICS = (
+    Metric("accuracy", lambda x: x.right, (*SHOWN, "compare", "rank")),
+    Metric("balanced_accuracy", lambda x: balanced_terms(x.right, x.labels), (*SHOWN, "compare")),
+    Metric("macro_f1", lambda x: macro_f1_terms(x.runs, x.labels), (*SHOWN, "compare")),
+    Metric("top5", _top, SHOWN),
+    Metric("roc_auc", lambda x: _mean_rank(x, "roc_auc"), ("card",)),
+    Metric("loss", lambda x: x.losses, ("headline",), higher_is_better=False, is_calibrated=False),
+    Metric("nll", lambda x: x.losses, (*SHOWN, "compare", "rank"), higher_is_better=False),
+    Metric("ece", _ece, SHOWN, higher_is_better=False),
+    Metric("ece_uncalibrated", _ece, higher_is_better=False, is_calibrated=False),
+    Metric("brier", _brier, higher_is_better=False),
+    Metric("brier_uncalibrated", _brier, higher_is_better=False, is_calibrated=False),
+    Metric("average_precision", lambda x: _mean_rank(x, "average_precision")),
+    Metric("macro_precision", lambda x: _average(x, "precision", "macro")),
+    Metric("macro_recall", lambda x: balanced_terms(x.right, x.labels)),
+    Metric("weighted_precision", lambda x: _average(x, "precision", "weighted")),
+    Metric("weighted_recall", lambda x: x.right),
+    Metric("weighted_f1", lambda x: _average(x, "f1", "weighted")),
+)
+
+
+def metrics_for(use: Use) -> dict[str, Metric]:
+    """Return the metrics of one use by name, in the order of the table."""
+    return {metric.name: metric for metric in METRICS if use in metric.uses}

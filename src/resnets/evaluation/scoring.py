@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from resnets.bundle import Bundle, check_origin, load_bundle
 from resnets.calibration import log_softmax
+from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.evaluation.gradcam import explain
-from resnets.evaluation.metrics import Evaluation, evaluate, metrics_record, reliability
+from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability, plot_sheet
 from resnets.evaluation.predictions import predictions_table, seeds_table
 from resnets.files import write_json, write_text
@@ -20,12 +22,11 @@ from resnets.inference import infer
 from resnets.tasks.decode import center_crop
 from resnets.tasks.task import Side, Task
 
-BATCH = 256
-RESAMPLES = 1000  # of the shipped model; the other repeats give no intervals
 MOST_MISTAKES = 24
 TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
+TestAndVal = tuple[Evaluation, Evaluation]
 
 
 def score_models(
@@ -38,51 +39,71 @@ def score_models(
     ArtefactError where a bundle was trained on other data, another split or other classes.
     """
     trained_on, test = set(task.side("train").ids), task.side("test")
-    runs: dict[int, tuple[Evaluation, Evaluation]] = {}
+    runs: dict[int, TestAndVal] = {}
     logits: dict[int, Logits] = {}
     rows = []
     for repeat, path in bundles.items():
         bundle = load_bundle(path)
         check_origin(bundle.meta, task.hashes(), path)
         val = task.redrawn(bundle.meta.training.get("redraw_split")).side("val")
-        resamples = 0 if runs else RESAMPLES
-        logits[repeat], of_test = _score(bundle, test, device, resamples)
-        runs[repeat] = of_test, _score(bundle, val, device, resamples)[1]
+        logits[repeat], test_scores = _score(bundle, test, device)
+        runs[repeat] = test_scores, _score(bundle, val, device)[1]
         leaked = round(len(trained_on.intersection(val.ids)) / len(val.ids), 6)
         rows.append(_run_row(repeat, path, bundle, runs[repeat]) | {"val_leaked": leaked})
-    repeat, path = next(iter(bundles.items()))
-    shipped = load_bundle(path)
+    shipped, path = next(iter(bundles.items()))
+    bundle, scores = load_bundle(path), runs[shipped][0]
     training = {key: rows[0][key] for key in (*TRAINING, "model_bytes")}
-    on = measured_on(shipped, task, test)
-    record = metrics_record(runs, training=training, measured_on=on)
+    record = metrics_record(runs, training=training, measured_on=measured_on(bundle, task, test))
     record["val"]["leaked"] = rows[0]["val_leaked"]  # share of val images that were trained on
     write_json(metrics, record)
-    first, temperature = runs[repeat][0], shipped.meta.temperature
-    whole = (test.ids, test.labels, logits[repeat], task.classes, temperature)
+    whole = (test.ids, test.labels, logits[shipped], task.classes, bundle.meta.temperature)
     calibrated = {row["repeat"]: logits[row["repeat"]] / row["temperature"] for row in rows}
     groups = task.groups("test")
+    score_rows = [{"metric": name, **asdict(score)} for name, score in scores.scores.items()]
     tables = {
         "runs": pd.DataFrame(rows),
-        "scores": pd.DataFrame(first.score_rows()).round(6),
-        "per_class": pd.DataFrame(first.per_class).round(6),
+        "scores": pd.DataFrame(score_rows).round(6),
+        "per_class": pd.DataFrame(scores.per_class).round(6),
         "predictions": predictions_table(*whole),
         "seeds": seeds_table(test.ids, test.labels, calibrated, task.classes, groups),
     }
     for name, table in tables.items():
         write_text(plots / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    _draw(plots, first, logits[repeat], test, shipped, device)
+    _draw(plots, scores, logits[shipped], test, bundle, device)
 
 
-def _score(bundle: Bundle, side: Side, device: str, resamples: int) -> tuple[Logits, Evaluation]:
+def _score(bundle: Bundle, side: Side, device: str) -> tuple[Logits, Evaluation]:
     """Return a bundle's logits on a side, and what they score."""
+    given, temperature = bundle.meta.preprocess, bundle.meta.temperature
     logits = infer(
-        bundle.model, side.images, preprocess=bundle.meta.preprocess, batch_size=BATCH,
-        device=device, precision="fp32",
-    )  # fmt: skip
-    temperature = bundle.meta.temperature
-    return logits, evaluate(
-        logits, side.labels, side.classes, temperature=temperature, resamples=resamples
+        bundle.model, side.images, preprocess=given, batch_size=256, device=device, precision="fp32"
     )
+    return logits, evaluate(logits, side.labels, side.classes, temperature=temperature)
+
+
+def metrics_record(
+    runs: Mapping[int, TestAndVal],
+    *,
+    training: Mapping[str, int | float | str],
+    measured_on: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what metrics/<variant>.json holds.
+
+    `runs` are those of each repeat; the first is the one that is shipped, and gives `test` and
+    `val`. `seeds` has `n`, mean and sample standard deviation of the accuracies (no deviation of
+    one run), and the numbers of each repeat, as mappings because DVC drops lists.
+    """
+    test, val = next(iter(runs.values()))
+    seeds: dict[str, Any] = {"n": len(runs)}
+    for side, prefix in enumerate(("", "val_")):
+        accuracies = [run[side].value("accuracy") for run in runs.values()]
+        seeds[f"{prefix}mean"] = round(float(np.mean(accuracies)), 6)
+        if len(runs) > 1:
+            seeds[f"{prefix}std"] = round(float(np.std(accuracies, ddof=1)), 6)
+    for name, side, metric in (("test", 0, "accuracy"), ("val", 1, "accuracy"), ("nll", 0, "nll")):
+        seeds[name] = {str(repeat): run[side].value(metric) for repeat, run in runs.items()}
+    record = {"test": test.headline(), "val": val.headline(), "seeds": seeds}
+    return record | {"training": dict(training), "measured_on": dict(measured_on)}
 
 
 def measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
@@ -97,27 +118,29 @@ def measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
     }
 
 
-def _run_row(
-    repeat: int, path: Path, bundle: Bundle, scores: tuple[Evaluation, Evaluation]
-) -> dict[str, Any]:
+def _run_row(repeat: int, path: Path, bundle: Bundle, scores: TestAndVal) -> dict[str, Any]:
     """Return the row of one training run in runs.csv."""
-    training = bundle.meta.training
-    row: dict[str, Any] = {"repeat": repeat, "seed": training["seed"]}
-    for name, side in zip(("test", "val"), scores, strict=True):
-        row |= {f"{name}_accuracy": side.value("accuracy"), f"{name}_nll": side.value("nll")}
-    row |= {key: training[key] for key in TRAINING}
-    row |= {"temperature": bundle.meta.temperature, "model_bytes": path.stat().st_size}
-    return row | {"model": path.as_posix(), "weights": bundle.sha256}
+    training, sides = bundle.meta.training, dict(zip(("test", "val"), scores, strict=True))
+    return {
+        "repeat": repeat,
+        "seed": training["seed"],
+        **{f"{s}_{m}": side.value(m) for s, side in sides.items() for m in metrics_for("rank")},
+        **{key: training[key] for key in TRAINING},
+        "temperature": bundle.meta.temperature,
+        "model_bytes": path.stat().st_size,
+        "model": path.as_posix(),
+        "weights": bundle.sha256,
+    }
 
 
 def _draw(
-    plots: Path, first: Evaluation, logits: Logits, test: Side, bundle: Bundle, device: str
+    plots: Path, scores: Evaluation, logits: Logits, test: Side, bundle: Bundle, device: str
 ) -> None:
     """Draw confusion, reliability, and the most confident mistakes, plain and explained."""
     temperature, names, predicted = bundle.meta.temperature, test.classes, logits.argmax(1)
-    plot_confusion(first.confusion, names, plots / "confusion.png")
-    before = reliability(log_softmax(logits), test.labels)
-    lines = {"as trained": before, f"temperature {temperature:g}": first.reliability}
+    plot_confusion(scores.confusion, names, plots / "confusion.png")
+    as_trained = reliability(log_softmax(logits), test.labels)
+    lines = {"as trained": as_trained, f"temperature {temperature:g}": scores.reliability}
     plot_reliability(lines, plots / "reliability.png")
     confidence = np.exp(log_softmax(logits / temperature)).max(1)
     wrong = np.flatnonzero(predicted != test.labels)

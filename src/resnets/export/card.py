@@ -1,16 +1,18 @@
 """Write the model card: what a model is, what it was measured on, and what it is not good for."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from resnets.bundle import Bundle, FullPreprocess
-from resnets.evaluation.metrics import Evaluation, Row
+from resnets.evaluation.evaluate import Evaluation
+from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.report import code, table
 from resnets.tasks.task import Task
 
-SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "top5", "roc_auc", "nll", "ece")
 WEAK = 3  # classes named as the weakest
 
 
@@ -88,8 +90,8 @@ def _data(task: Task, bundle: Bundle) -> str:
 
 def _results(scores: Evaluation, row: Mapping[str, Any]) -> str:
     """Give the scores with their 95% intervals, the classes one by one, and other seeds."""
-    shown = [(name, scores.scores[name]) for name in SCORES if name in scores.scores]
-    rows = [(name, *map(_cell, (s.value, s.low, s.high))) for name, s in shown]
+    shown = [name for name in metrics_for("card") if name in scores.scores]
+    rows = [(name, *map(_cell, asdict(scores.scores[name]).values())) for name in shown]
     columns = ("support", "precision", "recall", "recall_low", "recall_high", "f1")
     classes = [(code(one["class"]), *(_cell(one[c]) for c in columns)) for one in scores.per_class]
     texts = [
@@ -126,12 +128,9 @@ def _files(report: Mapping[str, Any]) -> str:
 
 def _limits(scores: Evaluation, crop: int) -> str:
     """Say what the model is for and where it is weak."""
-
-    def recall(row: Row) -> float:
-        return float(row["recall"] or 0)
-
-    weak = sorted((row for row in scores.per_class if row["support"]), key=recall)[:WEAK]
-    names = ", ".join(f"{code(row['class'])} (recall {recall(row):.2f})" for row in weak)
+    recalls = [(row["recall"], row["class"]) for row in scores.per_class if row["support"]]
+    weak = sorted(recalls, key=itemgetter(0))[:WEAK]
+    names = ", ".join(f"{code(name)} (recall {recall:.2f})" for recall, name in weak)
     return (
         "For pictures like those it was trained on, to sort or to suggest; where an error has "
         "consequences, a person should look. It knows its classes only and will give one of them "

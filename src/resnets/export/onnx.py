@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnets.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
 from resnets.calibration import log_softmax
 from resnets.errors import ArtefactError
-from resnets.evaluation.metrics import evaluate
+from resnets.evaluation.evaluate import evaluate
 from resnets.export.card import model_card
 from resnets.export.classifier import INPUT, open_classifier
 from resnets.export.int8 import compare_int8, quantize_int8

@@ -11,25 +11,24 @@ from typing import Any, Literal
 
 import numpy as np
 
+from resnets.evaluation.metrics import Outcomes, metrics_for
 from resnets.evaluation.predictions import Predictions, read_predictions
 from resnets.evaluation.report import code
 from resnets.evaluation.significance import (
     LOSS_SPREAD,
+    SEED_SPREAD,
     Difference,
     Verdict,
-    balanced_terms,
     compare_runs,
     holm,
     judge,
-    macro_f1_terms,
 )
 from resnets.review.revisions import Revision, changes, is_of_model
 
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "nll"]
-METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
-# The 5% of false verdicts are shared out: accuracy may use most of them, the others the rest, so
+METRICS = metrics_for("compare")
+# The 5% of false verdicts are shared out: the first may use most of them, the others the rest, so
 # that in all of a report at most 5% are wrong
-SHARES: dict[tuple[Metric, ...], float] = {METRICS[:1]: 0.6, METRICS[1:]: 0.4}
+SHARES = {tuple(METRICS)[:1]: 0.6, tuple(METRICS)[1:]: 0.4}
 Changes = list[tuple[str, object, object]]
 Record = Mapping[str, Any]
 
@@ -48,15 +47,15 @@ class ModelComparison:
     pair: tuple[Predictions, Predictions] | None = None
     obstacles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    differences: Mapping[Metric, Difference] = field(default_factory=dict)
-    p: Mapping[Metric, float] = field(default_factory=dict)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    p: Mapping[str, float] = field(default_factory=dict)
 
-    def verdict(self, metric: Metric) -> Verdict | Literal["not comparable"]:
+    def verdict(self, metric: str) -> Verdict | Literal["not comparable"]:
         """Return the verdict on head."""
         if metric not in self.differences:
             return "not comparable"
         found = self.differences[metric]
-        return judge(found, self.p[metric], higher_is_better=metric != "nll")
+        return judge(found, self.p[metric], higher_is_better=METRICS[metric].higher_is_better)
 
     @property
     def is_unchanged(self) -> bool:
@@ -64,7 +63,7 @@ class ModelComparison:
         found = self.differences.values()
         return bool(found) and not self.notes and not any(x.decisive or x.value for x in found)
 
-    def shown(self, metric: Metric) -> tuple[float | None, float | None]:
+    def shown(self, metric: str) -> tuple[float | None, float | None]:
         """Return the numbers of base and head: of the common images, or else as recorded."""
         if metric in self.differences:
             return self.differences[metric].base, self.differences[metric].head
@@ -197,18 +196,15 @@ def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predicti
     return base.take(base_rows), head.take(head_rows), note
 
 
-def _measure(base: Predictions, head: Predictions) -> dict[Metric, Difference]:
+def _measure(base: Predictions, head: Predictions) -> dict[str, Difference]:
     """Return the paired differences on the same images."""
-    labels, runs, right = base.labels, (base.runs, head.runs), (base.right(), head.right())
-    balanced = [balanced_terms(run, labels) for run in right]
-    macro_f1 = [macro_f1_terms(run, labels) for run in runs]
-    spread, groups = LOSS_SPREAD * float(base.losses.mean()), head.groups
-    return {
-        "accuracy": compare_runs(*right, groups=groups),
-        "balanced_accuracy": compare_runs(*balanced, groups=groups),
-        "macro_f1": compare_runs(*macro_f1, groups=groups),
-        "nll": compare_runs(base.losses, head.losses, spread=spread, groups=groups),
-    }
+    sides = [Outcomes(side.labels, side.runs, side.losses) for side in (base, head)]
+    differences = {}
+    for name, metric in METRICS.items():
+        terms = [metric.terms(side) for side in sides]
+        spread = SEED_SPREAD if metric.higher_is_better else LOSS_SPREAD * float(terms[0].mean())
+        differences[name] = compare_runs(*terms, spread=spread, groups=head.groups)
+    return differences
 
 
 def _adjust(models: list[ModelComparison]) -> list[ModelComparison]:
@@ -216,7 +212,7 @@ def _adjust(models: list[ModelComparison]) -> list[ModelComparison]:
 
     An unchanged model is no look: it cannot turn out different by chance.
     """
-    adjusted: dict[tuple[str, Metric], float] = {}
+    adjusted: dict[tuple[str, str], float] = {}
     for family, share in SHARES.items():
         looks = {
             (model.name, metric): model.differences[metric].p

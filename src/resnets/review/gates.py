@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from resnets.errors import ParamsError, ResNetsError
 from resnets.params import Section
-from resnets.review.compare import Comparison, Metric, ModelComparison
+from resnets.review.compare import METRICS, Comparison, ModelComparison
 from resnets.review.revisions import Revision, flatten
 
 
@@ -21,7 +21,7 @@ class MetricRule(Section):
     """Forbid a metric to become significantly worse by more than `max_worse`, in any model."""
 
     name: str
-    metric: Metric
+    metric: Annotated[str, Field(pattern=f"^({'|'.join(METRICS)})$")]
     max_worse: Annotated[float, Field(ge=0)]
 
 

@@ -11,7 +11,6 @@ from resnets.review.compare import (
     METRICS,
     Changes,
     Comparison,
-    Metric,
     ModelComparison,
     compare_revisions,
 )
@@ -112,23 +111,23 @@ def _sentence(model: ModelComparison) -> str:
     move = f"{base} → {head} ({rest[0]}, 95% {rest[1]})" if rest else f"{base} and {head}"
     others = [
         f"; {metric} is **{model.verdict(metric)}**"
-        for metric in METRICS[1:]
+        for metric in tuple(METRICS)[1:]
         if model.verdict(metric) in ("better", "worse")
     ]
     verdict = model.verdict("accuracy")
     return f"- **{verdict}**: {code(model.name)}: accuracy {move}{''.join(others)}"
 
 
-def _numbers(model: ModelComparison, metric: Metric) -> list[str]:
+def _numbers(model: ModelComparison, metric: str) -> list[str]:
     """Write base, head and, where they are comparable, their difference and its interval.
 
-    A loss is written as it is and everything else in percent.
+    Shares are written in percent.
     """
 
     def write(value: float | None, *, signed: bool = False) -> str:
         if value is None:
             return "–"
-        scale, digits = (1, 4) if metric == "nll" else (100, 2)
+        scale, digits = (100, 2) if METRICS[metric].higher_is_better else (1, 4)
         return decimal(scale * value, digits, signed=signed)
 
     shown = [write(value) for value in model.shown(metric)]
@@ -144,7 +143,7 @@ def _verdicts(models: Sequence[ModelComparison]) -> str:
     for model in models:
         exact = chance(mcnemar(*map(len, model.broken_and_fixed())))
         for metric in METRICS:
-            row = [code(model.name), f"{metric} {'↓' if metric == 'nll' else '↑'}"]
+            row = [code(model.name), f"{metric} {'↑' if METRICS[metric].higher_is_better else '↓'}"]
             row += [*_numbers(model, metric), chance(model.p[metric])]
             rows.append([*row, exact if metric == "accuracy" else "", model.verdict(metric)])
     header = ["model", "metric", "base", "head", "difference", "95% interval", "p", "McNemar"]
@@ -161,10 +160,10 @@ def _footnote(models: Sequence[ModelComparison]) -> str:
             f"({accuracy.test}); the shipped model broke {len(broken):,} and fixed {len(fixed):,}."
         )
     note = (
-        "- All but nll in percent, as means over runs; ↑: more is better. p is adjusted (Holm) "
-        f"for {len(lines)}× accuracy and {3 * len(lines)}× the other numbers, so that all verdicts "
-        "together are false at most 5% of the time. Intervals are for one number alone. "
-        "McNemar's exact test sees the shipped models, and no seeds."
+        "- ↑: more is better, in percent; ↓: less is. Numbers are means over runs. p is adjusted "
+        f"(Holm) for {len(lines)}× accuracy and {(len(METRICS) - 1) * len(lines)}× the other "
+        "numbers, so that all verdicts together are false at most 5% of the time. Intervals are "
+        "for one number alone. McNemar's exact test sees the shipped models, and no seeds."
     )
     return "\n".join([*lines, note])
 

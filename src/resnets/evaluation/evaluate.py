@@ -1,0 +1,133 @@
+"""Score logits against labels with every metric of the table, and with 95% intervals.
+
+A metric has one if it is the mean of one term per image: Wilson's for a proportion, else a normal
+one from the spread of the terms within each class, since the split fixes how many images a class
+has. What cannot be known is None, never NaN: the recall of a class without images, an AUC of one
+class, an interval without any spread.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.calibration import log_softmax
+from resnets.errors import DataError, NumericalError
+from resnets.evaluation.metrics import METRICS, Metric, Outcomes, metrics_for, reliability
+from resnets.evaluation.significance import Labels, Z, wilson
+
+ScoreRow = dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Hold one metric with its 95% interval, as far as it is known."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hold all that was measured on one side of a split.
+
+    `per_class` has a row per class, `reliability` is that of the calibrated probabilities.
+    `confusion` is (K, K): rows are true classes, columns predicted ones.
+    """
+
+    images: int
+    scores: dict[str, Score]
+    per_class: list[ScoreRow]
+    reliability: list[dict[str, float]]
+    confusion: Labels
+
+    def value(self, metric: str) -> float:
+        """Return a metric that is known wherever there are images, to six decimals."""
+        value = self.scores[metric].value
+        assert value is not None
+        return round(value, 6)
+
+    def headline(self) -> dict[str, float]:
+        """Return the few numbers that a pull request should show."""
+        row = {name: self.value(name) for name in metrics_for("headline") if name in self.scores}
+        bounds = asdict(self.scores["accuracy"])
+        row |= {f"accuracy_{key}": round(bounds[key], 6) for key in ("low", "high")}
+        return row | {"images": self.images}
+
+
+def evaluate(
+    logits: NDArray[np.floating],
+    labels: Labels,
+    classes: Sequence[str],
+    *,
+    temperature: float = 1.0,
+) -> Evaluation:
+    """Score logits (N, K) against labels (N,).
+
+    Raises DataError without images and NumericalError for logits that are not finite.
+    """
+    if not len(labels):
+        raise DataError("there are no images to evaluate", "check the split: one side is empty")
+    if not np.isfinite(logits).all():
+        raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
+    logits, images = np.asarray(logits, np.float64), np.arange(len(labels))
+    predicted = logits.argmax(1)
+    outcomes = {
+        is_calibrated: Outcomes(labels, predicted[None], -logs[images, labels][None], logs)
+        for is_calibrated, logs in (
+            (True, log_softmax(logits / temperature)),
+            (False, log_softmax(logits)),
+        )
+    }
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    scores = {metric.name: _score(metric, outcomes[metric.is_calibrated]) for metric in METRICS}
+    return Evaluation(
+        images=len(labels),
+        scores={name: score for name, score in scores.items() if score.value is not None},
+        per_class=_per_class(confusion, classes, outcomes[True].ranks),
+        reliability=reliability(outcomes[True].logs, labels),
+        confusion=confusion,
+    )
+
+
+def _score(metric: Metric, outcomes: Outcomes) -> Score:
+    """Return a metric of the first run with the interval that its terms give it."""
+    measured, labels = metric.measure(outcomes), outcomes.labels
+    if not isinstance(measured, np.ndarray):
+        return Score(measured)
+    terms = measured[0]
+    if terms.dtype == np.bool_:
+        return _proportion(int(terms.sum()), terms.size)
+    support = np.bincount(labels)[labels]
+    rest = terms - np.bincount(labels, terms)[labels] / support
+    variance = float(rest**2 @ (support / np.maximum(support - 1, 1))) / terms.size**2
+    value, half = float(terms.mean()), Z * math.sqrt(variance)
+    if half < 1e-9:
+        return Score(value)
+    most = 1.0 if metric.higher_is_better else math.inf
+    return Score(value, max(value - half, 0.0), min(value + half, most))
+
+
+def _proportion(successes: int, total: int) -> Score:
+    """Return a share with Wilson's interval; nothing is known of none of none."""
+    return Score(successes / total, *wilson(successes, total)) if total else Score(None)
+
+
+def _per_class(
+    confusion: Labels, classes: Sequence[str], ranks: Mapping[str, Mapping[int, float]]
+) -> list[ScoreRow]:
+    """Return per class: support; precision and recall with intervals; F1, AUC and AP."""
+    rows: list[ScoreRow] = []
+    counts = np.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)], 1).tolist()
+    for k, (hits, picks, support) in enumerate(counts):
+        row: ScoreRow = {"class": classes[k], "support": support}
+        for name, total in (("precision", picks), ("recall", support)):
+            value, low, high = asdict(_proportion(hits, total)).values()
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        row["f1"] = 2 * hits / (support + picks) if support else None
+        rows.append(row | {name: values.get(k) for name, values in ranks.items()})
+    return rows
