@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from resnets.calibration import fit_temperature
+from resnets.calibration import fit_temperature, log_softmax
 from resnets.errors import ArtefactError
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.leaderboard import (
@@ -16,6 +16,7 @@ from resnets.evaluation.leaderboard import (
     leaderboard_markdown,
     read_standing,
 )
+from resnets.evaluation.metrics import reliability
 from resnets.evaluation.plots import (
     plot_confusion,
     plot_curves,
@@ -177,11 +178,11 @@ def draw_all(folder):
     plot_sheet(grey[:4], ["x"] * 4, folder / "sheet.png")
     labels = rng.integers(0, 3, 200)
     logits = simulated_logits(labels, 3, 0.8, seed=0) * 3
-    temperature = fit_temperature(logits, labels)
-    sides = {
-        t: evaluate(logits, labels, CLASSES, temperature=t).reliability for t in (1, temperature)
+    lines = {
+        f"T = {t}": reliability(log_softmax(logits / t), labels)
+        for t in (1, fit_temperature(logits, labels))
     }
-    plot_reliability({f"T = {t}": rows for t, rows in sides.items()}, folder / "reliability.png")
+    plot_reliability(lines, folder / "reliability.png")
 
 
 @pytest.mark.filterwarnings("error")

@@ -7,15 +7,15 @@ class, an interval without any spread.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.calibration import log_softmax
 from resnets.errors import DataError, NumericalError
-from resnets.evaluation.metrics import METRICS, Metric, Outcomes, metrics_for, reliability
+from resnets.evaluation.metrics import METRICS, Metric, Outcomes, metrics_for
 from resnets.evaluation.significance import Labels, Z, wilson
 
 ScoreRow = dict[str, str | int | float | None]
@@ -25,30 +25,22 @@ ScoreRow = dict[str, str | int | float | None]
 class Score:
     """Hold one metric with its 95% interval, as far as it is known."""
 
-    value: float | None
+    value: float
     low: float | None = None
     high: float | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Hold all that was measured on one side of a split.
-
-    `per_class` has a row per class, `reliability` is that of the calibrated probabilities.
-    `confusion` is (K, K): rows are true classes, columns predicted ones.
-    """
+    """Hold the numbers of one side of a split, as a whole and class by class."""
 
     images: int
     scores: dict[str, Score]
     per_class: list[ScoreRow]
-    reliability: list[dict[str, float]]
-    confusion: Labels
 
     def value(self, metric: str) -> float:
-        """Return a metric that is known wherever there are images, to six decimals."""
-        value = self.scores[metric].value
-        assert value is not None
-        return round(value, 6)
+        """Return a metric to six decimals."""
+        return round(self.scores[metric].value, 6)
 
     def headline(self) -> dict[str, float]:
         """Return the few numbers that a pull request should show."""
@@ -75,30 +67,23 @@ def evaluate(
         raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
     logits, images = np.asarray(logits, np.float64), np.arange(len(labels))
     predicted = logits.argmax(1)
-    outcomes = {
-        is_calibrated: Outcomes(labels, predicted[None], -logs[images, labels][None], logs)
-        for is_calibrated, logs in (
-            (True, log_softmax(logits / temperature)),
-            (False, log_softmax(logits)),
-        )
-    }
-    confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    scores = {metric.name: _score(metric, outcomes[metric.is_calibrated]) for metric in METRICS}
-    return Evaluation(
-        images=len(labels),
-        scores={name: score for name, score in scores.items() if score.value is not None},
-        per_class=_per_class(confusion, classes, outcomes[True].ranks),
-        reliability=reliability(outcomes[True].logs, labels),
-        confusion=confusion,
+    uncalibrated, calibrated = (
+        Outcomes(labels, predicted[None], -logs[images, labels][None], logs)
+        for logs in (log_softmax(logits), log_softmax(logits / temperature))
     )
+    scores = {
+        metric.name: score
+        for metric in METRICS
+        if (score := _score(metric, calibrated if metric.is_calibrated else uncalibrated))
+    }
+    return Evaluation(len(labels), scores, _per_class(calibrated, classes))
 
 
-def _score(metric: Metric, outcomes: Outcomes) -> Score:
+def _score(metric: Metric, outcomes: Outcomes) -> Score | None:
     """Return a metric of the first run with the interval that its terms give it."""
     measured, labels = metric.measure(outcomes), outcomes.labels
     if not isinstance(measured, np.ndarray):
-        return Score(measured)
+        return None if measured is None else Score(measured)
     terms = measured[0]
     if terms.dtype == np.bool_:
         return _proportion(int(terms.sum()), terms.size)
@@ -113,21 +98,20 @@ def _score(metric: Metric, outcomes: Outcomes) -> Score:
 
 
 def _proportion(successes: int, total: int) -> Score:
-    """Return a share with Wilson's interval; nothing is known of none of none."""
-    return Score(successes / total, *wilson(successes, total)) if total else Score(None)
+    return Score(successes / total, *wilson(successes, total))
 
 
-def _per_class(
-    confusion: Labels, classes: Sequence[str], ranks: Mapping[str, Mapping[int, float]]
-) -> list[ScoreRow]:
+def _per_class(outcomes: Outcomes, classes: Sequence[str]) -> list[ScoreRow]:
     """Return per class: support; precision and recall with intervals; F1, AUC and AP."""
-    rows: list[ScoreRow] = []
-    counts = np.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)], 1).tolist()
+    labels, predicted = outcomes.labels, outcomes.runs[0]
+    counted = labels[outcomes.right[0]], predicted, labels
+    counts = np.stack([np.bincount(x, minlength=len(classes)) for x in counted], 1).tolist()
+    rows = []
     for k, (hits, picks, support) in enumerate(counts):
         row: ScoreRow = {"class": classes[k], "support": support}
         for name, total in (("precision", picks), ("recall", support)):
-            value, low, high = asdict(_proportion(hits, total)).values()
-            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            numbers = astuple(_proportion(hits, total)) if total else (None, None, None)
+            row |= zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True)
         row["f1"] = 2 * hits / (support + picks) if support else None
-        rows.append(row | {name: values.get(k) for name, values in ranks.items()})
+        rows.append(row | {name: values.get(k) for name, values in outcomes.ranks.items()})
     return rows

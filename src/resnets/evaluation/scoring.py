@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from resnets.bundle import Bundle, check_origin, load_bundle
 from resnets.calibration import log_softmax
@@ -69,7 +70,7 @@ def score_models(
     }
     for name, table in tables.items():
         write_text(plots / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    _draw(plots, scores, logits[shipped], test, bundle, device)
+    _draw(plots, logits[shipped], test, bundle, device)
 
 
 def _score(bundle: Bundle, side: Side, device: str) -> tuple[Logits, Evaluation]:
@@ -133,14 +134,14 @@ def _run_row(repeat: int, path: Path, bundle: Bundle, scores: TestAndVal) -> dic
     }
 
 
-def _draw(
-    plots: Path, scores: Evaluation, logits: Logits, test: Side, bundle: Bundle, device: str
-) -> None:
+def _draw(plots: Path, logits: Logits, test: Side, bundle: Bundle, device: str) -> None:
     """Draw confusion, reliability, and the most confident mistakes, plain and explained."""
     temperature, names, predicted = bundle.meta.temperature, test.classes, logits.argmax(1)
-    plot_confusion(scores.confusion, names, plots / "confusion.png")
-    as_trained = reliability(log_softmax(logits), test.labels)
-    lines = {"as trained": as_trained, f"temperature {temperature:g}": scores.reliability}
+    confusion = confusion_matrix(test.labels, predicted, labels=range(len(names)))
+    plot_confusion(confusion, names, plots / "confusion.png")
+    scales = {"as trained": 1.0, f"temperature {temperature:g}": temperature}
+    logs = {name: log_softmax(logits.astype(np.float64) / scale) for name, scale in scales.items()}
+    lines = {name: reliability(values, test.labels) for name, values in logs.items()}
     plot_reliability(lines, plots / "reliability.png")
     confidence = np.exp(log_softmax(logits / temperature)).max(1)
     wrong = np.flatnonzero(predicted != test.labels)

@@ -13,17 +13,12 @@ from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.report import code, table
 from resnets.tasks.task import Task
 
+Facts = Mapping[str, Any]
+
 WEAK = 3  # classes named as the weakest
 
 
-def model_card(
-    bundle: Bundle,
-    task: Task,
-    *,
-    scores: Evaluation,
-    row: Mapping[str, Any],
-    report: Mapping[str, Any],
-) -> str:
+def model_card(bundle: Bundle, task: Task, scores: Evaluation, row: Facts, report: Facts) -> str:
     """Return the card in Markdown.
 
     `scores` are of the test side, `row` is the model's in the leaderboard, whose seeds are quoted,
@@ -78,7 +73,7 @@ def _data(task: Task, bundle: Bundle) -> str:
     """Count the images of each class on each side, and give the hashes of what was used."""
     sides = (task.side(side).labels for side in ("train", "val", "test"))
     counts = np.stack([np.bincount(labels, minlength=len(task.classes)) for labels in sides], 1)
-    rows = [(code(name), *of) for name, of in zip(task.classes, counts, strict=True)]
+    rows = [(code(name), *numbers) for name, numbers in zip(task.classes, counts, strict=True)]
     hashes = {**bundle.meta.hashes, "weights": bundle.sha256}
     tables = [
         table(("class", "train", "validation", "test"), [*rows, ("all", *counts.sum(0))]),
@@ -88,7 +83,7 @@ def _data(task: Task, bundle: Bundle) -> str:
     return "\n\n".join(tables)
 
 
-def _results(scores: Evaluation, row: Mapping[str, Any]) -> str:
+def _results(scores: Evaluation, row: Facts) -> str:
     """Give the scores with their 95% intervals, the classes one by one, and other seeds."""
     shown = [name for name in metrics_for("card") if name in scores.scores]
     rows = [(name, *map(_cell, asdict(scores.scores[name]).values())) for name in shown]
@@ -107,7 +102,7 @@ def _results(scores: Evaluation, row: Mapping[str, Any]) -> str:
     return "\n\n".join(texts)
 
 
-def _files(report: Mapping[str, Any]) -> str:
+def _files(report: Facts) -> str:
     """Say how exact the ONNX files are, and how large."""
     text = (
         f"`model.onnx` ({report['bytes']:,} bytes) was compared with the trained model on all "
@@ -128,9 +123,9 @@ def _files(report: Mapping[str, Any]) -> str:
 
 def _limits(scores: Evaluation, crop: int) -> str:
     """Say what the model is for and where it is weak."""
-    recalls = [(row["recall"], row["class"]) for row in scores.per_class if row["support"]]
-    weak = sorted(recalls, key=itemgetter(0))[:WEAK]
-    names = ", ".join(f"{code(name)} (recall {recall:.2f})" for recall, name in weak)
+    present = [row for row in scores.per_class if row["support"]]
+    weak = sorted(present, key=itemgetter("recall"))[:WEAK]
+    names = ", ".join(f"{code(row['class'])} (recall {row['recall']:.2f})" for row in weak)
     return (
         "For pictures like those it was trained on, to sort or to suggest; where an error has "
         "consequences, a person should look. It knows its classes only and will give one of them "

@@ -80,8 +80,7 @@ def export_bundle(
             write_bytes(out / file.name, file.read_bytes())
     scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
-    card = model_card(bundle, task, scores=scores, row=row, report=report)
-    write_text(out / "model_card.md", card)
+    write_text(out / "model_card.md", model_card(bundle, task, scores, row, report))
     return report
 
 
