@@ -65,8 +65,8 @@ def evaluate(
         raise DataError("there are no images to evaluate", "check the split: one side is empty")
     if not np.isfinite(logits).all():
         raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
-    logits, images = np.asarray(logits, np.float64), np.arange(len(labels))
-    predicted = logits.argmax(1)
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    predicted, images = logits.argmax(1), np.arange(len(labels))
     uncalibrated, calibrated = (
         Outcomes(labels, predicted[None], -logs[images, labels][None], logs)
         for logs in (log_softmax(logits), log_softmax(logits / temperature))
