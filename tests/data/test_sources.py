@@ -1,13 +1,16 @@
 """Test how datasets are found in folders, archives and IDX files, and which are refused."""
 
+import bz2
 import gzip
 import io
 import os
 import stat
 import struct
 import tarfile
+import tracemalloc
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +298,61 @@ def test_a_member_that_is_too_large_is_not_read(tmp_path, monkeypatch):
         source = open_source(path)
         found = {member.name: content for member, content in source.read(source.members)}
         assert found["cat/huge.png"].reason == "too_large"
+
+
+def lying_zip(method: int, body: bytes, *, declared: int, crc: int) -> bytes:
+    """Return a zip of one member that is not of the size that its two headers declare."""
+    name = b"cat/0.png"
+    sizes = struct.pack("<HHIIIHH", 0, 33, crc, len(body), declared, len(name), 0)
+    local = struct.pack("<4sHHH", b"PK\3\4", 46, 0, method) + sizes + name + body
+    entry = struct.pack("<4sHHHH", b"PK\1\2", 46, 46, 0, method) + sizes + bytes(14) + name
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 1, 1, len(entry), len(local), 0)
+    return local + entry + end
+
+
+@pytest.mark.parametrize(("real", "declared"), [(2**26, 100), (100, 2**26)])
+def test_a_member_of_another_size_than_declared_costs_neither_memory_nor_others(
+    tmp_path, real, declared
+):
+    """Of zeros, with the checksum of what is read of them, as a careful attacker has it."""
+    deflate = zlib.compressobj(wbits=-15)
+    body = deflate.compress(bytes(real)) + deflate.flush()
+    crc = zlib.crc32(bytes(min(real, declared + 1)))
+    path = tmp_path / "x.zip"
+    path.write_bytes(lying_zip(zipfile.ZIP_DEFLATED, body, declared=declared, crc=crc))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("dog/1.png", b"good")
+    tracemalloc.start()
+    try:
+        source = open_source(path)
+        lie, good = [content for _, content in source.read(source.members)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert good == b"good"
+    assert lie.reason == "damaged"
+    assert f"not hold the {declared} bytes that it declares" in lie.detail
+    assert peak < 2**22
+
+
+def test_a_compression_that_cannot_be_bounded_is_refused(tmp_path):
+    body = bz2.compress(bytes(2**26))
+    crc = zlib.crc32(bytes(100))
+    path = tmp_path / "x.zip"
+    path.write_bytes(lying_zip(zipfile.ZIP_BZIP2, body, declared=100, crc=crc))
+    assert path.stat().st_size < 1463
+    refuse(path, "'cat/0.png' is compressed by another method than deflate")
+
+
+def test_a_tar_that_goes_on_after_its_end_is_read_up_to_the_limit_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnets.data.archives.MIN_BOMB", 2**20)
+    whole = write_tar(tmp_path / "x.tar", pets(1)).read_bytes()
+    path = tmp_path / "x.tar.bz2"
+    path.write_bytes(bz2.compress(whole + bytes(2**26)))
+    assert path.stat().st_size * 200 < 2**23
+    refuse(path, "it goes on after its end")
+    path.write_bytes(bz2.compress(whole + bytes(2**19)))
+    assert len(listing(path)) == 2
 
 
 @pytest.mark.parametrize(

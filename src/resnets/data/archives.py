@@ -63,11 +63,14 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _content(num_bytes: int, read: Callable[[], bytes]) -> bytes | BadImageError:
-    """Read one member, unless it is too large; one that is damaged is refused alone."""
+def _content(num_bytes: int, read: Callable[[int], bytes]) -> bytes | BadImageError:
+    """Read one member of a declared size, at most one byte more; a damaged one is refused alone."""
     try:
         check_file_size(num_bytes)
-        return read()
+        content = read(num_bytes + 1)
+        if len(content) != num_bytes:
+            raise ValueError(f"it does not hold the {num_bytes} bytes that it declares")
+        return content
     except BadImageError as error:
         return error
     except MemoryError:
@@ -113,15 +116,25 @@ def _open_zip(path: Path) -> Container:
             fault = "encrypted" if info.flag_bits & 1 else ""
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 fault = "a link or a device"
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # of others, zipfile decompresses 4 KB at once, which may become gigabytes
+                fault = "compressed by another method than deflate"
             listing.add(info.filename, info.file_size, is_folder=info.is_dir(), fault=fault)
 
     def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
         with zipfile.ZipFile(path) as archive:
             for name in paths:
                 info = archive.getinfo(listing.names[name])
-                yield name, _content(info.file_size, partial(archive.read, info))
+                yield name, _content(info.file_size, partial(_read_member, archive, info))
 
     return Container(sorted(listing.names), listing.folders, read)
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+    """Read up to `limit` bytes, also beyond the declared size, where zipfile itself would stop."""
+    info.file_size = limit
+    with archive.open(info) as file:
+        return file.read(limit)
 
 
 class _Header(tarfile.TarInfo):
@@ -143,15 +156,20 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield info
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
-    """Insist on the block of zeros at the end: tarfile takes a damaged header for the end."""
+def _check_end(archive: tarfile.TarFile, limit: int) -> None:
+    """Insist on the block of zeros at the end: tarfile takes a damaged header for the end.
+
+    A compressed archive has its checksum at the very end, at most `limit` bytes further on.
+    """
     file = archive.fileobj
     assert file is not None
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("it ends too early")
-    while file.read(2**20):  # a compressed archive has its checksum at the very end
-        pass
+    while size := len(file.read(2**20)):
+        limit -= size
+        if limit < 0:
+            raise tarfile.ReadError("it goes on after its end")
 
 
 def _open_tar(path: Path) -> Container:
@@ -162,7 +180,7 @@ def _open_tar(path: Path) -> Container:
             is_plain = info.isdir() or (info.isreg() and not info.issparse())
             fault = "" if is_plain else "a link, a device or a sparse file"
             listing.add(info.name, info.size, is_folder=info.isdir(), fault=fault)
-        _check_end(archive)
+        _check_end(archive, listing.limit)
 
     def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
         clean = {listing.names[name]: name for name in paths}
