@@ -1,39 +1,75 @@
 """Go through many items: some ahead in threads, and with progress that the user sees."""
 
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from resnets.errors import printable
 from resnets.runtime import Clock
 
 LINE_SECONDS = 10.0
+MAX_WAITING = 2**28  # bytes: as much as one file may have
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Room:
+    """Let threads hold at once what together is within a limit; what is larger goes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.change = threading.Condition()
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait for room and hold it; a thread that holds some must not ask for more."""
+        amount = min(amount, self.limit)
+        with self.change:
+            self.change.wait_for(lambda: self.taken + amount <= self.limit)
+            self.taken += amount
+        try:
+            yield
+        finally:
+            with self.change:
+                self.taken -= amount
+                self.change.notify_all()
+
+
 def map_ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 0
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    ahead: int = 0,
+    size: Callable[[Item], int] = lambda _: 0,
 ) -> Iterator[Result]:
     """Yield what `work` makes of each item, in their order, computed in threads ahead of time.
 
-    At most `ahead` results wait, by default two for each thread, so memory stays bounded.
+    At most `ahead` results wait, by default two for each thread, and of items that bring their
+    bytes along, as `size` says, no more than MAX_WAITING bytes: memory stays bounded.
     """
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Future[Result], int]] = deque()
+    num_bytes = 0
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > (ahead or 2 * workers):
-                    yield waiting.popleft().result()
+                waiting.append((pool.submit(work, item), size(item)))
+                num_bytes += waiting[-1][1]
+                while len(waiting) > (ahead or 2 * workers) or num_bytes > MAX_WAITING:
+                    future, freed = waiting.popleft()
+                    num_bytes -= freed
+                    yield future.result()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
 

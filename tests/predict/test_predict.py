@@ -5,9 +5,11 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,35 @@ def test_pipes_links_and_broken_archives_are_rows_not_ends(model: Path, tmp_path
     ):
         assert words in error
         assert bool(words) == bool(error)
+
+
+def test_an_image_that_does_not_fit_into_memory_is_a_row_not_the_end(
+    model: Path, tmp_path: Path
+) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 14_000, 14_000, 16, 6, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"none"))
+    (tmp_path / "b.png").write_bytes(png())
+    program = (
+        "import os, resource, onnxruntime\n"
+        "from resnets.cli import main\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"  # each thread has its memory
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)\n"  # it needs 784 MB
+        "main()"
+    )
+    command = [sys.executable, "-c", program, "predict", "a.png", "b.png"]
+    command += ["--model", str(model), "--output", "answers.csv"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        bad, good = csv.DictReader(file)
+    assert (bad["error"], bad["predicted"]) == ("not enough memory to decode it", "")
+    assert (good["error"], good["predicted"] in CLASSES) == ("", True)
 
 
 def test_a_thousand_real_images_with_twenty_bad_ones(

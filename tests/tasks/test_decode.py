@@ -1,7 +1,10 @@
 """Test the one decoder: what it accepts, how it converts, and that broken files never pass."""
 
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,16 @@ from torchvision import transforms
 from resnets.errors import DataError
 from resnets.tasks.decode import (
     FORMATS,
+    MAX_SCANS,
+    MAX_SEGMENTS,
     BadImageError,
     center_crop,
     decode,
     examine,
     resize,
 )
+from resnets.progress import Room, map_ahead
+from resnets.errors import DataError
 from tests.data.photos import encode, make_photo
 
 PHOTO = make_photo(0, (61, 43))
@@ -148,6 +155,79 @@ def test_size_is_refused_from_the_header_before_decoding():
     assert reason(encode(PHOTO), max_megapixels=0.001) == "too_large"
     assert reason(encode(Image.new("L", (30_000, 1)))) == "too_thin"
     assert read(encode(Image.new("L", (1, 1)))).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_large_image_is_converted_in_strips_to_the_same_pixels(monkeypatch, mode, orientation):
+    photo = PHOTO.convert(mode) if mode != "I;16" else PHOTO.convert("I").convert("I;16")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo, exif=exif, **({"transparency": 3} if mode == "P" else {}))
+    whole = read(data)
+    monkeypatch.setattr("resnets.data.decode.STRIP", 300)  # four rows, and three at the end
+    assert np.array_equal(read(data), whole)
+
+
+def test_an_image_costs_the_same_per_pixel_in_every_mode():
+    """Of what Python allocates: the result, and a strip; Pillow's own memory is not traced."""
+    peaks = {}
+    for mode in ("RGB", "RGBA", "LA", "P"):
+        data = encode(Image.new(mode, (3000, 2000)))
+        tracemalloc.start()
+        decode(data, channels=3, max_megapixels=6)
+        peaks[mode] = tracemalloc.get_traced_memory()[1] / 6e6
+        tracemalloc.stop()
+    assert max(peaks.values()) < 5
+
+
+def test_pixels_decoded_at_once_are_limited_in_all_threads_together(monkeypatch):
+    held = []
+
+    class Watched(Room):
+        @contextmanager
+        def hold(self, amount: int) -> Iterator[None]:
+            with super().hold(amount):
+                held.append((amount, self.taken))
+                yield
+
+    monkeypatch.setattr("resnets.data.decode.ROOM", Watched(2 * 61 * 43))
+    list(map_ahead(read, [encode(PHOTO)] * 40, workers=8))
+    assert {amount for amount, _ in held} == {61 * 43}
+    assert max(taken for _, taken in held) <= 2 * 61 * 43
+
+
+def with_scans(num: int, *, before: bytes = b"", after: bytes = b"") -> bytes:
+    """Return a progressive JPEG of 10 scans, and the last one so many times more."""
+    data = encode(PHOTO, "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + before + last * num + data[-2:] + after
+
+
+def segment(kind: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 255, kind, len(content) + 2) + content
+
+
+def test_a_jpeg_of_too_many_scans_or_segments_is_refused_before_it_is_decoded():
+    plain = read(with_scans(0))
+    assert read(with_scans(MAX_SCANS - 10)).shape == plain.shape
+    assert reason(with_scans(MAX_SCANS - 9)) == "unsupported"
+    assert reason(with_scans(3000)) == "unsupported"
+    hidden = segment(0xFE, b"\xff\xd9")  # a comment that looks like the end of the image
+    assert reason(with_scans(MAX_SCANS, before=hidden)) == "unsupported"
+    film = b"\xff\xda" * 2 * MAX_SCANS  # phones put one behind the image
+    assert np.array_equal(read(with_scans(0, after=film)), plain)
+    thumbnail = segment(0xE2, film)
+    data = with_scans(0)
+    assert np.array_equal(read(data[:2] + thumbnail + data[2:]), plain)
+    assert np.array_equal(read(data[:2] + thumbnail * (MAX_SEGMENTS // 2) + data[2:]), plain)
+    assert reason(data[:2] + segment(0xFE, b"") * MAX_SEGMENTS + data[2:]) == "unsupported"
+
+
+def test_every_jpeg_that_pillow_writes_is_far_from_the_limits():
+    for mode, num in (("L", 6), ("RGB", 10), ("CMYK", 18)):
+        data = encode(PHOTO.convert(mode), "JPEG", progressive=True)
+        assert data.count(b"\xff\xda") == num < MAX_SCANS / 2
 
 
 @pytest.mark.parametrize(

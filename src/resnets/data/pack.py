@@ -24,7 +24,7 @@ from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source, has_control_characters
 from resnets.files import failpoint, room_for
 from resnets.progress import follow, map_ahead
-from resnets.runtime import StopRequest
+from resnets.runtime import StopRequest, allowed_cpus
 from resnets.tasks.decode import BadImageError, Decoded, Pixels, examine, resize
 from resnets.tasks.manifest import Rejected, Row, refuse
 
@@ -165,7 +165,12 @@ def pack(
         os.truncate(images_part, size)
         os.truncate(rows_part, len(identity) + sum(len(_line(one)) for one in done))
     num_left = len(members) - len(done)
-    judged = map_ahead(lambda found: judge(*found, packing), reading, workers=os.cpu_count() or 1)
+    judged = map_ahead(
+        lambda one: judge(*one, packing),
+        reading,
+        workers=len(allowed_cpus()),
+        size=lambda one: len(one[1]) if isinstance(one[1], bytes) else 0,
+    )
     with (
         room_for(path, needed),
         images_part.open("ab") as images,

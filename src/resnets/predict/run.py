@@ -118,6 +118,7 @@ def _read_ahead(
         inputs,
         workers=len(allowed_cpus()),
         ahead=ahead,
+        size=lambda one: len(one[1]) if isinstance(one[1], bytes) else 0,
     )
 
 
@@ -127,7 +128,9 @@ def _prepare(content: Content, preprocess: FullPreprocess) -> Crop | str:
         if isinstance(content, BadImageError):
             raise content
         pixels = decode(content, channels=preprocess.channels, max_megapixels=MAX_MEGAPIXELS)
+        small = resize(pixels, preprocess.resize, preprocess.fit)
+        return np.array(center_crop(small, preprocess.crop))  # a copy: the whole picture is let go
     except BadImageError as error:
         return error.detail
-    small = resize(pixels, preprocess.resize, preprocess.fit)
-    return np.array(center_crop(small, preprocess.crop))  # a copy: the whole picture is let go
+    except MemoryError:
+        return "not enough memory to decode it"

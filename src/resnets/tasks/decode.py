@@ -11,10 +11,14 @@ Training data, evaluation, export and prediction all come through this one decod
 
 The format is found from the content, never from the name, and the size is checked in the header
 before any pixel is decoded. A file that ends early is refused, never filled up with grey.
+
+Whatever its mode, an image takes up to 7 bytes per pixel while it is decoded (4 in Pillow, 3 as the
+result; a progressive JPEG 10, WebP 16), and all threads together decode up to `ROOM.limit` pixels.
 """
 
 import io
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from resnets.data.progress import Room
 from resnets.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, C), C = 1 or 3, contiguous
@@ -34,15 +39,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_ASPECT = 20  # a centre crop would see less than a twentieth of a longer strip
 CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-UPRIGHT = {  # EXIF orientation: what turns the stored picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# libjpeg writes 10 scans for colour and at most 18, for CMYK; each goes over every pixel
+MAX_SCANS = 50
+MAX_SEGMENTS = 1000  # of up to 64 KB; phones put depth maps of some megabytes into hundreds
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG, but those within a scan
+STRIP = 2**20  # pixels converted at once
+ROOM = Room(200_000_000)
 FIXES = {  # every reason to refuse a file, and what to do about it
     "empty": "fetch the file again, or remove it",
     "unreadable": "check the permissions and the disk, or remove the file",
@@ -90,13 +92,12 @@ def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: flo
 
     Raises BadImageError, a DataError, that says what is wrong with the file.
     """
-    if isinstance(source, bytes):
-        return examine(source, channels=channels, max_megapixels=max_megapixels).pixels
+    name = "" if isinstance(source, bytes) else str(source)
     try:
-        data = read_file(source)
+        data = source if isinstance(source, bytes) else read_file(source)
         return examine(data, channels=channels, max_megapixels=max_megapixels).pixels
     except BadImageError as error:
-        raise BadImageError(error.reason, error.detail, str(source)) from error
+        raise BadImageError(error.reason, error.detail, name) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -128,12 +129,14 @@ def examine(data: bytes, *, channels: Literal[1, 3], max_megapixels: float) -> D
     # our own check below, on the same header, takes the place of Pillow's fixed limit
     Image.MAX_IMAGE_PIXELS = None
     try:
+        _check_segments(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, max_megapixels)
-            image.load()
-            notes = ["first image of several"] if getattr(image, "is_animated", False) else []
-            upright = _upright(image, notes)
-            return Decoded(_to_pixels(upright, channels), image.format or "", tuple(notes))
+            with ROOM.hold(image.width * image.height):
+                image.load()
+                notes = ["first image of several"] if getattr(image, "is_animated", False) else []
+                pixels = _to_pixels(image, channels, _orientation(image, notes))
+            return Decoded(pixels, image.format or "", tuple(notes))
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -158,25 +161,57 @@ def _check_size(width: int, height: int, max_megapixels: float) -> None:
         raise BadImageError("too_thin", f"{width}×{height}: more than {MAX_ASPECT} times longer")
 
 
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Turn the picture as its EXIF orientation asks; note an orientation that makes no sense."""
+def _check_segments(data: bytes) -> None:
+    """Refuse a JPEG that takes minutes because of how often it repeats a part."""
+    if not data.startswith(b"\xff\xd8"):
+        return
+    # nearly all files have few starts of a scan wherever one looks: theirs need no search
+    has_many = data.count(b"\xff\xda") > MAX_SCANS
+    place, segments, scans = 2, 0, 0
+    while (marker := MARKER.search(data, place)) and marker[1] != b"\xd9":  # the image's end
+        segments, scans = segments + 1, scans + (marker[1] == b"\xda")
+        if segments > MAX_SEGMENTS or scans > MAX_SCANS:
+            most = f"{MAX_SEGMENTS} segments or {MAX_SCANS} scans"
+            raise BadImageError("unsupported", f"a JPEG of more than {most}")
+        if scans and not has_many:
+            return
+        place = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
+
+
+def _orientation(image: Image.Image, notes: list[str]) -> int:
+    """Return the EXIF orientation; note one that makes no sense."""
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # broken EXIF data does not spoil the picture
         orientation = "unreadable"
-    if orientation in UPRIGHT:
-        return image.transpose(UPRIGHT[orientation])
-    if orientation != 1:
+    if orientation not in range(1, 9):
         notes.append("EXIF orientation ignored")
-    return image
+        return 1
+    return int(orientation)
 
 
-def _to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
-    """Convert any accepted mode to (H, W, channels) by the rule of this module."""
+def _to_pixels(image: Image.Image, channels: Literal[1, 3], orientation: int) -> Pixels:
+    """Convert any accepted mode to upright (H, W, channels) by the rule of this module."""
+    if image.mode not in CONVERTIBLE and not image.mode.startswith("I;16"):
+        raise BadImageError("unsupported", f"pixels of type {image.mode}")
+    width, height = image.size
+    sides = (width, height) if orientation >= 5 else (height, width)
+    pixels = np.empty((*sides, channels), np.uint8)
+    # the upright picture as it is stored: perhaps transposed, upside down or mirrored
+    stored = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
+    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
+    num_rows = max(STRIP // width, 1)
+    for top in range(0, height, num_rows):
+        strip = image.crop((0, top, width, min(top + num_rows, height)))
+        stored[top : top + num_rows] = _convert(strip, channels)
+    return pixels
+
+
+def _convert(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
+    """Convert a part of an image to (H, W, channels)."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode not in CONVERTIBLE:
-        raise BadImageError("unsupported", f"pixels of type {image.mode}")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

@@ -1,0 +1,41 @@
+"""Test that work done ahead in threads keeps its order and its bounds on memory."""
+
+import random
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from resnets.data.progress import MAX_WAITING, Room, map_ahead
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 41), (MAX_WAITING // 2, 3), (2 * MAX_WAITING, 1)])
+def test_items_wait_up_to_a_number_and_up_to_a_number_of_bytes(size, most):
+    pulled = 0
+
+    def items() -> Iterator[int]:
+        nonlocal pulled
+        for number in range(100):
+            pulled += 1
+            yield number
+
+    waiting = []
+    results = map_ahead(lambda x: 2 * x, items(), workers=4, ahead=40, size=lambda _: size)
+    for number, result in enumerate(results):
+        assert result == 2 * number
+        waiting.append(pulled - number)
+    assert max(waiting) == most
+
+
+def test_threads_share_a_room_up_to_its_limit_and_what_is_larger_goes_alone():
+    room, taken = Room(100), []
+    amounts = random.Random(0).choices([1, 30, 60, 100, 5000], k=300)
+
+    def work(amount: int) -> None:
+        with room.hold(amount), lock:
+            taken.append(room.taken)
+
+    lock = threading.Lock()
+    assert list(map_ahead(work, amounts, workers=16)) == [None] * 300
+    assert max(taken) <= 100
+    assert room.taken == 0
