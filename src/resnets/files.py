@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resnets.errors import EnvironmentFault
 from resnets.runtime import limit_of, lock_file, process_number
@@ -60,28 +60,41 @@ def room_for(path: Path, num_bytes: int) -> Iterator[None]:
         ) from error
 
 
+def _own_part(held: IO[bytes], part: Path, path: Path) -> None:
+    """Lock a part for this process; the lock dies with it, so that no part is ever stale."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(held.fileno()), part.stat()):
+            return
+    except (BlockingIOError, FileNotFoundError):
+        pass  # another process has it, or had it until now: what is open here became its file
+    fix = "wait until it ends, or name another file"
+    raise EnvironmentFault(f"{path}: another process is writing it", fix)
+
+
 @contextmanager
 def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only when complete.
 
     File and folder are flushed to the disk, so that a crash leaves the old file or the new one.
-    After an error the part is removed.
+    After an error the part is removed; what a killed writer left, the next one writes over. Raises
+    EnvironmentFault where another process is writing the same file.
     """
     if path.exists() and not path.is_file():  # a rename would put a file in place of /dev/null
         raise EnvironmentFault(f"{path}: not a file", "name a file to write to")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    try:
-        with room_for(path, num_bytes):
+    with room_for(path, num_bytes), part.open("ab") as held:
+        _own_part(held, part, path)
+        try:
             yield part
             failpoint("write.before_sync")
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+            os.fsync(held.fileno())
             failpoint("write.before_rename")
             part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -276,6 +276,33 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_of_two_writers_of_one_file_the_second_is_refused_at_once(tmp_path):
+    path = tmp_path / "answers.csv"
+    code = (
+        "from pathlib import Path; from resnets.files import atomic_path\n"
+        f"with atomic_path(Path({str(path)!r})) as part, part.open('w') as file:\n"
+        " print('first', file=file, flush=True); print('held', flush=True); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(EnvironmentFault, match=r"answers\.csv: another process is writing it"):
+        write_json(path, {"second": 1})
+    other.communicate("\n")
+    assert path.read_text() == "first\n"
+    write_json(path, {"third": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["answers.csv"]
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path):
+    path = tmp_path / "x.json"
+    (tmp_path / "x.json.part").write_text("half of a much longer file" * 100)
+    write_json(path, {})
+    assert path.read_text() == "{}\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
 def test_an_orphaned_stage_under_dvc_stops(tmp_path):
     """A shell starts a trainer under DVC's variable and is killed: the trainer must notice."""
     script = (
