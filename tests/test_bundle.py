@@ -27,6 +27,8 @@ from resnets.errors import ArtefactError, NumericalError
 from resnets.models.resnet import build_model
 from tests.bundles import make_meta, make_model
 
+GREY = make_model()[1].preprocess.model_dump()
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -136,6 +138,12 @@ def test_older_format_without_the_optional_keys_is_read(saved: Path, tmp_path: P
             "no head",
         ),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": 5e-324}, "temperature: Input should be greater than or equal to 0.02"),
+        ({"temperature": 1e9}, "temperature: Input should be less than or equal to 50"),
+        ({"preprocess": {**GREY, "resize": 30000}}, r"preprocess\.resize: .* equal to 4096"),
+        ({"preprocess": {**GREY, "crop": 30000}}, r"preprocess\.crop: .* equal to 4096"),
+        ({"preprocess": {**GREY, "mean": [128.0]}}, r"preprocess\.mean\.0: .* equal to 1"),
+        ({"preprocess": {**GREY, "std": [0.0]}}, r"preprocess\.std\.0: .* greater than 0"),
         ({"surprise": 1}, "surprise"),
         ({"text": "{"}, "damaged"),
         ({"text": "[1]"}, "damaged"),
@@ -164,6 +172,25 @@ def test_weights_of_another_network_are_listed_and_not_saved(tmp_path: Path) -> 
     with pytest.raises(ArtefactError, match=r"2 of another shape \(fc"):
         save_bundle(tmp_path / "m.safetensors", build_model("resnet8", in_channels=1), meta)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.uint8])
+def test_weights_of_another_type_are_refused(saved: Path, tmp_path: Path, dtype: Any) -> None:
+    tensors = load_file(saved)
+    tensors["conv1.weight"] = tensors["conv1.weight"].to(dtype)
+    with safe_open(saved, "pt") as file:
+        save_file(tensors, tmp_path / "m.safetensors", metadata=file.metadata())
+    with pytest.raises(ArtefactError, match=r"1 of another type \(conv1\.weight"):
+        load_bundle(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_precision_become_fp32(saved: Path, tmp_path: Path, dtype: Any) -> None:
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in load_file(saved).items()}
+    with safe_open(saved, "pt") as file:
+        save_file(tensors, tmp_path / "m.safetensors", metadata=file.metadata())
+    weight = load_bundle(tmp_path / "m.safetensors").model.conv1.weight
+    assert torch.equal(weight, tensors["conv1.weight"].float())
 
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
+from resnets.calibration import TEMPERATURES
 from resnets.errors import ArtefactError, NumericalError
 from resnets.files import write_bytes
-from resnets.params import Count, Positive, Preprocess, Section
+from resnets.params import Preprocess, Section, Side
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +29,13 @@ KEY = "resnets"  # the metadata key, in safetensors and in ONNX files
 FORMAT_VERSION = 1  # raise it when a reader must know; a new field with a default needs no raise
 REMAKE = "make it again with `dvc repro`, or restore it with `dvc checkout`"
 
+Temperature = Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
+
 
 class FullPreprocess(Preprocess):
     """Say how an image file becomes the model's input: decode, resize, centre crop, normalise."""
 
-    resize: Count
+    resize: Side
     fit: Literal["shorter_side", "stretch"]
     channels: Literal[1, 3]
 
@@ -52,7 +55,7 @@ class BundleMeta(Section):
     architecture: dict[str, Any]
     classes: Annotated[list[str], Field(min_length=2)]
     preprocess: FullPreprocess
-    temperature: Positive = 1.0  # logits are divided by it before the softmax
+    temperature: Temperature = 1.0  # logits are divided by it before the softmax
     training: dict[str, Any]
     hashes: dict[str, str]
     measured: dict[str, Any] = Field(default_factory=dict)
@@ -170,7 +173,8 @@ def _read(raw: bytes, path: Path) -> Bundle:
         fix = "give a model.safetensors of the pipeline; backbone.input imports foreign weights"
         raise ArtefactError(f"{path}: has no {KEY!r} metadata, so it is no bundle", fix)
     meta = parse_meta(text, path)
-    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    state = {k: v.float() if v.dtype in floats else v for k, v in tensors.items()}
     model = _empty_model(meta, path)
     _check_fit(model.state_dict(), state, path)
     for key, value in state.items():
@@ -196,12 +200,13 @@ def _empty_model(meta: BundleMeta, path: Path) -> "ResNet":
 def _check_fit(
     wanted: "dict[str, torch.Tensor]", found: "dict[str, torch.Tensor]", path: Path
 ) -> None:
-    """Refuse weights whose names or shapes are not exactly the architecture's."""
+    """Refuse weights whose names, shapes or types are not exactly the architecture's."""
     both = wanted.keys() & found.keys()
     faults = {
         "missing": wanted.keys() - found.keys(),
         "unexpected": found.keys() - wanted.keys(),
         "of another shape": {key for key in both if wanted[key].shape != found[key].shape},
+        "of another type": {key for key in both if wanted[key].dtype != found[key].dtype},
     }
     words = [
         f"{len(keys)} {fault} ({', '.join(sorted(keys)[:5])})"

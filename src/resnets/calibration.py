@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LogProbabilities = NDArray[np.float64]
+TEMPERATURES = (0.02, 50.0)  # what is fitted, and what a model file may ask for
 
 
 def log_softmax(logits: NDArray[np.floating]) -> LogProbabilities:
@@ -28,6 +29,6 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     def cross_entropy(log_temperature: float) -> float:
         return float(-(targets * log_softmax(logits / np.exp(log_temperature))).sum())
 
-    bounds = (float(np.log(0.02)), float(np.log(50)))
-    best = minimize_scalar(cross_entropy, bounds=bounds, method="bounded")
+    low, high = (float(np.log(bound)) for bound in TEMPERATURES)
+    best = minimize_scalar(cross_entropy, bounds=(low, high), method="bounded")
     return round(float(np.exp(best.x)), 4)

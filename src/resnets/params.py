@@ -41,6 +41,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=4, le=4096)]  # of an image, in pixels
 Name = Annotated[str, Field(pattern=NAME)]
 # the size of a side that is drawn: a fraction of the images, or a number of images per class
 Size = Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)]
@@ -106,7 +107,7 @@ class Task(Section):
 class Data(Section):
     """Say how images of every task are judged and packed."""
 
-    resize: Annotated[int, Field(ge=4, le=4096)]
+    resize: Side
     fit: Literal["shorter_side", "stretch"]
     # which images are packed; those that are count by their bytes
     on_bad: Annotated[Literal["stop", "quarantine"], CHANGES_NO_RESULT]
@@ -117,7 +118,7 @@ class Data(Section):
 class Preprocess(Section):
     """Say what the model sees at evaluation: the centre crop, normalised per channel."""
 
-    crop: Annotated[int, Field(ge=4, le=4096)]
+    crop: Side
     mean: list[Annotated[NonNegative, AfterValidator(_refuse_unscaled)]]
     std: list[Annotated[Positive, AfterValidator(_refuse_unscaled)]]
 

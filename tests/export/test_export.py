@@ -4,8 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -25,6 +26,11 @@ from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle
 from resnets.inference import infer
 from resnets.params import Export
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
+from resnets.architecture import Shortcut, Stem
+from resnets.bundle import KEY, Bundle, BundleMeta, load_bundle
+from resnets.export.classifier import OPERATORS, open_classifier
+from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle, to_onnx
+from tests.bundles import CLASSES, PREPROCESS, Trained, make_model, make_trained
 
 ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
 
@@ -97,6 +103,17 @@ def test_onnx_runtime_computes_what_torch_computes_after_torchvisions_transforms
         np.testing.assert_allclose(found, probabilities[:size].numpy(), atol=1e-5)
     assert [o.name for o in floats.get_outputs()] == ["logits"]
     assert [o.name for o in pixels.get_outputs()] == ["probabilities"]
+
+
+def test_every_operator_that_an_export_writes_may_be_opened(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+) -> None:
+    models = [onnx.load(file) for out in (plain[0], inside[0]) for file in out.glob("*.onnx")]
+    for stem, shortcut in zip(get_args(Stem), cycle(get_args(Shortcut))):
+        model, meta = make_model(stem=stem, shortcut=shortcut, conv_bias=stem == "pad2")
+        models.append(to_onnx(Bundle(model, meta, "0" * 64), preprocess_inside=False))
+    assert {node.op_type for model in models for node in model.graph.node} == OPERATORS
+    assert not {node.domain for model in models for node in model.graph.node} - {""}
 
 
 def test_report_says_what_was_compared(

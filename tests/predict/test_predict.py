@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from resnets.bundle import KEY, load_bundle
@@ -488,12 +488,123 @@ def test_damaged_and_foreign_onnx_files_are_refused(
     onnx.save(foreign, path)
     with pytest.raises(ArtefactError, match=f"no '{KEY}' metadata"):
         open_classifier(path)
-    alien = onnx.load_model_from_string(raw)
-    alien.graph.node[0].domain = "com.example"
-    alien.opset_import.add(domain="com.example", version=1)
-    onnx.save(alien, path)
-    with pytest.raises(ArtefactError, match="not a whole ONNX file"):
-        open_classifier(path)
+
+
+Change = Callable[[onnx.ModelProto], object]
+
+
+def endless(model: onnx.ModelProto) -> None:
+    """Let the logits pass through a loop of 2**62 steps."""
+    [logits] = model.graph.output
+    names = [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (
+        ("step", TensorProto.INT64, []), ("before", TensorProto.BOOL, []),
+        ("carried", TensorProto.FLOAT, None), ("after", TensorProto.BOOL, []),
+        ("passed", TensorProto.FLOAT, None),
+    )]  # fmt: skip
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["before"], ["after"]),
+            onnx.helper.make_node("Identity", ["carried"], ["passed"]),
+        ],
+        "body", names[:3], names[3:],
+    )  # fmt: skip
+    for name, value in (("steps", np.array(2**62)), ("yes", np.array(True))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.node[-1].output[0] = "once"
+    inputs = ["steps", "yes", "once"]
+    model.graph.node.append(onnx.helper.make_node("Loop", inputs, [logits.name], body=body))
+
+
+def alien(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "com.example"
+    model.opset_import.add(domain="com.example", version=1)
+
+
+def call(model: onnx.ModelProto) -> None:
+    model.opset_import.add(domain="local", version=1)
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    model.functions.append(
+        onnx.helper.make_function("local", "Relu", ["x"], ["y"], [node], model.opset_import[:1])
+    )
+
+
+def elsewhere(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+
+
+def retyped(model: onnx.ModelProto) -> None:
+    [weight] = [t for t in model.graph.initializer if t.name == "model.fc.weight"]
+    values = numpy_helper.to_array(weight).astype(np.int64)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+
+def nested(model: onnx.ModelProto) -> None:
+    [relu, *_] = [node for node in model.graph.node if node.op_type == "Relu"]
+    relu.attribute.append(onnx.helper.make_attribute("body", onnx.GraphProto(name="body")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (endless, "has the operator Loop"),
+        (alien, r"has the operator com\.example\.Conv"),
+        (call, "has functions"),
+        (elsewhere, "has weights in other files"),
+        (lambda model: model.graph.sparse_initializer.add(), "has sparse weights"),
+        (retyped, "not a whole ONNX file"),
+        (nested, "not a whole ONNX file"),
+        (lambda model: model.graph.ClearField("input"), "not a whole ONNX file"),
+        (lambda model: model.graph.ClearField("output"), "do not fit"),
+        (lambda model: model.graph.output[0].CopyFrom(model.graph.input[0]), "do not fit"),
+    ],
+)
+def test_a_graph_that_no_export_writes_is_refused_before_it_runs(
+    model: Path, tmp_path: Path, change: Change, words: str
+) -> None:
+    changed = onnx.load(model)
+    change(changed)
+    (tmp_path / "m.onnx").write_bytes(changed.SerializeToString())
+    with pytest.raises(ArtefactError, match=words):
+        open_classifier(tmp_path / "m.onnx")
+
+
+def test_a_head_that_does_not_fit_its_features_is_refused(model: Path, tmp_path: Path) -> None:
+    changed = onnx.load(model)
+    [weight] = [t for t in changed.graph.initializer if t.name == "model.fc.weight"]
+    for node in changed.graph.node:
+        if weight.name in node.input:
+            node.input[1] = "other"
+    changed.graph.initializer.append(
+        numpy_helper.from_array(numpy_helper.to_array(weight), "other")
+    )
+    for values in (np.zeros((3, 5), np.float32), np.zeros((2, 2, 2), np.float32)):
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        onnx.save(changed, tmp_path / "m.onnx")
+        with pytest.raises(ArtefactError, match="do not fit"):
+            open_classifier(tmp_path / "m.onnx", output="features")
+    weight.raw_data = b"cut"
+    onnx.save(changed, tmp_path / "m.onnx")
+    with pytest.raises(ArtefactError, match=r"has no weights model\.fc\.weight"):
+        open_classifier(tmp_path / "m.onnx", output="features")
+
+
+def test_a_graph_that_fails_while_it_runs_is_named(model: Path, tmp_path: Path) -> None:
+    changed = onnx.load(model)
+    [conv, *_] = [node for node in changed.graph.node if node.op_type == "Conv"]
+    pads = [0, 0, 0, 0, 0, 0, 2**40, 2**40]  # what no memory holds
+    values = {"pads": pads, "start": [0, 0], "end": [28, 28], "axes": [2, 3]}
+    for name, numbers in values.items():
+        changed.graph.initializer.append(numpy_helper.from_array(np.array(numbers), name))
+    pad = onnx.helper.make_node("Pad", [conv.input[0], "pads"], ["padded"])
+    cut = onnx.helper.make_node("Slice", ["padded", "start", "end", "axes"], ["cut"])
+    conv.input[0] = "cut"
+    nodes = [pad, cut, *changed.graph.node]
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    onnx.save(changed, tmp_path / "m.onnx")
+    with pytest.raises(ArtefactError, match=r"m\.onnx: its graph cannot be computed"):
+        open_classifier(tmp_path / "m.onnx").score(np.zeros((1, 28, 28, 3), np.uint8))
 
 
 # ---- the command --------------------------------------------------------------------------------

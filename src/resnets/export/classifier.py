@@ -6,6 +6,7 @@ temperature come from the file, and everything but the network itself is shared.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,15 @@ from resnets.inference import Floats, Forward, Output, check_finite, torch_forwa
 from resnets.runtime import resolve_device, resolve_precision
 from resnets.tasks.decode import Crops
 
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
 INPUT = "images"  # of an ONNX file; its internal values are called as in `Output`
 HEAD = ("model.fc.weight", "model.fc.bias")  # the head's weights in an ONNX file
+# All that an export writes, in int8 too: nothing that repeats, branches or reads another file.
+OPERATORS = {"Add", "Cast", "Conv", "Div", "Gemm", "MaxPool", "Pad", "ReduceMean", "Relu", "Slice"}
+OPERATORS |= {"Softmax", "Sub", "Transpose", "QuantizeLinear", "DequantizeLinear"}
 # Between the two best logits. bf16 moves those of our trained models by 0.01 to 0.04 (standard
 # deviation); of 2,000 answers it changed 3, and none where closer ones were computed again in fp32.
 CLOSE = 0.25
@@ -102,56 +110,82 @@ def settle(quick: Forward, exact: Forward) -> Forward:
 
 def _open_onnx(path: Path, output: Output) -> Classifier:
     """Open an ONNX file with ONNX Runtime."""
-    import onnxruntime
-
-    path.stat()  # that there is no such file, the system says better
-    source: str | bytes = str(path)
-    head = None
-    if output != "logits":
-        source, head = _expose(path.read_bytes(), output, path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
-    # waiting threads would take the cores from those that decode
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its classes have no common base
-        raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    if text is None:
-        raise ArtefactError(f"{path}: has no {KEY!r} metadata", "give the file of the export stage")
-    meta = parse_meta(text, path)
-    given, result = session.get_inputs()[0], session.get_outputs()[0]
-    inside = given.type == "tensor(uint8)"
-    crop, channels = meta.preprocess.crop, meta.preprocess.channels
-    image = [crop, crop, channels] if inside else [channels, crop, crop]
-    if (given.shape[1:], result.shape[1:]) != (image, [len(meta.classes)]):
+    model, meta = read_onnx(path)
+    head = None if output == "logits" else _expose(model, output, path)
+    session = _start(model, path)
+    values = (*session.get_inputs(), *session.get_outputs())
+    shapes = [(value.type, value.shape[1:]) for value in values]
+    crop, channels, num_classes = meta.preprocess.crop, meta.preprocess.channels, len(meta.classes)
+    inside = shapes[:1] == [("tensor(uint8)", [crop, crop, channels])]
+    fits = inside or shapes[:1] == [("tensor(float)", [channels, crop, crop])]
+    fits = fits and shapes[1:2] == [("tensor(float)", [num_classes])]
+    if not fits or (head and list(head[0].shape) != [num_classes, *shapes[-1][1][:1]]):
         raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
-    name = result.name if output == "logits" else output
+    given, name = values[0].name, values[1].name if output == "logits" else output
 
     def forward(crops: Crops) -> Floats:
         batch = crops if inside else normalise_on_host(crops, meta.preprocess)
-        values: Floats = session.run([name], {given.name: batch})[0]
-        return values
+        try:
+            computed: Floats = session.run([name], {given: batch})[0]
+        except Exception as error:
+            fix = f"lower the batch size if it needs too much memory; otherwise, {REMAKE}"
+            raise ArtefactError(f"{path}: its graph cannot be computed ({error})", fix) from None
+        return computed
 
     return Classifier(meta, forward, name, head)
 
 
-def _expose(raw: bytes, name: str, path: Path) -> tuple[bytes, tuple[Floats, Floats]]:
-    """Make an internal value an output of an ONNX model too, and read the head's weights."""
+def _start(model: "onnx.ModelProto", path: Path) -> "onnxruntime.InferenceSession":
+    """Let ONNX Runtime load a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    # waiting threads would take the cores from those that decode
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    raw, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(raw, options, providers=providers)
+    except Exception as error:  # its classes have no common base
+        raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
+
+
+def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
+    """Read an ONNX file of the export stage and its description; nothing of it is run.
+
+    Raises ArtefactError for a file with anything in it that an export does not write.
+    """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load_model_from_string(raw)
+        model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
         raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
+    nodes, weights = model.graph.node, model.graph.initializer
+    operators = {".".join(filter(None, (node.domain, node.op_type))) for node in nodes}
+    foreign = {f"the operator {name}" for name in operators - OPERATORS}
+    foreign |= {"functions" for _ in model.functions}
+    foreign |= {"sparse weights" for _ in model.graph.sparse_initializer}
+    foreign |= {"weights in other files" for w in weights if w.data_location or w.external_data}
+    text = next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
+    if foreign or text is None:
+        what = f"has {', '.join(sorted(foreign)[:5])}" if foreign else f"has no {KEY!r} metadata"
+        raise ArtefactError(f"{path}: {what}", "give the file of the export stage")
+    return model, parse_meta(text, path)
+
+
+def _expose(model: "onnx.ModelProto", name: str, path: Path) -> tuple[Floats, Floats]:
+    """Make an internal value an output of an ONNX model too, and return the head's weights."""
+    import onnx
+
     tensors = {t.name: t for t in model.graph.initializer}
-    if not set(HEAD) <= tensors.keys():
-        raise ArtefactError(f"{path}: has no weights {', '.join(HEAD)}", REMAKE)
-    weight, bias = (onnx.numpy_helper.to_array(tensors[key]) for key in HEAD)
+    try:
+        weight, bias = (onnx.numpy_helper.to_array(tensors[key]) for key in HEAD)
+    except (KeyError, TypeError, ValueError):
+        raise ArtefactError(f"{path}: has no weights {', '.join(HEAD)}", REMAKE) from None
     model.graph.output.append(onnx.ValueInfoProto(name=name))
-    return model.SerializeToString(), (weight, bias)
+    return weight, bias
 
 
 def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Floats:
