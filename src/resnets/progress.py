@@ -1,12 +1,10 @@
 """Go through many items: some ahead in threads, and with progress that the user sees."""
 
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 from resnets.errors import printable
@@ -17,29 +15,6 @@ MAX_WAITING = 2**28  # bytes: as much as one file may have
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class Room:
-    """Let threads hold at once what together is within a limit; what is larger goes alone."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.taken = 0
-        self.change = threading.Condition()
-
-    @contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
-        """Wait for room and hold it; a thread that holds some must not ask for more."""
-        amount = min(amount, self.limit)
-        with self.change:
-            self.change.wait_for(lambda: self.taken + amount <= self.limit)
-            self.taken += amount
-        try:
-            yield
-        finally:
-            with self.change:
-                self.taken -= amount
-                self.change.notify_all()
 
 
 def map_ahead(

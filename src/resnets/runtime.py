@@ -7,11 +7,14 @@ imports no torch, so that the stages that need none start quickly.
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import IO, Literal
 
@@ -212,6 +215,29 @@ class StopRequest:
             "run the same command again to continue",
             exit_code=code,
         )
+
+
+class Room:
+    """Let threads hold at once what together is within a limit; what is larger goes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.change = threading.Condition()
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait for room and hold it; a thread that holds some must not ask for more."""
+        amount = min(amount, self.limit)
+        with self.change:
+            self.change.wait_for(lambda: self.taken + amount <= self.limit)
+            self.taken += amount
+        try:
+            yield
+        finally:
+            with self.change:
+                self.taken -= amount
+                self.change.notify_all()
 
 
 class Clock:

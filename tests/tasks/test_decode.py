@@ -24,7 +24,9 @@ from resnets.tasks.decode import (
     resize,
 )
 from resnets.progress import Room, map_ahead
+from resnets.progress import map_ahead
 from resnets.errors import DataError
+from resnets.runtime import Room
 from tests.data.photos import encode, make_photo
 
 PHOTO = make_photo(0, (61, 43))
