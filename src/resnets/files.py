@@ -63,7 +63,7 @@ def room_for(path: Path, num_bytes: int) -> Iterator[None]:
 def _own_part(held: IO[bytes], part: Path, path: Path) -> None:
     """Lock a part for this process; the lock dies with it, so that no part is ever stale."""
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(held)
         if os.path.samestat(os.fstat(held.fileno()), part.stat()):
             return
     except (BlockingIOError, FileNotFoundError):

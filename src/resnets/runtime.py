@@ -125,7 +125,7 @@ def refuse_windows() -> None:
         ) from None
 
 
-def lock_file(file: IO[str]) -> None:
+def lock_file(file: IO[Any]) -> None:
     """Lock an open file until this process ends; raise BlockingIOError where another one has it."""
     import fcntl
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from resnets.data.progress import MAX_WAITING, map_ahead
+from resnets.progress import MAX_WAITING, map_ahead
 from resnets.runtime import Room
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from itertools import cycle
@@ -18,18 +19,14 @@ from onnx import numpy_helper
 from PIL import Image
 from torchvision import transforms
 
-from resnets.bundle import KEY, BundleMeta, load_bundle
-from resnets.errors import ArtefactError
-from resnets.export.classifier import open_classifier
-from resnets.export.int8 import compare_int8
-from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle
-from resnets.inference import infer
-from resnets.params import Export
-from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 from resnets.architecture import Shortcut, Stem
 from resnets.bundle import KEY, Bundle, BundleMeta, load_bundle
+from resnets.errors import ArtefactError
 from resnets.export.classifier import OPERATORS, open_classifier
+from resnets.export.int8 import compare_int8
 from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle, to_onnx
+from resnets.inference import infer
+from resnets.params import Export
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_model, make_trained
 
 ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
@@ -229,6 +226,14 @@ def test_int8_is_smaller_measured_and_self_describing(
     assert any(t.data_type == onnx.TensorProto.INT8 and t.dims == [64, 64, 3, 3] for t in weights)
     difference = small.score(crops).probabilities - exact.score(crops).probabilities
     assert 0 < np.abs(difference).max() < 0.2
+
+
+def test_an_export_without_int8_removes_that_of_an_earlier_one(
+    trained: Trained, plain: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copy(plain[0] / "model_int8.onnx", tmp_path)
+    export_bundle(trained.bundle, tmp_path, task=trained.task, options=options(), row=ROW)
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {"model.onnx"}
 
 
 def test_int8_that_loses_too_much_is_not_the_default(

@@ -13,6 +13,8 @@ from PIL import Image, ImageFile, ImageOps
 from torchvision import transforms
 
 from resnets.errors import DataError
+from resnets.progress import map_ahead
+from resnets.runtime import Room
 from resnets.tasks.decode import (
     FORMATS,
     MAX_SCANS,
@@ -23,10 +25,6 @@ from resnets.tasks.decode import (
     examine,
     resize,
 )
-from resnets.progress import Room, map_ahead
-from resnets.progress import map_ahead
-from resnets.errors import DataError
-from resnets.runtime import Room
 from tests.data.photos import encode, make_photo
 
 PHOTO = make_photo(0, (61, 43))
@@ -167,7 +165,7 @@ def test_a_large_image_is_converted_in_strips_to_the_same_pixels(monkeypatch, mo
     exif[0x0112] = orientation
     data = encode(photo, exif=exif, **({"transparency": 3} if mode == "P" else {}))
     whole = read(data)
-    monkeypatch.setattr("resnets.data.decode.STRIP", 300)  # four rows, and three at the end
+    monkeypatch.setattr("resnets.tasks.decode.STRIP", 300)  # four rows, and three at the end
     assert np.array_equal(read(data), whole)
 
 
@@ -193,7 +191,7 @@ def test_pixels_decoded_at_once_are_limited_in_all_threads_together(monkeypatch)
                 held.append((amount, self.taken))
                 yield
 
-    monkeypatch.setattr("resnets.data.decode.ROOM", Watched(2 * 61 * 43))
+    monkeypatch.setattr("resnets.tasks.decode.ROOM", Watched(2 * 61 * 43))
     list(map_ahead(read, [encode(PHOTO)] * 40, workers=8))
     assert {amount for amount, _ in held} == {61 * 43}
     assert max(taken for _, taken in held) <= 2 * 61 * 43

@@ -76,8 +76,11 @@ def export_bundle(
             report["int8"] = compare_int8(exact, small, task, max_drop=options.max_drop)
             if not report["int8"]["is_default"]:
                 small.unlink()
-        for file in sorted(Path(folder).iterdir()):
-            write_bytes(out / file.name, file.read_bytes())
+        for file in (exact, small):
+            if file.exists():
+                write_bytes(out / file.name, file.read_bytes())
+            else:  # an earlier export's would be of another model
+                (out / file.name).unlink(missing_ok=True)
     scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
     write_text(out / "model_card.md", model_card(bundle, task, scores, row, report))

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.bundle import FullPreprocess
-from resnets.errors import DataError, EnvironmentFault
+from resnets.errors import ArtefactError, DataError, EnvironmentFault, printable
 from resnets.evaluation.gradcam import grad_cam
-from resnets.export.classifier import Classifier, open_classifier
+from resnets.export.classifier import Classifier, open_classifier, read_onnx
 from resnets.inference import Output
 from resnets.predict.answers import Answer, Reports, open_writers
 from resnets.predict.inputs import Content, find_inputs
@@ -23,7 +23,7 @@ from resnets.runtime import allowed_cpus
 from resnets.tasks.decode import BadImageError, center_crop, decode, resize
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model
-EXPORTS = (Path("artifacts/export/model_int8.onnx"), Path("artifacts/export/model.onnx"))
+EXACT, INT8 = Path("artifacts/export/model.onnx"), Path("artifacts/export/model_int8.onnx")
 
 Crop = NDArray[np.uint8]
 
@@ -68,11 +68,22 @@ def predict(
 
 
 def default_model() -> Path:
-    """Return what the export stage made; an int8 model is there only if it is good enough."""
-    for path in EXPORTS:
-        if path.is_file():
-            return path
-    raise EnvironmentFault(f"{EXPORTS[-1]}: no such file", "run `dvc repro`, or give --model")
+    """Return what the export stage made: the int8 model if it was made of the exact one beside it.
+
+    An export keeps an int8 model only if it is good enough; a line says when one is left aside.
+    """
+    if not EXACT.is_file():
+        raise EnvironmentFault(f"{EXACT}: no such file", "run `dvc repro`, or give --model")
+    if INT8.is_file():
+        try:
+            int8, exact = (read_onnx(path)[1].hashes.get("weights") for path in (INT8, EXACT))
+            if int8 == exact and exact:
+                return INT8
+            what = f"{INT8}: made of another model than {EXACT.name}"
+        except ArtefactError as error:
+            what = error.what
+        print(printable(f"{what}; using {EXACT}"), file=sys.stderr)
+    return EXACT
 
 
 def classify(
