@@ -162,6 +162,7 @@ def predict(
         typer.Option(help="A .onnx or .safetensors file; else the exported one, int8 if made."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv or .json.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Names in a CSV as they are.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Call answers below this probability unsure.")
@@ -183,13 +184,16 @@ def predict(
     """Classify images with calibrated probabilities; needs nothing but the model file.
 
     Every input gets a row. Ends with exit code 3 if some could not be read.
+
+    In a CSV, a name that a spreadsheet would compute (it starts with =, +, - or @) has a quote '
+    in front, and control characters are escaped; --raw and JSON leave names as they are.
     """
     import sys
 
     from resnets.predict.answers import Reports
     from resnets.predict.run import predict as predict_images
 
-    reports = Reports(output, features, plot, explain, top, threshold)
+    reports = Reports(output, features, plot, explain, top, threshold, raw)
     predict_images(
         inputs, sys.stdin.buffer, model=model, reports=reports, batch_size=batch_size,
         device=device, precision=precision,

@@ -412,7 +412,8 @@ def test_any_names_survive_in_csv_and_json(
 ) -> None:
     paths = [os.fsdecode(name) for name in names]
     for kind in (".csv", ".json"):
-        with open_writers(Reports(output=tmp_path / f"a{kind}"), classes, 0) as [write]:
+        reports = Reports(output=tmp_path / f"a{kind}", raw=True)
+        with open_writers(reports, classes, 0) as [write]:
             for path in paths:
                 write(Answer(path, probabilities=np.full(len(classes), 1 / len(classes))))
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -422,6 +423,36 @@ def test_any_names_survive_in_csv_and_json(
     assert [row[1] for row in rows] == [classes[0]] * len(paths)
     assert len(set(header)) == len(header) == 4 + len(classes)
     assert list(objects[0]) == header
+
+
+def test_names_in_a_csv_drive_neither_spreadsheets_nor_terminals(tmp_path: Path) -> None:
+    classes = ["=cmd()", "plain"]
+    paths = [
+        "=1+1",
+        "+1.png",
+        "-1.png",
+        "@a",
+        "\uff1d1",
+        "\tx",
+        "\r=1",
+        "\x1b]0;x\x07\x9b2J\x7f",
+        "a=1",
+    ]
+    guarded = ["'=1+1", "'+1.png", "'-1.png", "'@a", "'\uff1d1", r"\tx", r"\r=1"]
+    guarded += [r"\x1b]0;x\x07\x9b2J\x7f", "a=1"]
+    for raw, wanted in ((False, guarded), (True, paths)):
+        reports = Reports(output=tmp_path / "a.csv", raw=raw)
+        with open_writers(reports, classes, 0) as [write]:
+            for path in paths:
+                write(Answer(path, probabilities=np.array([0.75, 0.25])))
+            write(Answer("x", "=error"))
+        with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+            header, *rows, last = csv.reader(file, strict=True)
+        mark = "" if raw else "'"
+        assert header == ["path", "predicted", "confidence", "error", f"{mark}=cmd()", "plain"]
+        assert [row[0] for row in rows] == wanted
+        assert rows[0][1:] == [f"{mark}=cmd()", "0.75", "", "0.75", "0.25"]
+        assert last == ["x", "", "", f"{mark}=error", "", ""]
 
 
 def test_a_failure_on_the_way_leaves_the_old_file(
@@ -448,18 +479,41 @@ def test_unknown_kinds_of_files_are_refused(model: Path, tmp_path: Path) -> None
         run([tmp_path], tmp_path / "model.pt")
 
 
-def test_without_a_model_the_export_is_taken_int8_first(
-    trained: Trained, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_model_the_export_is_taken_and_its_own_int8_first(
+    trained: Trained, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def answers() -> tuple[float, str]:
+        """Return the first probability and what is said."""
+        run([sorted(trained.photos.rglob("*.png"))[0]], None, output=tmp_path / "answers.csv")
+        with (tmp_path / "answers.csv").open(newline="") as file:
+            return numbers(list(csv.DictReader(file)))[0, 0], capsys.readouterr().err
+
     monkeypatch.chdir(tmp_path)
+    exact, int8 = Path("artifacts/export/model.onnx"), Path("artifacts/export/model_int8.onnx")
+    exact.parent.mkdir(parents=True)
+    changed = onnx.load(model)
+    [bias] = [t for t in changed.graph.initializer if t.name == "model.fc.bias"]
+    bias.CopyFrom(numpy_helper.from_array(np.array([999, 0, 0], np.float32), bias.name))
+    onnx.save(changed, int8)
     with pytest.raises(EnvironmentFault, match=r"artifacts/export/model\.onnx"):
-        run([trained.photos], None)
-    Path("artifacts/export").mkdir(parents=True)
-    shutil.copy(model, "artifacts/export/model.onnx")
-    run([trained.photos], None, output=tmp_path / "answers.csv")
-    Path("artifacts/export/model_int8.onnx").write_bytes(b"not good")
-    with pytest.raises(ArtefactError, match=r"model_int8\.onnx"):
-        run([trained.photos], None)
+        answers()  # an int8 file alone belongs to no model
+    shutil.copy(model, exact)
+    small, said = answers()
+    assert small == 1
+    assert "model_int8.onnx" not in said.replace(f"predicting with {int8}", "")
+    [entry] = changed.metadata_props
+    values = json.loads(entry.value)
+    values["hashes"]["weights"] = "0" * 64
+    entry.value = json.dumps(values)
+    onnx.save(changed, int8)
+    shipped, said = answers()
+    assert shipped < 1
+    assert f"{int8}: made of another model than model.onnx; using {exact}\n" in said
+    int8.write_bytes(b"not good")
+    same, said = answers()
+    assert same == shipped
+    assert f"{int8}: not a whole ONNX file" in said
 
 
 def test_damaged_and_foreign_onnx_files_are_refused(

@@ -18,6 +18,8 @@ from resnets.files import atomic_path
 
 COLUMNS = ("path", "predicted", "confidence", "error")
 UNSURE = "unsure"  # the prediction below the threshold; the probabilities stay
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter for spreadsheets in East Asia
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Reports:
     explain: Path | None = None
     top: int = 3
     threshold: float = 0.0
+    raw: bool = False  # names in a CSV file as they are
 
     def table(self) -> Path | None:
         """Return the file for the table, None for the terminal.
@@ -69,7 +72,7 @@ def open_writers(
         if path := reports.table():
             # a class that is called as a fixed column says what it is
             names = [f"{name} (class)" if name in COLUMNS else name for name in classes]
-            add = stack.enter_context(_rows(path, [*COLUMNS, *names]))
+            add = stack.enter_context(_rows(path, [*COLUMNS, *names], raw=reports.raw))
             writers.append(lambda answer: add(_row(answer, classes, reports.threshold)))
         else:
             writers.append(_print_table(reports, classes))
@@ -92,7 +95,9 @@ def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str |
 
 
 @contextmanager
-def _rows(path: Path, columns: list[str]) -> Iterator[Callable[[Sequence[object]], None]]:
+def _rows(
+    path: Path, columns: list[str], *, raw: bool
+) -> Iterator[Callable[[Sequence[object]], None]]:
     """Yield what adds a row to a CSV file, or an object to a list in a JSON file."""
     is_json, between = path.suffix == ".json", "\n"
     with (
@@ -106,7 +111,7 @@ def _rows(path: Path, columns: list[str]) -> Iterator[Callable[[Sequence[object]
                 file.write(between + json.dumps(dict(zip(columns, row, strict=True))))
                 between = ",\n"
             else:
-                file.write(",".join(map(_cell, row)) + "\n")
+                file.write(",".join(_cell(x if raw else _guard(x)) for x in row) + "\n")
 
         if is_json:
             file.write("[")
@@ -114,6 +119,14 @@ def _rows(path: Path, columns: list[str]) -> Iterator[Callable[[Sequence[object]
             add(columns)
         yield add
         file.write("\n]\n" if is_json else "")
+
+
+def _guard(value: object) -> object:
+    """Make text harmless for spreadsheets (OWASP, CSV injection) and terminals."""
+    if not isinstance(value, str):
+        return value
+    text = CONTROL.sub(lambda control: repr(control[0])[1:-1], value)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _cell(value: object) -> str:
