@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from resnets.evaluation.evaluate import evaluate
 
+from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.predictions import predictions_table, seeds_table
 from resnets.evaluation.scoring import metrics_record
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from resnets.evaluation.evaluate import evaluate
 from scipy import stats
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
 from resnets.calibration import fit_temperature, log_softmax
 from resnets.errors import DataError, NumericalError
+from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.metrics import METRICS, Outcomes, metrics_for, reliability
 from resnets.evaluation.predictions import predictions_table
 from resnets.evaluation.scoring import metrics_record

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from resnets.evaluation.evaluate import evaluate
 
 from resnets.calibration import fit_temperature, log_softmax
 from resnets.errors import ArtefactError
+from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.leaderboard import (
     Standing,
     leaderboard,

@@ -13,9 +13,9 @@ from sklearn.metrics import confusion_matrix
 
 from resnets.bundle import Bundle, check_origin, load_bundle
 from resnets.calibration import log_softmax
+from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.evaluation.gradcam import explain
 from resnets.evaluation.metrics import metrics_for, reliability
-from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.evaluation.plots import plot_confusion, plot_reliability, plot_sheet
 from resnets.evaluation.predictions import predictions_table, seeds_table
 from resnets.files import write_json, write_text

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from resnets.bundle import Bundle, FullPreprocess
-from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.evaluate import Evaluation
+from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.report import code, table
 from resnets.tasks.task import Task
 
