@@ -47,6 +47,20 @@ def write_params(path: Path) -> None:
         YAML(typ="safe", pure=True).dump(values, file)
 
 
+def edit_params(path: Path, edits: dict[str, object]) -> None:
+    """Set values of a params file by dotted keys; a value of `...` removes the key."""
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(path)
+    for key, value in edits.items():
+        section, (*sections, last) = values, key.split(".")
+        for name in sections:
+            section = section[name]
+        section[last] = value
+        if value is ...:
+            del section[last]
+    yaml.dump(values, path)
+
+
 def run(*command: str, cwd: Path, code: int = 0) -> str:
     """Run a command with this Python's tools first; return what it printed."""
     environment = {
@@ -74,3 +88,4 @@ def make_copy(folder: Path) -> None:
     write_params(folder / "params.yaml")
     run("git", "init", "-q", cwd=folder)
     run("dvc", "init", "-q", cwd=folder)
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")

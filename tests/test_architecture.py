@@ -10,6 +10,8 @@ import pytest
 from dvc.repo import Repo
 
 from resnets.training.identity import SRC, closure, imports_of
+from resnets.params import Params
+from tests.closure import SRC, closure, imports_of
 
 ROOT = SRC.parent
 PACKAGE = SRC / "resnets"
@@ -24,6 +26,11 @@ FLOORS = [
     {"params", "wording", "architecture", "calibration", "progress", "files", "runtime", "errors"},
 ]
 NO_TORCH = ["stages/prepare", "stages/split", "stages/leaderboard", "data/check", "data/fetch"]
+# read by training, and no result depends on it: tests/training show that
+WITHOUT_INFLUENCE = {"runtime.checkpoint_steps"}
+# what scores, shows and ships models changes none of them
+NEVER_TRAINS = {"cli", "compare", "evaluation", "export", "leaderboard", "plots", "predict",
+                "predictions", "review", "scoring", "statistics"}  # fmt: skip
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}
 
 
@@ -113,7 +120,9 @@ def pipeline() -> dict[str, list]:
     stages: dict[str, list] = {}
     for stage in Repo(str(ROOT)).index.stages:
         if stage.cmd:
-            stages.setdefault(stage.name.split("@")[0], []).append(stage)
+            stages.setdefault(stage.cmd.split()[2].removeprefix("resnets.stages."), []).append(
+                stage
+            )
     return stages
 
 
@@ -130,7 +139,7 @@ def code_deps(stage) -> set[Path]:
 def test_stages_and_scripts_have_the_same_names(pipeline):
     assert sorted(pipeline) == STAGES
     for name, stages in pipeline.items():
-        assert all(f"-m resnets.stages.{name} " in stage.cmd for stage in stages)
+        assert {stage.name.split("@")[0] for stage in stages} <= {name, f"{name}_backbone"}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -149,6 +158,12 @@ def test_deps_name_no_code_that_a_stage_cannot_reach(pipeline, name):
         assert not sorted(map(str, files - reached)), stage.name
 
 
+@pytest.mark.parametrize("name", ["backbone", "transfer"])
+def test_no_training_depends_on_what_changes_no_training(pipeline, name):
+    for stage in pipeline[name]:
+        assert not NEVER_TRAINS & {file.stem for file in code_deps(stage)}, stage.name
+
+
 def sections_read(stage: str) -> set[str]:
     """Return the sections of params.yaml that a script reads, as `values.a` or `values.a.b`."""
     text = (PACKAGE / f"stages/{stage}.py").read_text()
@@ -162,16 +177,29 @@ def sections_read(stage: str) -> set[str]:
     return found
 
 
+def keys_read(stage: str, section: str) -> set[str]:
+    """Return what all code of a stage reads of a section, as `values.a.b`, `self.a.b` or `a.b`."""
+    known = Params.model_fields[section].annotation.model_fields
+    return {
+        f"{section}.{node.attr}"
+        for file in closure(PACKAGE / f"stages/{stage}.py") - {PACKAGE / "params.py"}
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in known
+        if re.fullmatch(rf"(?:.*\.)?{section}", ast.unparse(node.value))
+    }
+
+
 @pytest.mark.parametrize("name", STAGES)
-def test_params_are_exactly_the_sections_that_a_stage_reads(pipeline, name):
+def test_params_are_exactly_what_a_stage_reads(pipeline, name):
+    """A section is listed as a whole, by the entry that the stage is about, or key by key."""
     for stage in pipeline[name]:
-        listed = {
-            str(key).split(".")[0]
-            for dep in stage.deps
-            if getattr(dep, "params", None)
-            for key in dep.params
-        }
-        assert listed == sections_read(name), stage.name
+        params = [dep.params for dep in stage.deps if getattr(dep, "params", None)]
+        listed = {str(key) for keys in params for key in keys}
+        assert {key.split(".")[0] for key in listed} == sections_read(name), stage.name
+        for section in {key.split(".")[0] for key in listed}:
+            keys = {key for key in listed if key.startswith(f"{section}.")}
+            if keys and keys != {f"{section}.{stage.name.partition('@')[2]}"}:
+                assert keys == keys_read(name, section) - WITHOUT_INFLUENCE, stage.name
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -27,11 +27,11 @@ from tests.copies import ROOT
 
 PREPARE = "prepare target --out out --metrics m.json --samples s.png"
 SPLIT = "split target --task task --metrics m.json"
-BACKBONE = "backbone --out out --metrics m.json --plots p"
+BACKBONE = "backbone --out out --history h.csv"
 TRANSFER = "transfer finetune --task task --init init --out out --history h.csv"
-EVALUATE = "evaluate model --task task --metrics m.json --plots p"
-LEADERBOARD = "leaderboard --plots plots --metrics m.json --report r.md --curves c.png"
-EXPORT = "export --leaderboard l.json --task task --out out --metrics m.json"
+EVALUATE = "evaluate model --task task --history h.csv --metrics m.json --plots p"
+LEADERBOARD = "leaderboard --candidates plots --metrics m.json --report r.md --curves c.png"
+EXPORT = "export --leaderboard l.json --candidates c --task task --out out --metrics m.json"
 PREDICT = "predict photos --model model/model.safetensors"
 
 Do = Callable[[Path], object] | dict[str, object] | str | None
@@ -143,6 +143,7 @@ def evil_pickle(folder: Path) -> None:
 
 
 def leaderboard_of_other_model(folder: Path) -> None:
+    shutil.copytree(folder / "model", folder / "c/finetune")
     row = {"model": "model/model.safetensors", "weights": "0" * 64}
     row |= {"seeds": 1, "seeds_mean": 1.0, "seeds_std": 0.0}
     (folder / "l.json").write_text(json.dumps({"best": "finetune", "variants": {"finetune": row}}))
@@ -282,7 +283,7 @@ ENVIRONMENT = [
     (EVALUATE, remove("task"), "no such file; run the prepare and split stages"),
     (EVALUATE, remove("task/split.csv"), "split.csv: no such file; prepare and split"),
     (EVALUATE, remove("model"), "model.safetensors: No such file; dvc repro"),
-    (EVALUATE, {"repeat": [0, 1]}, "repeat-1.safetensors: No such file"),
+    (EVALUATE, write("h.csv", "repeat\n0\n1\n"), "repeat-1.safetensors: No such file"),
     (TRANSFER, remove("init"), "init/model.safetensors: No such file; dvc repro"),
     (BACKBONE, {"backbone.input": "data/weights/resnet18.pth"}, "no such file; resnets fetch"),
     (SPLIT, remove("task/manifest.csv"), "manifest.csv: No such file"),
@@ -314,6 +315,7 @@ def right(tmp_path_factory) -> Path:
     meta = bundle.meta.model_copy(update={"training": training})
     for name in ("model", "init"):
         save_bundle(folder / name / "model.safetensors", bundle.model, meta)
+    (folder / "h.csv").write_text("repeat\n0\n")
     shutil.copy(ROOT / "params.yaml", folder)
     values = YAML(typ="safe", pure=True).load(folder / "params.yaml")
     variant = {**values["transfer"]["finetune"], "epochs": 1}

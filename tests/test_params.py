@@ -222,8 +222,7 @@ def test_backbone_that_is_not_trained_needs_no_values_for_training(given):
 
 def test_a_stage_stops_before_any_work_with_two_lines_and_code_2(tmp_path):
     changed(tmp_path, ("backbone", "epochs"), 0)
-    command = [sys.executable, "-m", "resnets.stages.backbone", "--out", "o", "--metrics", "m",
-               "--plots", "p"]  # fmt: skip
+    command = [sys.executable, "-m", "resnets.stages.backbone", "--out", "o", "--history", "h"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0].startswith("error: params.yaml: backbone.epochs is 0")

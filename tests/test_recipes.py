@@ -92,18 +92,23 @@ def run_stages() -> dict:
     for name in values.tasks:
         prepare.main(name, tasks / name, metrics / f"data_{name}.json", Path("samples.png"), params)
         split.main(name, tasks / name, metrics / f"split_{name}.json", params)
-    backbone.main(Path("artifacts/backbone"), metrics / "backbone.json", plots / "backbone", params)
-    target, done = tasks / "target", {"random", "backbone"}
-    while waiting := [name for name in values.transfer if name not in done]:
-        for name in waiting:
-            init = values.transfer[name].init
-            if init in done:
-                out, history = Path("artifacts", name), plots / name / "history.csv"
-                transfer.main(name, target, Path("artifacts", init), out, history, params)
-                evaluate.main(out, target, metrics / f"{name}.json", plots / name, params)
-                done.add(name)
-    leaderboard.main(plots, metrics / "leaderboard.json", Path("l.md"), Path("curves.png"), params)
-    return json.loads((metrics / "leaderboard.json").read_text())
+    target, candidates, done = tasks / "target", Path("artifacts/candidates"), {"random"}
+    for name in ["backbone", *values.transfer] * len(values.transfer):  # in any order of inits
+        init = values.transfer[name].init if name in values.transfer else "random"
+        if name in done or init not in done:
+            continue
+        out, history, task = Path("artifacts", name), plots / name / "history.csv", target
+        if name == "backbone":
+            task = Path(values.backbone.input)
+            backbone.main(out, history, params)
+        else:
+            transfer.main(name, target, Path("artifacts", init), out, history, params)
+        record, candidate = metrics / f"{name}.json", candidates / name
+        evaluate.main(out, task, history, record, plots / name, candidate, params)
+        done.add(name)
+    ranking = metrics / "leaderboard.json"
+    leaderboard.main(candidates, ranking, Path("l.md"), Path("curves.png"), params)
+    return json.loads(ranking.read_text())
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -115,7 +120,7 @@ def test_pipeline_resolves_with_a_recipe(tmp_path, recipe):
     values = load_params(recipe)
     Repo.init(str(tmp_path), no_scm=True)
     stages = {stage.name for stage in Repo(str(tmp_path)).index.stages}
-    expected = {"backbone", "leaderboard", "export"}
+    expected = {"backbone", "evaluate_backbone", "leaderboard", "export"}
     expected |= {f"{stage}@{name}" for name in values.tasks for stage in ("prepare", "split")}
     expected |= {
         f"{stage}@{name}" for name in values.transfer for stage in ("transfer", "evaluate")

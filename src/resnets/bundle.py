@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resnets.models.resnet import ResNet
 
 KEY = "resnets"  # the metadata key, in safetensors and in ONNX files
+UNSCORED = "unscored.json"  # in a model's folder: it cannot be scored, and what is known of it
 FORMAT_VERSION = 1  # raise it when a reader must know; a new field with a default needs no raise
 REMAKE = "make it again with `dvc repro`, or restore it with `dvc checkout`"
 

@@ -4,12 +4,16 @@ A crash at any instant leaves the old file or the new one; a lock dies with its 
 """
 
 import errno
+import fcntl
+import hashlib
 import json
 import math
 import os
+import re
+import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +21,8 @@ from typing import IO, Any
 from resnets.errors import EnvironmentFault
 from resnets.runtime import limit_of, lock_file, process_number
 
-PUBLISHED = "published"  # marks a state whose outs are in place
+PUBLISHED = "published"  # marks a state whose outs are in place, and holds their hashes
+RECORDED = re.compile(r"^ +- path: (.+)\n +hash: md5\n +md5: (\S+)$", re.MULTILINE)  # in dvc.lock
 
 
 def failpoint(name: str) -> None:
@@ -123,21 +128,33 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def mark_published(folder: Path) -> None:
-    """Note that the outs of a stage are in place; its state stays until DVC has recorded them.
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file or a folder as dvc.lock gives it."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    listed = [{"md5": md5_of(files[name]), "relpath": name} for name in sorted(files)]
+    content = json.dumps(listed, sort_keys=True).encode()
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
+
+
+def mark_published(folder: Path, outs: Sequence[Path]) -> None:
+    """Note that the outs of a stage are in place; its state stays until dvc.lock has their hashes.
 
     Were it removed here, a kill of DVC before it writes dvc.lock would cost the stage's work again.
     """
-    write_text(folder / PUBLISHED, "")
+    write_json(folder / PUBLISHED, {out.as_posix(): md5_of(out) for out in outs})
     failpoint("publish.done")
 
 
 def _forget_recorded(states: Path) -> None:
-    """Remove the states that were published before dvc.lock was last written."""
+    """Remove the states whose outs are in dvc.lock, hash by hash."""
+    marks = list(states.glob(f"*/{PUBLISHED}"))
     lock = Path("dvc.lock")
-    recorded = lock.stat().st_mtime_ns if lock.exists() else 0
-    for mark in states.glob(f"*/{PUBLISHED}"):
-        if mark.stat().st_mtime_ns < recorded:
+    text = lock.read_text(errors="replace") if marks and lock.exists() else ""
+    recorded = set(RECORDED.findall(text))
+    for mark in marks:
+        if recorded.issuperset(json.loads(mark.read_text() or "{}").items()):
             for path in mark.parent.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)

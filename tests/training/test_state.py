@@ -1,3 +1,4 @@
+import hashlib
 import os
 import random
 import signal
@@ -226,19 +227,23 @@ def test_second_process_is_refused_and_told_who_is_at_work(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("is_recorded", [True, False])
-def test_state_is_kept_until_dvc_has_recorded_what_came_of_it(tmp_path, monkeypatch, is_recorded):
+@pytest.mark.parametrize("recorded", ["as published", "older", "half written"])
+def test_state_is_kept_until_dvc_has_recorded_what_came_of_it(tmp_path, monkeypatch, recorded):
+    """The lock is always the newer file: restored from Git, it knows nothing of the training."""
     monkeypatch.chdir(tmp_path)
     own, other, open_one = (Path(".state") / name for name in ("own", "other", "open"))
     for folder in (own, other, open_one):
         (folder / "seed-0").mkdir(parents=True)
+    Path("history.csv").write_text("epoch\n1\n")
     for folder in (own, other):
-        mark_published(folder)
-    Path("dvc.lock").touch()
-    recorded = time.time_ns() + (1 if is_recorded else -1) * 10**10
-    os.utime("dvc.lock", ns=(recorded, recorded))
+        mark_published(folder, [Path("history.csv")])
+    md5 = hashlib.md5(b"epoch\n1\n" if recorded != "older" else b"epoch\n", usedforsecurity=False)
+    lock = "stages:\n  train:\n    outs:\n    - path: history.csv\n      hash: md5\n      md5: "
+    lock += f"{md5.hexdigest()}\n      size: 8\n"
+    Path("dvc.lock").write_text(lock if recorded != "half written" else lock[:-40])
     with locked(own, "training"):
-        assert (own / "seed-0").exists() == (other / "seed-0").exists() == (not is_recorded)
+        is_kept = recorded != "as published"
+        assert (own / "seed-0").exists() == (other / "seed-0").exists() == is_kept
         assert (open_one / "seed-0").exists()  # nothing was published: it is to be continued
         assert not (own / "published").exists()  # what is trained from here on is not
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Standing:
 
 
 def read_standing(folder: Path) -> Standing:
-    """Read the folder `plots/<variant>`; the history is that of the repeat that is shipped."""
+    """Read the folder of a candidate; the history is that of the repeat that is shipped."""
     runs, history = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "history"))
     predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
     shipped = history[history["repeat"] == runs.loc[0, "repeat"]]
@@ -38,6 +39,13 @@ def read_standing(folder: Path) -> Standing:
     record = {"seeds": {"n": len(runs), "test": accuracies}}
     where = str(folder / "predictions.csv")
     return Standing(runs, read_predictions(predictions, seeds, record, where), shipped)
+
+
+def remove_others(candidates: Path, variants: Collection[str]) -> None:
+    """Remove the candidates that params.yaml no longer has; DVC leaves the outs of such stages."""
+    for folder in candidates.iterdir():
+        if folder.is_dir() and folder.name not in variants:
+            shutil.rmtree(folder)
 
 
 def leaderboard(standings: Mapping[str, Standing]) -> list[RankedVariant]:
@@ -140,8 +148,8 @@ def _cells(row: RankedVariant) -> list[str]:
     ]
 
 
-def read_choice(ranking: Path, wanted: str) -> tuple[Path, RankedVariant]:
-    """Return the bundle of the best or the named variant, and its row of the leaderboard.
+def read_choice(ranking: Path, candidates: Path, wanted: str) -> tuple[Path, RankedVariant]:
+    """Return the bundle of the best or the named candidate, and its row of the leaderboard.
 
     Raises ParamsError for a variant that is not ranked, and ArtefactError where the bundle is not
     the one that was evaluated.
@@ -154,7 +162,7 @@ def read_choice(ranking: Path, wanted: str) -> tuple[Path, RankedVariant]:
             f"ranked are {', '.join(ranked['variants'])}",
         )
     row = ranked["variants"][name]
-    path = Path(row["model"])
+    path = candidates / name / "model.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != row["weights"]:
         raise ArtefactError(
             f"{path}: not the model that was evaluated", "run `dvc repro`, which evaluates it again"

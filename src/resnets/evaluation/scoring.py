@@ -18,16 +18,51 @@ from resnets.evaluation.gradcam import explain
 from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability, plot_sheet
 from resnets.evaluation.predictions import predictions_table, seeds_table
-from resnets.files import write_json, write_text
+from resnets.files import write_bytes, write_json, write_text
 from resnets.inference import infer
 from resnets.tasks.decode import center_crop
 from resnets.tasks.task import Side, Task
 
 MOST_MISTAKES = 24
+TABLES = ("runs", "scores", "per_class", "predictions", "seeds")
+PICTURES = ("confusion", "reliability", "mistakes", "mistakes_explained")
+PASSED_ON = ("runs", "predictions", "seeds")
 TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
 TestAndVal = tuple[Evaluation, Evaluation]
+
+
+def bundles_of(model: Path, history: Path) -> dict[int, Path]:
+    """Return the bundles of a model by repeat, the shipped one first, as its history has them.
+
+    A backbone that was not trained has no history, and so nothing that can be scored.
+    """
+    repeats = pd.read_csv(history)["repeat"].unique().tolist()
+    names = [f"repeat-{repeat}" if place else "model" for place, repeat in enumerate(repeats)]
+    return {
+        repeat: model / f"{name}.safetensors" for repeat, name in zip(repeats, names, strict=True)
+    }
+
+
+def pass_on(bundles: Mapping[int, Path], history: Path, plots: Path, candidate: Path) -> None:
+    """Copy what ranks and ships a variant, and nothing else, into a folder of its own.
+
+    The leaderboard and the export can depend on no single files: DVC knows no stage whose
+    dependencies are those of all variants, only a folder in which each variant has one.
+    """
+    shipped = next(iter(bundles.values()))
+    for file in (shipped, history, *(plots / f"{name}.csv" for name in PASSED_ON)):
+        write_bytes(candidate / file.name, file.read_bytes())
+
+
+def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
+    """Write what there is to say of a backbone without a test, and empty tables and pictures."""
+    write_bytes(metrics, unscored.read_bytes())
+    for name in TABLES:
+        write_text(plots / f"{name}.csv", "nothing to score\n")
+    for name in PICTURES:
+        plot_sheet([], [], plots / f"{name}.png")
 
 
 def score_models(

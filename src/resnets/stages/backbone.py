@@ -6,15 +6,14 @@ from typing import Annotated
 import typer
 
 from resnets.errors import run_app
-from resnets.files import mark_published, write_json, write_text
+from resnets.files import mark_published, write_json
 from resnets.runtime import process_number
 from resnets.training.processes import launch
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
-    metrics: Annotated[Path, typer.Option(help="JSON file for the headline numbers.")],
-    plots: Annotated[Path, typer.Option(help="Folder for the learning curve and the scores.")],
+    history: Annotated[Path, typer.Option(help="CSV file for the learning curve.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
     r"""Make the backbone from `backbone.input`: a task folder, a weights file, or none at all.
@@ -22,31 +21,33 @@ def main(
     \b
     Example:
       python -m resnets.stages.backbone --out artifacts/backbone
-        --metrics metrics/backbone.json --plots plots/backbone
+        --history plots/backbone/history.csv
     """
     from resnets.params import NO_BACKBONE, Backbone, load_params
 
     values = load_params(params)
-    section, bundle = values.backbone, out / "model.safetensors"
-    source = Path(section.input)
-    if section.input == NO_BACKBONE:
-        for folder in (out, plots):  # DVC and Git want something to keep
-            write_text(folder / "none.txt", source.read_text())
-        write_json(metrics, {"backbone": "none"})
-        return
+    section, source = values.backbone, Path(values.backbone.input)
 
-    from resnets.training.publish import full_preprocess, publish_import
+    from resnets.bundle import UNSCORED
+    from resnets.training.publish import (
+        full_preprocess,
+        publish_bundle,
+        publish_import,
+        write_history,
+    )
 
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
-    if not source.is_dir() or not isinstance(section, Backbone):
-        publish_import(source, bundle, values.model, preprocess, metrics=metrics, plots=plots)
+    if not isinstance(section, Backbone) or not source.is_dir():
+        if section.input == NO_BACKBONE:
+            write_json(out / UNSCORED, {"backbone": "none"})
+        else:
+            publish_import(source, out, values.model, preprocess)
+        write_history(history, {})
         return
 
     launch(values.runtime.processes)
-    from resnets.evaluation.scoring import score_models
     from resnets.tasks.task import open_task
     from resnets.training.identity import training_inputs
-    from resnets.training.publish import publish_bundle, write_history
     from resnets.training.start import initial_model
     from resnets.training.state import held
     from resnets.training.trainer import Trainer
@@ -62,12 +63,11 @@ def main(
         if process_number():
             return
         publish_bundle(
-            bundle, trained, task, network=values.model, preprocess=preprocess,
+            out / "model.safetensors", trained, task, network=values.model, preprocess=preprocess,
             training={"variant": "backbone", "seed": seed},
         )  # fmt: skip
-        write_history(plots / "history.csv", {0: trained.history})
-        score_models({0: bundle}, task, trained.summary["device"], metrics=metrics, plots=plots)
-        mark_published(state)
+        write_history(history, {0: trained.history})
+        mark_published(state, [out, history])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Score a variant's best checkpoint, once, on the test side."""
+"""Score a model's best checkpoints, once, on the test side."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,37 +9,43 @@ from resnets.errors import run_app
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="Folder of a variant's bundles.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a model's bundles.")],
     task: Annotated[Path, typer.Option(help="Folder of the prepared and split task.")],
+    history: Annotated[Path, typer.Option(help="CSV file of its learning curves.")],
     metrics: Annotated[Path, typer.Option(help="JSON file for the headline numbers.")],
     plots: Annotated[Path, typer.Option(help="Folder for tables and pictures.")],
+    candidate: Annotated[
+        Path | None, typer.Option(help="Folder for what the leaderboard and the export read.")
+    ] = None,
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Evaluate all repeats of one variant.
+    r"""Evaluate all repeats of one variant, or the backbone.
 
     \b
     Example:
       python -m resnets.stages.evaluate artifacts/finetune --task data/tasks/target
-        --metrics metrics/finetune.json --plots plots/finetune
+        --history plots/finetune/history.csv --metrics metrics/finetune.json
+        --plots plots/finetune --candidate artifacts/candidates/finetune
     """
     from resnets.params import load_params
 
-    values = load_params(params)
+    runtime = load_params(params).runtime
 
-    from resnets.evaluation.scoring import score_models
+    from resnets.bundle import UNSCORED
+    from resnets.tasks.task import open_task
     from resnets.files import locked
     from resnets.runtime import make_repeatable, resolve_device
-    from resnets.tasks.task import open_task
+    from resnets.evaluation.scoring import bundles_of, pass_on, score_models, score_nothing
 
-    make_repeatable(values.runtime.threads)
-    names = ["model", *(f"repeat-{repeat}" for repeat in values.repeat[1:])]
-    bundles = {
-        repeat: model / f"{name}.safetensors"
-        for repeat, name in zip(values.repeat, names, strict=True)
-    }
-    device = resolve_device(values.runtime.device)
+    make_repeatable(runtime.threads)
     with locked(Path(".state") / f"evaluate-{model.name}", f"evaluation of {model.name}"):
+        bundles, device = bundles_of(model, history), resolve_device(runtime.device)
+        if not bundles:
+            score_nothing(model / UNSCORED, metrics=metrics, plots=plots)
+            return
         score_models(bundles, open_task(task), device=device, metrics=metrics, plots=plots)
+        if candidate:
+            pass_on(bundles, history, plots, candidate)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from resnets.files import locked, write_json
 
 
 def main(
-    leaderboard: Annotated[Path, typer.Option(help="What names the variants' bundles.")],
+    leaderboard: Annotated[Path, typer.Option(help="What ranks the variants.")],
+    candidates: Annotated[Path, typer.Option(help="Folder with a folder for each variant.")],
     task: Annotated[Path, typer.Option(help="Folder of the prepared and split task.")],
     out: Annotated[Path, typer.Option(help="Folder for model.onnx and what goes with it.")],
     metrics: Annotated[Path, typer.Option(help="JSON file for the differences found.")],
@@ -21,7 +22,8 @@ def main(
     \b
     Example:
       python -m resnets.stages.export --leaderboard metrics/leaderboard.json
-        --task data/tasks/target --out artifacts/export --metrics metrics/export.json
+        --candidates artifacts/candidates --task data/tasks/target --out artifacts/export
+        --metrics metrics/export.json
     """
     from resnets.params import load_params
 
@@ -31,7 +33,7 @@ def main(
     from resnets.export.onnx import export_bundle
     from resnets.tasks.task import open_task
 
-    bundle, row = read_choice(leaderboard, options.variant)
+    bundle, row = read_choice(leaderboard, candidates, options.variant)
     with locked(Path(".state/export"), "export"):
         report = export_bundle(bundle, out, task=open_task(task), options=options, row=row)
         write_json(metrics, report)

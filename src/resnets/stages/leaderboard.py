@@ -10,7 +10,7 @@ from resnets.files import locked, write_json, write_text
 
 
 def main(
-    plots: Annotated[Path, typer.Option(help="Folder with a folder for each variant.")],
+    candidates: Annotated[Path, typer.Option(help="Folder with a folder for each variant.")],
     metrics: Annotated[Path, typer.Option(help="JSON file for the ranking.")],
     report: Annotated[Path, typer.Option(help="Markdown file for the ranking.")],
     curves: Annotated[Path, typer.Option(help="PNG file for all learning curves.")],
@@ -20,8 +20,9 @@ def main(
 
     \b
     Example:
-      python -m resnets.stages.leaderboard --plots plots --metrics metrics/leaderboard.json
-        --report reports/leaderboard.md --curves reports/curves.png
+      python -m resnets.stages.leaderboard --candidates artifacts/candidates
+        --metrics metrics/leaderboard.json --report reports/leaderboard.md
+        --curves reports/curves.png
     """
     from resnets.params import load_params
 
@@ -29,16 +30,22 @@ def main(
 
     import pandas as pd
 
-    from resnets.evaluation.leaderboard import leaderboard, leaderboard_markdown, read_standing
+    from resnets.evaluation.leaderboard import (
+        leaderboard,
+        leaderboard_markdown,
+        read_standing,
+        remove_others,
+    )
     from resnets.evaluation.plots import plot_curves
 
-    standings = {name: read_standing(plots / name) for name in variants}
+    standings = {name: read_standing(candidates / name) for name in variants}
     rows = leaderboard(standings)
     page = leaderboard_markdown(rows)
     ranked = {row.pop("variant"): row for row in rows}
     histories = {name: standing.history for name, standing in standings.items()}
     table = pd.concat(histories, names=["variant"]).reset_index(level=0)
     with locked(Path(".state/leaderboard"), "leaderboard"):
+        remove_others(candidates, variants)
         write_json(metrics, {"best": next(iter(ranked)), "variants": ranked})
         write_text(report, page)
         write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))

@@ -67,7 +67,7 @@ def main(
             )  # fmt: skip
         if not process_number():
             write_history(history, histories)
-            mark_published(state)
+            mark_published(state, [out, history])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from resnets.bundle import BundleMeta, FullPreprocess, save_bundle
+from resnets.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bundle
 from resnets.calibration import fit_temperature
 from resnets.files import write_json, write_text
 from resnets.inference import infer
@@ -61,28 +61,21 @@ def publish_bundle(
 def write_history(path: Path, histories: dict[int, list[dict[str, Any]]]) -> None:
     """Write one row per epoch and repeat; the first repeat is the one that is shipped."""
     rows = [{"repeat": repeat, **row} for repeat, rows in histories.items() for row in rows]
-    write_text(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    columns = None if rows else ["repeat", "epoch", "val_accuracy"]
+    write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
 
 
-def publish_import(
-    source: Path,
-    path: Path,
-    network: Model,
-    preprocess: FullPreprocess,
-    *,
-    metrics: Path,
-    plots: Path,
-) -> None:
+def publish_import(source: Path, out: Path, network: Model, preprocess: FullPreprocess) -> None:
     """Write the bundle of an imported weights file, and what became of each of its keys."""
     model, meta, report = import_backbone(source, network, preprocess)
-    save_bundle(path, model, meta)
+    save_bundle(out / "model.safetensors", model, meta)
     kinds = ("loaded", "skipped", "missing", "unexpected", "mismatched")
     rows = [(kind, key) for kind in kinds for key in getattr(report, kind)]
     table = pd.DataFrame(rows, columns=["result", "key"])
-    write_text(plots / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
     counts = {kind: len(getattr(report, kind)) for kind in kinds}
     imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
-    write_json(metrics, {"imported": counts, "measured_on": imported})
+    write_json(out / UNSCORED, {"imported": counts, "measured_on": imported})
     print(f"{source.name}: {report}")
     if report.published:
         given = _settings(network, preprocess)
