@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 repro: setup
+	$(BIN)/python -m resnets.mend
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo; cat reports/leaderboard.md
 	@echo "plots:  plots/ and reports/curves.png (as a page: $(BIN)/dvc plots show)"

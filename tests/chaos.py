@@ -3,15 +3,18 @@
     python -m tests.chaos --kills 200 --seed 0 --out tests/chaos_result.txt
 
 A trial takes a stage, removes its outs (or lets `dvc repro` do so), and starts it as a process of
-its own. The process dies by SIGKILL, at an instant of its work or at a failpoint of
-`resnets.files`, once or several times in a row; then the same command runs to its end. All outs
-must have the bytes of an undisturbed run, and what lies under a final name at any time too.
+its own. The process dies by SIGKILL, at an instant of its work, at a failpoint of `resnets.files`,
+or while DVC writes one of its own files, once or several times in a row; in some trials parameters
+and inputs are those of another world for some of the deaths. Then the same command runs to its end.
+All outs must have the bytes of an undisturbed run of the same parameters, and what lies under a
+final name at any time those of an undisturbed run too.
 """
 
 import argparse
 import os
 import platform
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -21,15 +24,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from dvc.repo import Repo
-from ruamel.yaml import YAML
 
-from tests.copies import ROOT, make_copy
+from tests.copies import ROOT, edit_params, make_copy
 
 FAILPOINTS = {  # each with the stages that pass it, and how often one of them does at least
     "prepare.flushed": ("prepare", 1),
@@ -41,23 +43,50 @@ FAILPOINTS = {  # each with the stages that pass it, and how often one of them d
     "write.before_rename": ("prepare split backbone transfer evaluate leaderboard export", 2),
     "write.after_rename": ("prepare split backbone transfer evaluate leaderboard export", 2),
 }
+DVC_FILES = {"dvc.lock": 1, "rwlock": 8}  # and how often `dvc repro -s -f` writes them at least
+# opening a file to write empties it: dies then, and leaves so many bytes as if it had begun
+DYING_DVC = """
+import os, signal, sys
+name, passage, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sys.argv = ["dvc", *sys.argv[4:]]
+passages = iter(range(passage - 1))
+def die(event, given):
+    if event == "open" and str(given[0]).endswith(name) and "w" in (given[1] or ""):
+        if next(passages, None) is None:
+            os.close(os.open(given[0], os.O_WRONLY | os.O_CREAT))
+            os.truncate(given[0], min(length, os.path.getsize(given[0])))
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(die)
+from dvc.cli import main
+sys.exit(main())
+"""
+# the worlds beside the first one: the first stage that can notice, and what is changed
+World = dict[Path, bytes]  # all outs and the parameters
+Changes = list[tuple[str, dict[str, object]]]
+CHANGES: Changes = [
+    ("backbone", {"model.shortcut": "none"}),
+    ("prepare@target", {"data.fit": "stretch"}),
+]
 ATTEMPTS = 5  # to finish after the last kill; an orphan may hold the lock for some
 POLL = 0.002  # seconds between two looks at a process
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Name a stage, its command, its outs, and how long its work takes when undisturbed."""
+    """Name a stage, its command and its outs."""
 
     name: str
     command: list[str]
     outs: list[Path]
-    seconds: float
 
     @property
     def lock(self) -> Path:
         """Return the file that appears when the imports are done and the work begins."""
-        return Path(".state") / self.name.replace("@", "-") / "lock"
+        return Path(".state") / re.sub("[@_]", "-", self.name) / "lock"
+
+    def has(self, file: Path) -> bool:
+        """Tell whether a file is an out, or in one."""
+        return any(file == out or out in file.parents for out in self.outs)
 
 
 @dataclass(frozen=True)
@@ -68,38 +97,21 @@ class Kill:
     fraction: float = 0.0
     from_start: bool = False
     only_dvc: bool = False  # leaves the stage an orphan
+    dvc_file: str = ""  # "rwlock 3 20": as DVC writes it for the third time; 20 bytes stay
+    world: int = 0  # whose parameters and inputs are there
 
-
-@dataclass
-class Counts:
-    """Count what happened."""
-
-    kills: int = 0
-    under_dvc: int = 0
-    orphans: int = 0  # of these, kills of DVC alone
-    while_resuming: int = 0
-    hit_nothing: int = 0  # the run had ended before its kill, or an orphan's lock refused it
-    lost: int = 0  # stages that could not be finished with the same command
-    torn: int = 0  # files under their final name that were not whole
-    differing: int = 0  # files of a finished stage with other bytes
-    by_stage: Counter[str] = field(default_factory=Counter)
-    by_failpoint: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-
-    def line(self) -> str:
-        """Return the counts in one line."""
-        return (
-            f"{self.kills} kills ({self.under_dvc} under dvc repro, {self.orphans} of DVC alone, "
-            f"{self.while_resuming} while resuming), {self.lost} lost, {self.torn} torn, "
-            f"{self.differing} differing bytes; {self.hit_nothing} more hit nothing"
-        )
+    @property
+    def place(self) -> str:
+        """Return where it kills, without numbers."""
+        return re.split("@| [0-9]", self.failpoint or self.dvc_file or "an instant")[0]
 
 
 class Chaos:
     """Hold a project in which every stage ran once, undisturbed."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.project, self.rng, self.counts = folder / "project", random.Random(seed), Counts()
+    def __init__(self, folder: Path, seed: int, changes: Changes = CHANGES) -> None:
+        self.project, self.rng = folder / "project", random.Random(seed)
+        self.counts, self.faults = Counter[str](), list[str]()
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -107,23 +119,46 @@ class Chaos:
             "SHELL": "/bin/sh",
         }
         make_project(self.project)
-        self.stages = [self._undisturbed(stage) for stage in Repo(str(self.project)).index.stages]
-        self.expected = {path: path.read_bytes() for path in self._files()}
+        self.stages = [  # in the order of dvc.yaml, which works
+            Stage(
+                stage.name, shlex.split(stage.cmd), [self.project / x.def_path for x in stage.outs]
+            )
+            for stage in Repo(str(self.project)).index.stages
+        ]
+        self.seconds: dict[str, float] = {}
+        self.worlds, self.world = [self._undisturbed(self.stages)], 0
+        for first, edits in changes:
+            edit_params(self.project / "params.yaml", edits)
+            names = [stage.name for stage in self.stages]
+            self.worlds.append(self._undisturbed(self.stages[names.index(first) :]))
+            self.enter(0)
 
-    def _undisturbed(self, stage) -> Stage:
-        """Run a stage once; `index.stages` of this project are in an order that works."""
-        outs = [self.project / out.def_path for out in stage.outs]
-        found = Stage(stage.name, shlex.split(stage.cmd), outs, 0.0)
-        process = self.start(found.command)
-        started = self._await_work(process, self.project / found.lock, 0)
-        assert process.wait() == 0, found.command
-        return Stage(found.name, found.command, outs, time.monotonic() - started)
+    def _undisturbed(self, stages: list[Stage]) -> World:
+        """Run stages once, and return the world that follows."""
+        for stage in stages:
+            process = self.start(stage.command)
+            started = self._await_work(process, self.project / stage.lock, 0)
+            assert process.wait() == 0, stage.command
+            self.seconds.setdefault(stage.name, time.monotonic() - started)
+            self.forget(stage)
+        files = [self.project / "params.yaml", *self._files(self.stages)]
+        return {path: path.read_bytes() for path in files}
 
-    def _files(self, stages: list[Stage] | None = None) -> Iterator[Path]:
-        for stage in stages or self.stages:
+    def _files(self, stages: list[Stage]) -> Iterator[Path]:
+        for stage in stages:
             for out in stage.outs:
                 files = out.rglob("*") if out.is_dir() else [out] if out.is_file() else []
                 yield from (f for f in files if f.is_file() and f.suffix != ".part")
+
+    def enter(self, world: int, stage: Stage | None = None) -> None:
+        """Put the parameters and files of a world in place, but not what a stage has left."""
+        for file, content in self.worlds[world].items():
+            is_left = stage is not None and stage.has(file)
+            if not is_left and not (file.is_file() and file.read_bytes() == content):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.unlink(missing_ok=True)
+                file.write_bytes(content)
+        self.world = world
 
     def start(self, command: list[str], fault: str = "") -> subprocess.Popen[bytes]:
         """Start a command in the project, its output in the file `log`."""
@@ -139,90 +174,101 @@ class Chaos:
             time.sleep(POLL)
         return time.monotonic()
 
-    def trial(self, stage: Stage, kills: list[Kill], *, under_dvc: bool) -> None:
+    def trial(self, stage: Stage, kills: list[Kill], *, under_dvc: bool, ends_in: int = 0) -> None:
         """Kill a stage as often as asked, run it to its end, and compare all that it wrote."""
         command = ["dvc", "repro", "-s", "-f", stage.name] if under_dvc else stage.command
-        self.forget(stage)
         if not under_dvc:
             for out in stage.outs:
                 shutil.rmtree(out) if out.is_dir() else out.unlink()
-        is_done, groups = False, []
+        counts, is_done, groups = self.counts, False, list[int]()
+        changes = counts["changes"]
         for number, kill in enumerate(kills):
-            process, is_hit = self._kill(stage, command, kill)
+            self._change(kill.world, stage, groups)
+            process, is_hit = self.kill(stage, command, kill)
             groups.append(process.pid)
-            is_done = process.returncode == 0
+            is_done = process.returncode == 0 and kill.world == ends_in
             if not is_hit:
-                self.counts.hit_nothing += 1
+                counts["hit nothing"] += 1
                 continue
-            self.counts.kills += 1
-            self.counts.under_dvc += under_dvc
-            self.counts.orphans += kill.only_dvc
-            self.counts.while_resuming += number > 0
-            self.counts.by_stage[stage.name] += 1
-            self.counts.by_failpoint[kill.failpoint.partition("@")[0] or "an instant"] += 1
+            counts.update(["kills", f"of {stage.name}", f"at {kill.place}"])
+            counts.update(["under DVC"] * under_dvc + ["orphans"] * kill.only_dvc)
+            counts["while resuming"] += number > 0
             if not kill.only_dvc:
-                self.counts.torn += self.compare(stage, "torn", kill)
-        if not is_done and not any(self.start(command).wait() == 0 for _ in range(ATTEMPTS)):
-            self.counts.lost += 1
-            self._note(stage, "lost", (self.project / "log").read_text()[-2000:])
-        for group in groups:
-            await_end(group)
-        missing = [f for f in self._expected_of(stage) if not f.is_file()]
-        self.counts.torn += len(missing)
-        for file in missing:
-            self._note(stage, "missing", file)
-        self.counts.differing += self.compare(stage, "differing", kills)
-        self._restore(stage)
+                self.compare(stage, "torn", kill, self.worlds)
+        self._change(ends_in, stage, groups)
+        if not is_done and not any(
+            self.start(self._mend(command)).wait() == 0 for _ in range(ATTEMPTS)
+        ):
+            self._count(stage, "lost", (self.project / "log").read_text()[-2000:])
+        await_end(groups)
+        for file in self.worlds[ends_in]:
+            if stage.has(file) and not file.is_file():
+                self._count(stage, "torn", f"{file} is missing")
+        word = "wrongly continued" if counts["changes"] > changes else "differing"
+        self.compare(stage, word, kills, [self.worlds[ends_in]])
+        self.forget(stage)
+        self.enter(0)
+
+    def _change(self, world: int, stage: Stage, groups: list[int]) -> None:
+        """Enter a world when nothing runs any more, unless it is the one that is there."""
+        if world != self.world:
+            await_end(groups)
+            self.counts["changes"] += 1
+            self.enter(world, stage)
 
     def forget(self, stage: Stage) -> None:
-        """Remove the state of the last trial, which DVC has not recorded."""
+        """Remove the state of a stage, which DVC may not have recorded."""
         shutil.rmtree((self.project / stage.lock).parent)
 
-    def _kill(
+    def _mend(self, command: list[str]) -> list[str]:
+        """Mend DVC's files before a command of DVC, as `make repro` does; return the command."""
+        if command[0] == "dvc":
+            self.start([sys.executable, "-m", "resnets.mend"]).wait()
+            self.counts["mended"] += (self.project / "log").read_text().count("mended: ")
+        return command
+
+    def kill(
         self, stage: Stage, command: list[str], kill: Kill
     ) -> tuple[subprocess.Popen[bytes], bool]:
         """Start a command and kill it with all its children; return it, and whether that hit."""
+        self._mend(command)
+        if kill.dvc_file:
+            command = [sys.executable, "-c", DYING_DVC, *kill.dvc_file.split(), *command[1:]]
         lock = self.project / stage.lock
         before, started = modified(lock), time.monotonic()
         process = self.start(command, kill.failpoint)
-        if kill.failpoint:  # its own death; DVC words it, and ends with 255
+        if kill.failpoint or kill.dvc_file:  # its own death; DVC words a stage's, and ends with 255
             return process, process.wait() in (-signal.SIGKILL, 255)
         if not kill.from_start:
             started = self._await_work(process, lock, before)
         while process.poll() is None and (
-            time.monotonic() < started + kill.fraction * stage.seconds
+            time.monotonic() < started + kill.fraction * self.seconds[stage.name]
         ):
             time.sleep(POLL)
         if process.poll() is None:
             (os.kill if kill.only_dvc else os.killpg)(process.pid, signal.SIGKILL)
         return process, process.wait() == -signal.SIGKILL
 
-    def _expected_of(self, stage: Stage) -> list[Path]:
-        return [f for f in self.expected if any(f == o or o in f.parents for o in stage.outs)]
+    def compare(self, stage: Stage, word: str, where: object, worlds: list[World]) -> None:
+        """Count the files of a stage whose bytes are those of none of some worlds."""
+        for file in self._files([stage]):
+            content = file.read_bytes()
+            if content not in [world.get(file) for world in worlds]:
+                self._count(stage, word, f"{file} ({len(content)} bytes) {where}")
 
-    def compare(self, stage: Stage, word: str, where: object) -> int:
-        """Count the files of a stage that have other bytes than they should."""
-        bad = [f for f in self._files([stage]) if f.read_bytes() != self.expected.get(f)]
-        for file in bad:
-            self._note(stage, word, f"{file} ({file.stat().st_size} bytes) {where}")
-        return len(bad)
-
-    def _note(self, stage: Stage, word: str, what: object) -> None:
-        self.counts.faults.append(f"{stage.name}: {word}: {what}".replace(f"{self.project}/", ""))
-
-    def _restore(self, stage: Stage) -> None:
-        """Put the right files back, so that one fault is counted once."""
-        for file in self._expected_of(stage):
-            if not file.is_file() or file.read_bytes() != self.expected[file]:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.unlink(missing_ok=True)
-                file.write_bytes(self.expected[file])
+    def _count(self, stage: Stage, word: str, what: str) -> None:
+        self.counts[word] += 1
+        self.faults.append(f"{word}: {stage.name}: {what}")
 
     def draw_kill(self, stage: Stage, *, under_dvc: bool) -> Kill:
-        """Draw a failpoint, an instant of the work, one of the whole run, or DVC's death alone."""
+        """Draw a failpoint, an instant of the work or of the whole run, or a death of DVC's."""
         draw = self.rng.random()
+        if under_dvc and self.rng.random() < 0.5:
+            name = self.rng.choice(sorted(DVC_FILES))
+            passage, length = self.rng.randint(1, DVC_FILES[name]), self.rng.choice([0, 1, 20, 400])
+            return Kill(dvc_file=f"{name} {passage} {length}")
         if draw < 0.25:
-            kind = stage.name.partition("@")[0]
+            kind = re.split("[@_]", stage.name)[0]
             passed = {k: n for k, (stages, n) in FAILPOINTS.items() if kind in stages.split()}
             name = self.rng.choice(sorted(passed))
             return Kill(failpoint=f"{name}@{self.rng.randint(1, passed[name])}")
@@ -231,17 +277,36 @@ class Chaos:
         only_dvc = under_dvc and draw < 0.55
         return Kill(fraction=self.rng.uniform(0, 1), only_dvc=only_dvc)
 
-    def run(self, kills: int) -> Iterator[Counts]:
-        """Try the stages in turn until so many kills hit; every fifth trial is under DVC."""
+    def run(self, kills: int) -> Iterator[str]:
+        """Try the stages in turn until so many kills hit; every fifth trial is under DVC.
+
+        In every third trial each start is in the first world or in another one.
+        """
         trial = 0
-        while self.counts.kills < kills:
+        while self.counts["kills"] < kills:
             stage = self.stages[trial % len(self.stages)]
             under_dvc = trial % 5 == 4
-            number = min(self.rng.choice([1, 2, 3, 4, 5]), kills - self.counts.kills)
+            number = min(self.rng.choice([1, 2, 3, 4, 5]), kills - self.counts["kills"])
             drawn = [self.draw_kill(stage, under_dvc=under_dvc) for _ in range(number)]
-            self.trial(stage, drawn, under_dvc=under_dvc)
+            worlds = [0, self.rng.randint(1, len(CHANGES)) if trial % 3 == 2 else 0]
+            drawn = [replace(kill, world=self.rng.choice(worlds)) for kill in drawn]
+            self.trial(stage, drawn, under_dvc=under_dvc, ends_in=self.rng.choice(worlds))
             trial += 1
-            yield self.counts
+            yield self.report()
+
+    def report(self) -> str:
+        """Return the faults, and the counts in one line."""
+        places = sorted(
+            f"{key}: {n}" for key, n in self.counts.items() if key[:3] in ("of ", "at ")
+        )
+        line = (
+            "{kills} kills ({under DVC} under dvc repro, {orphans} of DVC alone, {while resuming} "
+            "while resuming), {lost} lost, {torn} torn, {differing} differing bytes, "
+            "{wrongly continued} wrongly continued after {changes} changes of parameters; {mended} "
+            "files of DVC mended; {hit nothing} more hit nothing"
+        )
+        counts = re.sub("{(.*?)}", lambda key: str(self.counts[key[1]]), line)
+        return "\n".join([f"kills {', '.join(places)}", *self.faults, counts])
 
 
 def modified(file: Path) -> int:
@@ -249,55 +314,38 @@ def modified(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-def await_end(group: int) -> None:
-    """Wait for the end of a process group, in which an orphan may still be at work."""
-    while any(is_alive(process, group) for process in Path("/proc").glob("[0-9]*")):
+def await_end(groups: list[int]) -> None:
+    """Wait for the end of process groups, in which an orphan may still be at work."""
+    while any(is_alive(process, groups) for process in Path("/proc").glob("[0-9]*")):
         time.sleep(POLL)
 
 
-def is_alive(process: Path, group: int) -> bool:
+def is_alive(process: Path, groups: list[int]) -> bool:
     """Tell whether a process of /proc belongs to a group and is more than a zombie."""
     try:
-        state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+        state, _, group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
     except OSError:  # it ended just now
         return False
-    return int(its_group) == group and state != "Z"
+    return int(group) in groups and state != "Z"
 
 
 def make_project(folder: Path) -> None:
     """Make a project with one task of 72 photos, a backbone and a variant of two epochs each."""
     make_copy(folder)
-    yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(folder / "params.yaml")
-    del values["tasks"]["source"], values["split"]["source"]
-    values["backbone"]["input"] = "data/tasks/target"
-    values["runtime"]["checkpoint_steps"] = 2
-    values["transfer"] = {"finetune": values["transfer"]["finetune"]}
-    yaml.dump(values, folder / "params.yaml")
+    gone = ("tasks.source", "split.source", "transfer.scratch", "transfer.frozen")
+    edits = {"backbone.input": "data/tasks/target", "runtime.checkpoint_steps": 2}
+    edit_params(folder / "params.yaml", edits | dict.fromkeys(gone, ...))
 
 
-def report(counts: Counts, seed: int, seconds: float) -> str:
-    """Return the result as text, the counts last."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+def headline(seed: int, seconds: float) -> str:
+    """Return what a result belongs to."""
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "dvc", "numpy"))
-    stages, places = (
-        ", ".join(f"{name} {number}" for name, number in sorted(counter.items()))
-        for counter in (counts.by_stage, counts.by_failpoint)
-    )
-    return "\n".join(
-        [
-            f"date: {datetime.now(UTC):%Y-%m-%d}",
-            f"commit: {commit}",
-            f"versions: Python {platform.python_version()}, {versions}",
-            f"seed: {seed}",
-            f"seconds: {seconds:.0f}",
-            f"kills of each stage: {stages}",
-            f"kills at each place: {places}",
-            *counts.faults,
-            counts.line(),
-        ]
+    return (
+        f"date: {datetime.now(UTC):%Y-%m-%d}\ncommit: {commit}\n"
+        f"versions: Python {platform.python_version()}, {versions}\n"
+        f"seed: {seed}\nseconds: {seconds:.0f}\n"
     )
 
 
@@ -310,12 +358,13 @@ def main() -> None:
     arguments = parser.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for counts in Chaos(Path(folder), arguments.seed).run(arguments.kills):
-            text = report(counts, arguments.seed, time.monotonic() - begun)
+        chaos = Chaos(Path(folder), arguments.seed)
+        for report in chaos.run(arguments.kills):
+            text = headline(arguments.seed, time.monotonic() - begun) + report
             if arguments.out:  # after each trial, so that a stopped run has a result too
                 arguments.out.write_text(text + "\n")
     print(text)
-    sys.exit(bool(counts.lost or counts.torn or counts.differing))
+    sys.exit(bool(chaos.faults))
 
 
 if __name__ == "__main__":
