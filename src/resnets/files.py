@@ -4,13 +4,11 @@ A crash at any instant leaves the old file or the new one; a lock dies with its 
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 from collections.abc import Iterator, Sequence

@@ -32,10 +32,10 @@ def main(
     runtime = load_params(params).runtime
 
     from resnets.bundle import UNSCORED
-    from resnets.tasks.task import open_task
+    from resnets.evaluation.scoring import bundles_of, pass_on, score_models, score_nothing
     from resnets.files import locked
     from resnets.runtime import make_repeatable, resolve_device
-    from resnets.evaluation.scoring import bundles_of, pass_on, score_models, score_nothing
+    from resnets.tasks.task import open_task
 
     make_repeatable(runtime.threads)
     with locked(Path(".state") / f"evaluate-{model.name}", f"evaluation of {model.name}"):
