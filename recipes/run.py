@@ -125,6 +125,7 @@ def run_recipe(name: str) -> None:
     recipe = ROOT / "recipes" / f"{name}.yaml"
     check_inputs(recipe)
     clone, start = make_clone(name), time.monotonic()
+    run_in(clone, sys.executable, "-m", "resnets.mend")  # a stopped run is continued
     run_in(clone, "dvc", "repro")
     seconds, results = round(time.monotonic() - start), RESULTS / name
     shutil.rmtree(results, ignore_errors=True)
