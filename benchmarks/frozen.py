@@ -27,7 +27,7 @@ from resnets.training.loop import fit
 from resnets.training.optim import build_optimizer
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
-from resnets.training.trainer import Setup, Trainer
+from resnets.training.trainer import Trainer, machine_of
 
 EPOCHS = 25
 DEVICE = resolve_device(PARAMS.runtime.device)
@@ -62,12 +62,15 @@ class Bench:
         precision = resolve_precision(PARAMS.runtime.precision, DEVICE)
         model.to(DEVICE).to(memory_format=torch.channels_last)
         groups = layer_groups(model)
-        setup = Setup(model, groups, [frozenset(["head"])] * EPOCHS, True, 0, 1, DEVICE, precision)
-        _, run = trainer._whole(setup)
+        machine, plan = machine_of(DEVICE, precision), [frozenset(["head"])] * EPOCHS
+        work = trainer._whole(model, 0, machine)
+        course = trainer._course(groups, plan, machine, len(work.batches), freeze=True)
         progress = Progress(model, build_optimizer(groups, trainer.section.optimizer))
         with EpochLog("every epoch", epochs=EPOCHS, images_per_epoch=len(self.sides[0].ids)) as log:
             state = StateFolder(place / "state", {})
-            value = rate(EPOCHS, lambda: fit(progress, run, state, log, checkpoint_steps=10**6))
+            value = rate(
+                EPOCHS, lambda: fit(progress, work, course, state, log, checkpoint_steps=10**6)
+            )
         model.load_state_dict(progress.best)
         self.models["every epoch"] = model.cpu()
         return value

@@ -28,7 +28,7 @@ from resnets.runtime import resolve_threads
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
 from resnets.training.optim import build_optimizer
-from resnets.training.trainer import Setup, Trainer
+from resnets.training.trainer import Trainer, machine_of
 
 WARM_STEPS = 2  # until the threads that assemble batches are as far ahead as they get
 
@@ -50,8 +50,10 @@ class Ours:
         model = build_model(name, num_classes=len(side.classes), in_channels=channels)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         groups = layer_groups(model)
-        setup = Setup(model, groups, [frozenset(groups)], True, 0, 1, device, "bf16")
-        self.run = trainer._whole(setup)[1]
+        machine, plan = machine_of(device, "bf16"), [frozenset(groups)]
+        self.work = trainer._whole(model, 0, machine)
+        steps = len(self.work.batches)
+        self.course = trainer._course(groups, plan, machine, steps, freeze=True)
         self.optimizer = build_optimizer(groups, trainer.section.optimizer)
         self.batch, self.epochs = batch, 0
 
@@ -59,15 +61,15 @@ class Ours:
         """Yield the batches of one epoch after the other."""
         while True:
             self.epochs += 1
-            yield from self.run.batches.epoch(self.epochs)
+            yield from self.work.batches.epoch(self.epochs)
 
     def rate(self, steps: int, *, in_memory: bool = False) -> float:
         """Return images per second of so many steps."""
         source = self.forever()
         first = next(source)
-        first = replace(first, inputs=first.inputs.to(self.run.device))
+        first = replace(first, inputs=first.inputs.to(self.course.device))
         batches = (first for _ in range(steps + WARM_STEPS)) if in_memory else source
-        taken = train_one_epoch(self.model, self.optimizer, batches, self.run, 0)
+        taken = train_one_epoch(self.model, self.optimizer, batches, self.work, self.course, 0)
         list(islice(taken, WARM_STEPS))
         value = rate(steps * self.batch, lambda: list(islice(taken, steps)))
         source.close()

@@ -1,6 +1,7 @@
 """Define the errors that users see, their exit codes, and the one place that prints them."""
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from types import FrameType
 
 import typer
 
-GRACE_SECONDS = 10.0  # for process 0 to speak
+LOST_CONTACT = "lost contact with the other processes"
 
 
 class ResNetsError(Exception):
@@ -19,10 +20,11 @@ class ResNetsError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str, exit_code: int | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.fix = fix
+        self.exit_code = self.exit_code if exit_code is None else exit_code
 
 
 class ParamsError(ResNetsError, ValueError):
@@ -58,10 +60,6 @@ class NumericalError(ResNetsError):
 class StoppedBySignal(ResNetsError):
     """Report a run that was asked to stop, after its state is saved; 130 or 143 as shells do."""
 
-    def __init__(self, what: str, fix: str, *, exit_code: int) -> None:
-        super().__init__(what, fix)
-        self.exit_code = exit_code
-
 
 def printable(text: str) -> str:
     """Escape control characters, so that a file name cannot drive the terminal."""
@@ -76,6 +74,7 @@ OUT_OF_MEMORY = (
     "OutOfMemoryError", "can't allocate memory", "can't start new thread", "failed to map segment",
     "bad_alloc",
 )  # fmt: skip
+CONTACT = ("gloo/transport", "DistBackendError")  # of a sum whose other process is gone
 
 
 class _Interrupt(BaseException):
@@ -98,6 +97,8 @@ def _as_ours(error: BaseException) -> ResNetsError | None:
             f"out of memory: {words or 'a small piece'}; {memory_left()}",
             "lower batch_size, raise the limit (ulimit -v), or run on a larger machine",
         )
+    if any(mark in repr(error) for mark in CONTACT):
+        return EnvironmentFault(LOST_CONTACT, "look for the error of another one, and run it again")
     if isinstance(error, OSError):
         fixes = {
             errno.ENOSPC: "free some space and run the same command again",
@@ -123,11 +124,22 @@ def _run_the_copys_code() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _say(error: ResNetsError) -> None:
+    """Print an error; of processes that train together, torchrun prints the first one for all."""
+    what, fix = printable(error.what), printable(error.fix)
+    text = f"error: {what}\nfix: {fix}"
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        more = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        message = {"message": what, "fix": fix, "exit_code": error.exit_code, "extraInfo": more}
+        Path(path).write_text(json.dumps({"message": message}))
+    else:
+        print(text, file=sys.stderr)
+
+
 def run_app(command: Callable[..., object]) -> None:
     """Run a Typer app or one function as a command line; the only place that ends the process.
 
-    ``--debug`` anywhere on the line shows the traceback as well. Of processes that train together,
-    process 0 speaks first: the same error often strikes all, and its end is the end of all.
+    ``--debug`` anywhere on the line shows the traceback as well.
     """
     from resnets.runtime import refuse_windows, stop_signals  # it imports the errors
 
@@ -144,20 +156,17 @@ def run_app(command: Callable[..., object]) -> None:
             code = command(standalone_mode=False)
     except _Interrupt as stop:
         name = signal.Signals(stop.args[0]).name
-        print(
-            f"error: stopped by {name}; nothing is half written\nfix: run the same command again",
-            file=sys.stderr,
-        )
-        sys.exit(130 if name == "SIGINT" else 143)
+        what, fix = f"stopped by {name}; nothing is half written", "run the same command again"
+        error = StoppedBySignal(what, fix, 130 if name == "SIGINT" else 143)
+        _say(error)
+        sys.exit(error.exit_code)
     except Exception as error:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(GRACE_SECONDS)
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()
             sys.exit(2)
         ours = _as_ours(error)
         if debug or ours is None:
             raise
-        print(f"error: {printable(ours.what)}\nfix: {printable(ours.fix)}", file=sys.stderr)
+        _say(ours)
         sys.exit(ours.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -16,7 +16,7 @@ from resnets.training.optim import build_optimizer
 from resnets.training.processes import join, launch
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
-from resnets.training.trainer import Setup
+from resnets.training.trainer import machine_of
 from tests.training.runs import SECTION, make_side, make_trainer, start_model, train
 
 
@@ -33,26 +33,29 @@ def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
     trainer = dataclasses.replace(
         make_trainer(state, section=section), train=make_side(33, 0, skewed=True)
     )
-    model = start_model()
+    model = start_model().double()
     groups = layer_groups(model)
-    setup = Setup(model, groups, [frozenset(groups)] * 3, True, 0, 1, "cpu", "fp32")
-    _, run = trainer._whole(setup)
-    normalise = run.prepare
-    run = dataclasses.replace(
-        run,
-        prepare=lambda inputs: normalise(inputs).double(),
-        validate=lambda _: (0.0, 0.0),
-        loss=run.loss.double(),
+    machine = machine_of("cpu", "fp32")
+    work = trainer._whole(model, 0, machine)
+    course = trainer._course(
+        groups, [frozenset(groups)] * 3, machine, len(work.batches), freeze=True
     )
-    progress = Progress(model.double(), build_optimizer(groups, optimizer))
+    normalise = work.prepare
+    work = dataclasses.replace(
+        work,
+        prepare=lambda inputs: normalise(inputs).double(),
+        val_logits=lambda: torch.zeros(15, 3),
+    )
+    course = dataclasses.replace(course, loss=course.loss.double())
+    progress = Progress(model, build_optimizer(groups, optimizer))
     with EpochLog("exact", epochs=3, images_per_epoch=33) as log:
-        fit(progress, run, StateFolder(state, {}), log, checkpoint_steps=100)
+        fit(progress, work, course, StateFolder(state, {}), log, checkpoint_steps=100)
     losses = [row["train_loss"] for row in progress.history]
     return {**model.state_dict(), "losses": torch.tensor(losses)}
 
 
 def main(way: str, state: Path, out: Path) -> None:
-    launch(3 if way == "float64" else 2)
+    launch(3)
     second = process_number() == 1
     if way == "kill" and second:
         os.environ["RESNETS_FAULT"] = "engine.step@6"

@@ -133,17 +133,18 @@ def train_long_way(trainer):
     from resnets.training.optim import build_optimizer
     from resnets.training.show import EpochLog
     from resnets.training.state import Progress, StateFolder
-    from resnets.training.trainer import Setup
+    from resnets.training.trainer import machine_of
 
     torch.manual_seed(0)
     model = build_model("resnet8", num_classes=3, in_channels=1)
     groups = layer_groups(model)
     plan = [frozenset({"head"})] * SECTION.epochs
-    setup = Setup(model, groups, plan, True, 0, 1, "cpu", "fp32")
-    _, run = trainer._whole(setup)
+    machine = machine_of("cpu", "fp32")
+    work = trainer._whole(model, 0, machine)
+    course = trainer._course(groups, plan, machine, len(work.batches), freeze=True)
     progress = Progress(model, build_optimizer(groups, SECTION.optimizer))
     with EpochLog("long", epochs=3, images_per_epoch=33) as log:
-        fit(progress, run, StateFolder(trainer.state, {}), log, checkpoint_steps=100)
+        fit(progress, work, course, StateFolder(trainer.state, {}), log, checkpoint_steps=100)
     model.load_state_dict(progress.best)
     return model
 

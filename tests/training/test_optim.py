@@ -6,7 +6,7 @@ from torch import nn
 
 from resnets.models import build_model, layer_groups
 from resnets.params import Constant, Cosine, OneCycle, Optimizer, Step
-from resnets.training.optim import build_optimizer, lr_factor, set_lr
+from resnets.training.optim import build_optimizer, lr_schedule, set_lr
 
 SGD = Optimizer(
     name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, lr_decay=0.5,
@@ -16,7 +16,7 @@ SGD = Optimizer(
 
 def factors(schedule, *, epochs=6, steps=10) -> list[float]:
     return [
-        lr_factor(schedule, step=step, steps_per_epoch=steps, epochs=epochs)
+        lr_schedule(schedule, lr=1.0, steps_per_epoch=steps, epochs=epochs)(step)
         for step in range(epochs * steps)
     ]
 
@@ -57,7 +57,7 @@ def test_one_cycle_peaks_where_it_should_and_ends_near_zero():
 
 def test_lr_is_a_function_of_the_step_alone():
     schedule = OneCycle(name="one_cycle", peak=0.3)
-    at = [lr_factor(schedule, step=37, steps_per_epoch=10, epochs=6) for _ in range(3)]
+    at = [lr_schedule(schedule, lr=1.0, steps_per_epoch=10, epochs=6)(37) for _ in range(3)]
     assert at == [factors(schedule)[37]] * 3
 
 

@@ -23,7 +23,7 @@ from tests.training.runs import (
 )  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
 
 
 def start(way: str, folder: Path, *launcher: str) -> subprocess.Popen[str]:
@@ -55,7 +55,8 @@ def undisturbed(tmp_path_factory) -> bytes:
 def train_on_three_parts() -> dict[str, torch.Tensor]:
     """Train with torch alone, in one process, on the three parts of every batch.
 
-    BatchNorm sees the parts, the loss sees the whole batch, in which classes have their weights.
+    BatchNorm sees the parts, and its statistics are averaged after an epoch; the loss sees the
+    whole batch, in which classes have their weights.
     """
     model, side = start_model().double(), make_side(33, 0, skewed=True)
     balanced = 33 / (3 * torch.bincount(torch.from_numpy(side.labels)).double())
@@ -66,26 +67,24 @@ def train_on_three_parts() -> dict[str, torch.Tensor]:
     for epoch in range(3):
         whole, draws = plain_batches(epoch)
         losses.append(0.0)
+        parts = [copy.deepcopy(model) for _ in range(3)]  # each gathers statistics of its own
         for batch in whole:  # of 8 images, in parts of 3, 3 and 2; the last one has 9
-            floats = [x for x in model.buffers() if x.is_floating_point()]
-            means, logits, order = [torch.zeros_like(x) for x in floats], [], []
-            for rows in (batch[::3], batch[1::3], batch[2::3]):
+            logits, order = [], []
+            for number, part in enumerate(parts):
+                rows = batch[number::3]
                 images = ((batches.cut(rows, draws).float() / 255 - 0.4) / 0.3).double()
-                part = copy.deepcopy(model)  # has its own statistics, and the model's weights
                 logits.append(functional_call(part, dict(model.named_parameters()), images))
-                part_floats = [x for x in part.buffers() if x.is_floating_point()]
-                for mean, value in zip(means, part_floats, strict=True):
-                    mean += len(rows) / len(batch) * value
                 order.extend(rows)
             labels = torch.from_numpy(side.labels[order])
             loss = F.cross_entropy(torch.cat(logits), labels, balanced, label_smoothing=0.1)
             losses[-1] += loss.item() * len(batch) / 33
             optimizer.zero_grad()
             loss.backward()
-            for statistic, mean in zip(floats, means, strict=True):
-                statistic.copy_(mean)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
+        for name, statistic in model.named_buffers():
+            if statistic.is_floating_point():
+                statistic.copy_(sum(part.get_buffer(name) for part in parts) / 3)
         scheduler.step()
     return {**model.state_dict(), "losses": torch.tensor(losses)}
 
@@ -109,7 +108,7 @@ def test_torchrun_gives_the_same_bits_and_continues_no_state_of_one_process(tmp_
 def test_a_killed_and_a_stopped_run_continue_to_the_same_bits(tmp_path, undisturbed):
     code, _, errors = end(start("kill", tmp_path))
     assert (code, errors.count("error:")) == (5, 1)
-    assert "process 1 of 2 was killed by SIGKILL" in errors
+    assert "process 1 of 3 was killed by SIGKILL" in errors
     process = start("plain", tmp_path)
     assert "continuing at epoch 1, batch 4" in process.stdout.readline()
     assert "epoch   1/3" in process.stdout.readline()

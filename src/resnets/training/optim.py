@@ -1,6 +1,7 @@
 """Build the optimiser, and compute the learning rate as a function of the step."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -8,14 +9,24 @@ from torch import nn
 from resnets.params import Constant, Cosine, OneCycle, Optimizer, Schedule, Step
 
 
-def lr_factor(schedule: Schedule, *, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Return what the base learning rate is multiplied with at a step (counted from 0).
+def lr_schedule(
+    schedule: Schedule, *, lr: float, steps_per_epoch: int, epochs: int
+) -> Callable[[int], float]:
+    """Return the learning rate as a function of the step, counted from 0 over the whole run.
 
     A function of the step needs no state: a resumed run cannot be off by one. The warm-up rises in
-    a straight line and reaches 1 at its end; the cosine is that of SGDR (arXiv 1608.03983, eq. 5)
-    without restarts.
+    a straight line and reaches `lr` at its end; the cosine is that of SGDR (arXiv 1608.03983, eq.
+    5) without restarts.
     """
-    total = epochs * steps_per_epoch
+
+    def lr_at(step: int) -> float:
+        return lr * _factor(schedule, step, steps_per_epoch, epochs * steps_per_epoch)
+
+    return lr_at
+
+
+def _factor(schedule: Schedule, step: int, steps_per_epoch: int, total: int) -> float:
+    """Return what the base learning rate is multiplied with at a step."""
     match schedule:
         case OneCycle(peak=peak):
             top = peak * total

@@ -45,8 +45,8 @@ def set_trainable(
                 parameter.requires_grad_(is_training)
 
 
-def class_weights(counts: list[int], rule: str) -> list[float] | None:
+def class_weights(counts: list[int], rule: str) -> list[float]:
     """Return the weight of each class in the loss; "balanced" is scikit-learn's n / (k × count)."""
     if rule == "none":
-        return None
+        return [1.0] * len(counts)
     return [sum(counts) / (len(counts) * count) for count in counts]

@@ -1,41 +1,38 @@
-"""Train in several processes that act as one: same steps, same weights, one voice.
+"""Train in several processes that act as one: torchrun starts them, DistributedDataParallel sums.
 
-Each process takes its part of every batch. After the backward pass, one sum over one flat tensor
-makes the gradients and the BatchNorm statistics those of the whole batch in all processes, so that
-each holds the same bits at every step: process 0 alone evaluates, saves and publishes, and a
-resumed run is exact. torch's DistributedDataParallel is not used: it keeps process 0's BatchNorm
-statistics only, needs to be rebuilt whenever other groups train, and sums in another order after
-its first step than before, so that with three processes a resumed run would differ.
+Each process takes its part of every batch. Gradients are summed while they are computed; BatchNorm
+statistics, which each process gathers from its own parts, are averaged at the end of every epoch.
+Process 0 alone evaluates, saves and publishes.
 """
 
 import atexit
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
 from datetime import timedelta
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from resnets.errors import (
-    GRACE_SECONDS,
+    LOST_CONTACT,
     ArtefactError,
     EnvironmentFault,
     ParamsError,
     ResNetsError,
+    StoppedBySignal,
 )
-from resnets.runtime import StopRequest, process_number
+from resnets.runtime import PARENT, process_number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-MEETING = "RESNETS_MEETING"  # where the processes that `launch` starts find each other
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
+STOPPED = 128  # exit codes above are signals'
 Value = TypeVar("Value")
 
 
@@ -45,53 +42,71 @@ def num_processes() -> int:
 
 
 def launch(processes: int) -> None:
-    """Run this very command in so many processes on this machine, and leave with their exit code.
+    """Run this very command in so many processes on this machine, as torchrun does, and leave.
 
-    Returns at once where one is enough, or inside a process that this or torchrun started. The
-    first process that fails ends all. Raises EnvironmentFault when the system killed it.
+    Returns at once where one is enough, or inside a process that torchrun started. The first
+    process that fails ends all, and its error is raised here.
     """
     if processes == 1 or "RANK" in os.environ:
         return
-    with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
-        common = {**os.environ, "WORLD_SIZE": str(processes), MEETING: f"file://{folder}/meeting"}
-        children = [
-            subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env={**common, "RANK": str(number), "LOCAL_RANK": str(number)},
-                start_new_session=True,  # Ctrl-C comes from here, not a second time from the shell
-            )
-            for number in range(processes)
-        ]
-        try:
-            code = _wait(children, stop)
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-    raise typer.Exit(code)
+    import logging
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # errors are worded here
+    Thread(target=_follow_parent, daemon=True).start()
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id="resnets",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # the state is on the disk: the same command continues
+        monitor_interval=POLL_SECONDS,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+    except ChildFailedError as error:
+        raise _first_error(error, processes) from None
+    except SignalException as stop:
+        name = signal.Signals(stop.sigval).name
+        raise StoppedBySignal(
+            f"{processes} processes stopped by {name}; state saved",
+            "run the same command again to continue",
+            exit_code=130 if name == "SIGINT" else 143,
+        ) from None
+    raise typer.Exit(0)
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> int:
-    """Return the exit code of the first process that fails, or 0 when all are done."""
-    is_told = False
-    while True:
-        codes = [child.poll() for child in children]
-        for number, code in enumerate(codes):
-            if code is not None and code < 0 and not is_told:
-                name = signal.Signals(-code).name
-                raise EnvironmentFault(
-                    f"process {number} of {len(children)} was killed by {name}",
-                    "if memory ran out, lower batch_size; run the same command again to continue",
-                )
-            if code:
-                return code if code > 0 else 128 - code
-        if None not in codes:
-            return 0
-        if stop.is_set() and not is_told:
-            is_told = True
-            for child in children:
-                child.send_signal(stop.received or signal.SIGTERM)
+def _follow_parent() -> None:
+    """Stop with the death of the parent: an orphan would train on and collide with the next run."""
+    while os.getppid() == PARENT:
         time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _first_error(error: "ChildFailedError", processes: int) -> ResNetsError:
+    """Return the error that ended all; others then lost contact or were stopped because of it."""
+    failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+    messages: list[object] = [failure.message for _, failure in failures]
+    for message in messages:
+        if not isinstance(message, dict):  # run_app says it in a dict
+            continue
+        if message["message"] != LOST_CONTACT and message["exit_code"] < STOPPED:
+            return ResNetsError(message["message"], message["fix"], message["exit_code"])
+    number, failure = next(
+        (item for item in failures if not isinstance(item[1].message, dict)), failures[0]
+    )
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        return EnvironmentFault(
+            f"process {number} of {processes} was killed by {name}",
+            "if memory ran out, lower batch_size; run the same command again to continue",
+        )
+    return ResNetsError(f"process {number} of {processes} failed", "read what it printed above")
 
 
 def join(device: str) -> None:
@@ -108,14 +123,9 @@ def join(device: str) -> None:
                 f"more processes than CUDA devices ({available})", "lower runtime.processes"
             )
         torch.cuda.set_device(number)
-    with _contact():
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            init_method=os.environ.get(MEETING, "env://"),
-            rank=process_number(),
-            world_size=num_processes(),
-            timeout=timedelta(days=1),  # process 0 evaluates alone; a dead process ends all anyway
-        )
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    # process 0 evaluates alone, which may take long; a dead process ends all anyway
+    distributed.init_process_group(backend, timeout=timedelta(days=1))
     atexit.register(distributed.destroy_process_group)
 
 
@@ -132,22 +142,8 @@ def check_alike(identity: dict[str, Any], smallest_batch: int) -> None:
     if differing:
         raise ArtefactError(
             f"process {number} differs from process 0 in {', '.join(differing)}",
-            "give every machine the same commit, parameters, data and torch",
+            "give every machine the same commit, parameters, data, torch and runtime.threads",
         )
-
-
-@contextmanager
-def _contact() -> Iterator[None]:
-    """Let the process that failed speak first, where a sum fails because another one is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whoever started us ends us meanwhile
-        time.sleep(2 * GRACE_SECONDS)
-        raise EnvironmentFault(
-            f"lost contact with the other processes ({error})",
-            "look for the error of another one; run the same command again to continue",
-        ) from error
 
 
 def share(value: Value) -> Value:
@@ -157,51 +153,66 @@ def share(value: Value) -> Value:
     from torch import distributed
 
     values = [value]
-    with _contact():
-        distributed.broadcast_object_list(values, src=0)
+    distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 
-def agreed(error: ResNetsError) -> Exception:
-    """Return what to raise where all processes meet the same end: process 0 alone speaks of it."""
-    return typer.Exit(0) if process_number() else error
-
-
-def any_of(flag: bool) -> bool:
-    """Tell whether the flag is set in any process."""
+def gather(value: Value) -> list[Value]:
+    """Return the values of all processes, in their order."""
     if num_processes() == 1:
-        return flag
-    import torch
-
-    return bool(_add_up(torch.tensor([float(flag)])).item())
-
-
-def _add_up(values: "Tensor") -> "Tensor":
+        return [value]
     from torch import distributed
 
-    with _contact():
-        distributed.all_reduce(values)
+    values: list[Any] = [None] * num_processes()
+    distributed.all_gather_object(values, value)
     return values
 
 
-def combine(model: "nn.Module", loss: float, num_correct: int, part: float) -> tuple[float, int]:
-    """Make gradients and BatchNorm statistics those of the whole batch; return loss and correct.
-
-    Losses and gradients are parts of sums. Statistics are means over the images: `part`, this
-    process's share of the batch's, weights them. Those of frozen layers are left alone.
-    """
+def totals(*values: float) -> list[float]:
+    """Return the sums of these numbers over all processes."""
+    if num_processes() == 1:
+        return list(values)
     import torch
+    from torch import distributed
 
-    tensors = [p.grad for p in model.parameters() if p.grad is not None]
-    scaled = [grad.flatten() for grad in tensors]
-    for module in model.modules():
-        if module.training:
-            statistics = [x for x in module.buffers(recurse=False) if x.is_floating_point()]
-            tensors += statistics
-            scaled += [x.flatten() * part for x in statistics]
-    sums = tensors[0].new_tensor([loss, num_correct])
-    total = _add_up(torch.cat([*scaled, sums]))
-    *combined, sums = torch.split(total, [*(tensor.numel() for tensor in tensors), 2])
-    for tensor, values in zip(tensors, combined, strict=True):
-        tensor.copy_(values.view(tensor.shape))
-    return sums[0].item(), int(sums[1])
+    sums = torch.tensor(values, dtype=torch.float64)
+    distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+def in_parallel(module: "nn.Module") -> "nn.Module":
+    """Wrap a module so that its gradients are the means over all processes; itself in one alone.
+
+    Only what needs gradients now takes part: wrap again where other parameters train.
+    """
+    if num_processes() == 1:
+        return module
+    from torch.nn.parallel import DistributedDataParallel
+
+    # with find_unused_parameters the layout of the buckets never changes; otherwise it does after
+    # the first step, and with three processes a resumed run would round differently
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    return DistributedDataParallel(
+        module, init_sync=False, forward_sync_buffers=False, find_unused_parameters=True
+    )
+
+
+def statistics_of(module: "nn.Module") -> "dict[str, Tensor]":
+    """Return the BatchNorm statistics that a training module gathers from its own images."""
+    return {
+        f"{place}.{name}": buffer
+        for place, part in module.named_modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if part.training and buffer.is_floating_point()
+    }
+
+
+def average_statistics(module: "nn.Module") -> None:
+    """Make the BatchNorm statistics of what trains those of all processes, by their mean."""
+    if num_processes() == 1:
+        return
+    from torch import distributed
+
+    for buffer in statistics_of(module).values():
+        distributed.all_reduce(buffer)
+        buffer /= num_processes()

@@ -23,7 +23,7 @@ from resnets.errors import EnvironmentFault
 from resnets.files import locked, write_bytes
 from resnets.runtime import process_number
 from resnets.training.identity import difference
-from resnets.training.processes import share
+from resnets.training.processes import gather, share, statistics_of
 
 FEATURES = "features"  # beside the states; outlives them
 PLAIN = ("epoch", "batch", "sums", "history")  # what of the progress is no tensor
@@ -73,10 +73,14 @@ class StateFolder:
         return sorted(found, key=lambda file: int(file.stem.split("-")[1]), reverse=True)
 
     def save(self, progress: Progress, step: int) -> None:
-        """Write a checkpoint, then forget all but the newest few."""
+        """Write a checkpoint, then forget all but the newest few.
+
+        All processes call it: between two epochs each has BatchNorm statistics of its own.
+        """
+        statistics = gather(statistics_of(progress.model))
         if process_number():
             return
-        payload = save(*_pack(progress, self.identity))
+        payload = save(*_pack(progress, self.identity, statistics[1:]))
         target = self.folder / f"checkpoint-{step:09d}.state"
         write_bytes(target, seal(payload))
         for old in self._checkpoints()[KEEP:]:
@@ -129,10 +133,17 @@ def held(
         yield
 
 
-def _pack(progress: Progress, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Flatten the progress into tensors and one JSON text, which keeps the order of columns."""
+def _pack(
+    progress: Progress, identity: dict[str, Any], statistics: list[dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Flatten the progress into tensors and one JSON text, which keeps the order of columns.
+
+    `statistics` are those of the other processes.
+    """
     tensors = {f"model.{k}": v.contiguous() for k, v in progress.model.state_dict().items()}
     tensors |= {f"best.{k}": v.contiguous() for k, v in progress.best.items()}
+    for number, buffers in enumerate(statistics, start=1):
+        tensors |= {f"process-{number}.{k}": v.contiguous() for k, v in buffers.items()}
     for index, values in progress.optimizer.state_dict()["state"].items():
         for key, value in values.items():
             if isinstance(value, Tensor):
@@ -154,7 +165,8 @@ def _unpack(progress: Progress, payload: bytes) -> None:
     for key in PLAIN:
         setattr(progress, key, plain[key])
     tensors = load(payload)
-    progress.model.load_state_dict(_part(tensors, "model."))
+    own = _part(tensors, f"process-{process_number()}.")
+    progress.model.load_state_dict({**_part(tensors, "model."), **own})
     progress.best = _part(tensors, "best.")
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _part(tensors, "optimizer.").items():

@@ -1,7 +1,6 @@
 """Train one model on one task: put batches, plan, optimiser, loss and state together."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
-from torch.nn import functional as F
 
 from resnets.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
@@ -19,15 +17,12 @@ from resnets.runtime import make_repeatable, process_number, resolve_device, res
 from resnets.tasks.task import Side
 from resnets.training.batches import FeatureBatches, ImageBatches
 from resnets.training.features import EVAL_BATCH, Features
-from resnets.training.loop import Batches, Run, fit
-from resnets.training.optim import build_optimizer, lr_factor
+from resnets.training.loop import Course, Work, fit
+from resnets.training.optim import build_optimizer, lr_schedule
 from resnets.training.plan import class_weights, train_plan
 from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
 from resnets.training.state import FEATURES, Progress, StateFolder
-
-Prepare = Callable[[Tensor], Tensor]
-Validate = Callable[[nn.Module], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -38,24 +33,6 @@ class Trained:
     history: list[dict[str, Any]]
     summary: dict[str, Any]  # epochs, best epoch, parameters, precision: for metrics and bundle
     inputs: dict[str, Any]  # what the caller has named as such
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Hold the arguments of one run, resolved for this machine."""
-
-    model: ResNet
-    groups: dict[str, list[nn.Module]]
-    plan: list[frozenset[str]]
-    freeze_batchnorm: bool
-    seed: int
-    views: int
-    device: str
-    precision: str
-
-    def autocast(self) -> torch.autocast:
-        """Return the context that computes in this precision."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 @dataclass(frozen=True)
@@ -90,28 +67,32 @@ class Trainer:
         device = resolve_device(self.runtime.device)
         precision = resolve_precision(self.runtime.precision, device)
         join(device)
+        model.to(device).to(memory_format=torch.channels_last)
         groups = layer_groups(model)
         plan = train_plan(train, list(groups), self.section.epochs)
         trained_groups = frozenset().union(*plan)
-        model.to(device).to(memory_format=torch.channels_last)
-        setup = Setup(model, groups, plan, freeze_batchnorm, seed, views, device, precision)
-        log = EpochLog(title, epochs=self.section.epochs, images_per_epoch=len(self.train.ids))
-        is_cached = trained_groups == {"head"} and freeze_batchnorm
-        if not is_cached and not process_number():
-            shutil.rmtree(self._features, ignore_errors=True)
-        part, run = self._cached(setup) if is_cached else self._whole(setup)
-        progress = Progress(part, build_optimizer(groups, self.section.optimizer))
+        machine = machine_of(device, precision)
         identity = {
             "seed": seed,
             **inputs,
             "images of train": self.train.packed_digest(),
             "images of val": self.val.packed_digest(),
-            **self._machine(setup),
+            **machine,
             "runtime.processes": num_processes(),
         }
         check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
-        self._fit(progress, run, StateFolder(self.state / f"seed-{seed}", identity), log)
-        part.load_state_dict(progress.best)
+        log = EpochLog(title, epochs=self.section.epochs, images_per_epoch=len(self.train.ids))
+        if trained_groups == {"head"} and freeze_batchnorm:
+            work = self._cached(model, seed, min(views, len(plan)), machine)
+        else:
+            work = self._whole(model, seed, machine)
+        progress = Progress(work.module, build_optimizer(groups, self.section.optimizer))
+        course = self._course(groups, plan, machine, len(work.batches), freeze=freeze_batchnorm)
+        with log:
+            state = self._resume(progress, identity, log)
+            fit(progress, work, course, state, log, checkpoint_steps=self.runtime.checkpoint_steps)
+            log.end(progress.history)
+        work.module.load_state_dict(progress.best)
         best = [row for row in progress.history if row["is_best"]][-1]
         counts = {k: sum(p.numel() for m in groups[k] for p in m.parameters()) for k in groups}
         summary = {
@@ -126,115 +107,129 @@ class Trainer:
         }
         return Trained(model.cpu().eval(), progress.history, summary, inputs)
 
-    @property
-    def _features(self) -> Path:
-        return self.state.parent / FEATURES / self.state.name
+    def _resume(self, progress: Progress, identity: dict[str, Any], log: EpochLog) -> StateFolder:
+        """Fill the progress with what a stopped run of this identity has saved, and say so."""
+        state = StateFolder(self.state / f"seed-{identity['seed']}", identity)
+        where = state.load(progress)
+        if state.reason:
+            log.console.print(f"{log.title}: starting fresh ({state.reason})")
+        if where:
+            if progress.epoch == self.section.epochs:
+                where = "its end, all epochs are done"
+            done = progress.epoch * len(self.train.ids) + int(progress.sums.get("images", 0))
+            log.resume(where, done)
+        return state
 
-    def _machine(self, setup: Setup) -> dict[str, Any]:
-        """Return what of the machine and its libraries changes the last bits."""
-        is_gpu = setup.device == "cuda"
-        return {
-            "runtime.device": setup.device,
-            "runtime.precision": setup.precision,
-            "runtime.threads": torch.get_num_threads(),
-            "processor": torch.cuda.get_device_name() if is_gpu else get_cpu_capability(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        }
-
-    def _fit(self, progress: Progress, run: Run, state: StateFolder, log: EpochLog) -> None:
-        with log:
-            where = state.load(progress)
-            if state.reason:
-                log.console.print(f"{log.title}: starting fresh ({state.reason})")
-            if where:
-                if progress.epoch == self.section.epochs:
-                    where = "its end, all epochs are done"
-                done = progress.epoch * len(self.train.ids)
-                done += int(progress.sums.get("images", 0))
-                log.resume(where, done)
-            fit(progress, run, state, log, checkpoint_steps=self.runtime.checkpoint_steps)
-            log.end(progress.history)
-
-    def _run(self, setup: Setup, batches: Batches, prepare: Prepare, validate: Validate) -> Run:
-        """Put together what the whole and the cached way have in common."""
+    def _course(
+        self,
+        groups: dict[str, list[nn.Module]],
+        plan: list[frozenset[str]],
+        machine: dict[str, Any],
+        steps_per_epoch: int,
+        *,
+        freeze: bool,
+    ) -> Course:
+        """Say how to train, the same for a whole network and for a head."""
+        section, device = self.section, machine["runtime.device"]
         counts = np.bincount(self.train.labels, minlength=len(self.train.classes)).tolist()
-        weights = class_weights(counts, self.section.loss.class_weights)
-        per_class = torch.tensor(weights or [1.0] * len(counts))
+        weights = torch.tensor(class_weights(counts, section.loss.class_weights))
         loss = nn.CrossEntropyLoss(
-            weight=None if weights is None else per_class,
-            label_smoothing=self.section.loss.label_smoothing,
+            weight=None if section.loss.class_weights == "none" else weights,
+            label_smoothing=section.loss.label_smoothing,
             reduction="sum",
         )
-        return Run(
-            batches=batches,
-            groups=setup.groups,
-            plan=setup.plan,
-            freeze_batchnorm=setup.freeze_batchnorm,
-            lr_at=lambda step: self._lr(step, len(batches)),
-            loss=loss.to(setup.device),
-            weights=per_class.double()[torch.from_numpy(self.train.labels)].numpy(),
-            prepare=prepare,
-            validate=validate,
-            name_rows=lambda rows: [self.train.ids[row] for row in rows],
-            device=setup.device,
-            bf16=setup.precision == "bf16",
-            clip_norm=self.section.optimizer.clip_norm,
+        return Course(
+            ids=self.train.ids,
+            val_labels=torch.from_numpy(self.val.labels),
+            groups=groups,
+            plan=plan,
+            freeze_batchnorm=freeze,
+            lr_at=lr_schedule(
+                section.schedule,
+                lr=section.optimizer.lr,
+                steps_per_epoch=steps_per_epoch,
+                epochs=section.epochs,
+            ),
+            loss=loss.to(device),
+            weights=weights.double()[torch.from_numpy(self.train.labels)].numpy(),
+            clip_norm=section.optimizer.clip_norm,
+            device=device,
+            precision=machine["runtime.precision"],
         )
 
-    def _lr(self, step: int, steps_per_epoch: int) -> float:
-        schedule, epochs = self.section.schedule, self.section.epochs
-        factor = lr_factor(schedule, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
-        return self.section.optimizer.lr * factor
-
-    def _batches(self, setup: Setup, views: int | None) -> ImageBatches:
+    def _images(self, seed: int, views: int | None) -> ImageBatches:
         return ImageBatches(
-            self.train, self.section.augment, batch_size=self.section.batch_size,
-            crop=self.preprocess.crop, mean=self.preprocess.mean, seed=setup.seed, views=views,
+            self.train,
+            self.section.augment,
+            batch_size=self.section.batch_size,
+            crop=self.preprocess.crop,
+            mean=self.preprocess.mean,
+            seed=seed,
+            views=views,
             part=(process_number(), num_processes()),
-        )  # fmt: skip
+        )
 
-    def _whole(self, setup: Setup) -> tuple[nn.Module, Run]:
+    def _whole(self, model: ResNet, seed: int, machine: dict[str, Any]) -> Work:
         """Run every image through the whole network in every epoch."""
+        if not process_number():
+            shutil.rmtree(self._features, ignore_errors=True)
 
         def prepare(inputs: Tensor) -> Tensor:
-            inputs = inputs.to(setup.device, non_blocking=True)
+            inputs = inputs.to(machine["runtime.device"], non_blocking=True)
             return normalise(inputs, self.preprocess.mean, self.preprocess.std)
 
-        def validate(_: nn.Module) -> tuple[float, float]:
+        def val_logits() -> Tensor:
             logits = infer(
-                setup.model, self.val.images, preprocess=self.preprocess, batch_size=EVAL_BATCH,
-                device=setup.device, precision=setup.precision,
-            )  # fmt: skip
-            return self._score(torch.from_numpy(logits))
+                model,
+                self.val.images,
+                preprocess=self.preprocess,
+                batch_size=EVAL_BATCH,
+                device=machine["runtime.device"],
+                precision=machine["runtime.precision"],
+            )
+            return torch.from_numpy(logits)
 
-        return setup.model, self._run(setup, self._batches(setup, None), prepare, validate)
+        return Work(model, self._images(seed, None), prepare, val_logits)
 
-    def _cached(self, setup: Setup) -> tuple[nn.Module, Run]:
+    def _cached(self, model: ResNet, seed: int, views: int, machine: dict[str, Any]) -> Work:
         """Run the frozen backbone once per view, or never; only the head sees every epoch.
 
         The views repeat after `views` epochs, which is the only difference to the long way.
         """
-        images = self._batches(setup, setup.views)
-        features = Features(self._features, setup.model, self.preprocess, self._machine(setup))
-        views = features.of_views(images, min(setup.views, len(setup.plan)))
-        val_features = features.of_side(self.val).to(setup.device)
+        device, head = machine["runtime.device"], model.fc
+        assert head is not None  # a network that is trained has a head
+        images = self._images(seed, views)
+        features = Features(self._features, model, self.preprocess, machine)
         batches = FeatureBatches(
-            views, images.labels, batch_size=self.section.batch_size, seed=setup.seed,
+            features.of_views(images, views),
+            images.labels,
+            batch_size=self.section.batch_size,
+            seed=seed,
             part=(process_number(), num_processes()),
-        )  # fmt: skip
+        )
+        val_features = features.of_side(self.val).to(device)
 
-        def validate(head: nn.Module) -> tuple[float, float]:
+        def val_logits() -> Tensor:
             head.eval()
-            with torch.inference_mode(), setup.autocast():
-                return self._score(head(val_features).float().cpu())
+            bf16 = machine["runtime.precision"] == "bf16"
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+                logits: Tensor = head(val_features)
+            return logits.float().cpu()
 
-        run = self._run(setup, batches, lambda inputs: inputs.to(setup.device), validate)
-        assert setup.model.fc is not None  # a network that is trained has a head
-        return setup.model.fc, run
+        return Work(head, batches, lambda inputs: inputs.to(device), val_logits)
 
-    def _score(self, logits: Tensor) -> tuple[float, float]:
-        """Return loss and accuracy on the validation side."""
-        labels = torch.from_numpy(self.val.labels)
-        loss = F.cross_entropy(logits.double(), labels).item()
-        return loss, int((logits.argmax(1) == labels).sum()) / len(labels)
+    @property
+    def _features(self) -> Path:
+        return self.state.parent / FEATURES / self.state.name
+
+
+def machine_of(device: str, precision: str) -> dict[str, Any]:
+    """Return what of the machine and its libraries changes the last bits."""
+    return {
+        "runtime.device": device,
+        "runtime.precision": precision,
+        "runtime.threads": torch.get_num_threads(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
