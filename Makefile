@@ -1,10 +1,10 @@
-# make setup | repro | recipe NAME=fashion_fast | test | bench | chaos
+# make setup | repro | recipe NAME=fashion_fast | test | test-all | bench | chaos
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro recipe test bench chaos
+.PHONY: setup repro recipe lint test test-all bench chaos
 
 setup: $(STAMP)
 
@@ -24,11 +24,19 @@ repro: setup
 recipe: setup
 	$(BIN)/python recipes/run.py $(NAME)
 
-test: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+# one test per core, each on one thread: tiny networks gain nothing from a second
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
 
 bench: setup
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
