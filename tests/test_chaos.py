@@ -4,6 +4,8 @@ import pytest
 
 from tests.chaos import FAILPOINTS, Chaos, Kill
 
+pytestmark = pytest.mark.slow
+
 # instants come first: what is resumed after a failpoint may be over before its instant
 PLAN = [
     ("prepare@target", "0.1 0.3 prepare.flushed@1 write.half@1 write.before_sync@1 "

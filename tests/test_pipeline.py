@@ -23,6 +23,8 @@ from tests.copies import CLASSES, edit_params, make_copy, run
 
 LR = "transfer.finetune.optimizer.lr"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:

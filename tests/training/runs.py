@@ -1,5 +1,8 @@
 """Build a small training run on generated images, for the tests of the engine and its state."""
 
+import multiprocessing
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -127,7 +130,16 @@ def bits(trained: Trained) -> bytes:
     return b"".join(state[key].numpy().tobytes() for key in sorted(state))
 
 
-if __name__ == "__main__":  # a process that the tests can kill
-    import sys
+def train_until(fault: str, state: str, out: str) -> None:
+    """Train until the failpoint kills this process, or to the end; then write the bits."""
+    os.environ["RESNETS_FAULT"] = fault
+    Path(out).write_bytes(bits(train(Path(state))))
 
-    Path(sys.argv[2]).write_bytes(bits(train(Path(sys.argv[1]))))
+
+if __name__ == "__main__":  # starts processes that the tests can kill; torch is imported once
+    context = multiprocessing.get_context("fork")
+    for job in sys.argv[1:]:
+        process = context.Process(target=train_until, args=job.split(":"))
+        process.start()
+        process.join()
+        print("exit code", process.exitcode, flush=True)

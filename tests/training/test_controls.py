@@ -89,7 +89,8 @@ def test_a_resumed_run_repeats_at_most_one_checkpoint_interval(stopped, undistur
 
 def test_a_bar_on_a_terminal_changes_no_bit(tmp_path, undisturbed):
     terminal, other = pty.openpty()
-    command = [sys.executable, "-m", "tests.training.runs", tmp_path / "state", tmp_path / "out"]
+    job = f":{tmp_path / 'state'}:{tmp_path / 'out'}"
+    command = [sys.executable, "-m", "tests.training.runs", job]
     process = subprocess.Popen(command, cwd=ROOT, stdout=other, stderr=other)
     os.close(other)
     shown = b""

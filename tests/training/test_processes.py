@@ -89,6 +89,7 @@ def train_on_three_parts() -> dict[str, torch.Tensor]:
     return {**model.state_dict(), "losses": torch.tensor(losses)}
 
 
+@pytest.mark.slow
 def test_three_processes_equal_one_that_takes_the_same_three_parts(tmp_path):
     run("float64", tmp_path)
     ours, theirs = load_file(tmp_path / "out"), train_on_three_parts()
@@ -100,11 +101,13 @@ def test_three_processes_equal_one_that_takes_the_same_three_parts(tmp_path):
             torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-12, msg=key)
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_same_bits_and_continues_no_state_of_one_process(tmp_path, undisturbed):
     train(tmp_path / "state")
     assert run("plain", tmp_path, *TORCHRUN) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_killed_and_a_stopped_run_continue_to_the_same_bits(tmp_path, undisturbed):
     code, _, errors = end(start("kill", tmp_path))
     assert (code, errors.count("error:")) == (5, 1)
@@ -118,6 +121,7 @@ def test_a_killed_and_a_stopped_run_continue_to_the_same_bits(tmp_path, undistur
     assert run("plain", tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "code", "words"),
     [
@@ -141,6 +145,7 @@ def test_a_batch_too_small_to_share_is_refused(monkeypatch):
         check_alike({}, 3)
 
 
+@pytest.mark.slow
 def test_a_head_on_cached_features_becomes_that_of_one_process(tmp_path):
     run("head", tmp_path)
     ours = load_file(tmp_path / "out")

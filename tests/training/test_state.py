@@ -24,13 +24,20 @@ FAILPOINTS = [
 ]  # fmt: skip
 
 
-def run_process(state: Path, out: Path, fault: str = "") -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own, which a failpoint may kill."""
-    command = [sys.executable, "-m", "tests.training.runs", str(state), str(out)]
-    environment = {**os.environ, "RESNETS_FAULT": fault}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+AGAIN = ["engine.step@3", "engine.step@3", "write.half@3", "engine.step@3"]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """Return the states of runs killed at each failpoint, and of one killed again and again."""
+    folder = tmp_path_factory.mktemp("killed")
+    names = [(fault, fault) for fault in FAILPOINTS] + [(fault, "again") for fault in AGAIN]
+    jobs = [f"{fault}:{folder / name}:{folder / name}.out" for fault, name in names]
+    command = [sys.executable, "-m", "tests.training.runs", *jobs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count(f"exit code {-signal.SIGKILL}\n") == len(jobs), done.stdout
+    assert not list(folder.glob("*.out"))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +46,13 @@ def undisturbed(tmp_path_factory) -> bytes:
 
 
 @pytest.mark.parametrize("fault", FAILPOINTS)
-def test_killed_run_continues_to_the_same_bits(tmp_path, undisturbed, fault):
-    killed = run_process(tmp_path / "state", tmp_path / "out", fault)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "out").exists()
-    assert bits(train(tmp_path / "state")) == undisturbed
+def test_killed_run_continues_to_the_same_bits(killed, undisturbed, fault):
+    assert list((killed / fault).rglob("*.state")) or fault == "engine.step@1"
+    assert bits(train(killed / fault)) == undisturbed
 
 
-def test_run_killed_again_and_again_comes_to_the_same_bits(tmp_path, undisturbed):
-    for fault in ["engine.step@3"] * 2 + ["write.half@3", "engine.step@3"]:
-        assert run_process(tmp_path / "state", tmp_path / "out", fault).returncode == -9
-    assert bits(train(tmp_path / "state")) == undisturbed
+def test_run_killed_again_and_again_comes_to_the_same_bits(killed, undisturbed):
+    assert bits(train(killed / "again")) == undisturbed
 
 
 def test_finished_run_is_found_finished(tmp_path, undisturbed, capsys):
@@ -158,9 +161,10 @@ def test_every_cut_and_flipped_state_is_noticed_and_the_one_before_is_used(tmp_p
         folder.save(progress, step)
     newest = tmp_path / "checkpoint-000000020.state"
     content = newest.read_bytes()
+    loaded = make_progress()
     for case in damaged(content):
         newest.write_bytes(case)
-        loaded = make_progress()
+        loaded.epoch = 0
         assert folder.load(loaded)
         assert loaded.epoch == 1
     newest.write_bytes(content)
