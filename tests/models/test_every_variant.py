@@ -1,5 +1,6 @@
 """Check every variant by the same list, in the manner of the field's "check every estimator"."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,15 @@ def photos(number: int, size: int) -> Tensor:
     return torch.randn(number, 3, size, size, generator=generator)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+def marked(names: Iterable[str]) -> list:
+    """Return the names as parameters of which the largest networks are slow."""
+    largest = {"resnet152", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2"}
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if name in largest else []) for name in names
+    ]
+
+
+@pytest.fixture(scope="module", params=marked(VARIANTS))
 def model(request) -> ResNet:
     """Return a network as training leaves it, not the chaotic one that it starts as.
 
