@@ -109,6 +109,30 @@ def test_help_has_an_example(module):
         assert "Example" in done.stdout
 
 
+def is_quick(test: Path) -> bool:
+    """Tell whether a file of tests has some that `make test` runs."""
+    body = ast.parse(test.read_text()).body
+    tests = [x for x in body if isinstance(x, ast.FunctionDef) and x.name.startswith("test_")]
+    slow = [test for test in tests if "mark.slow" in "".join(map(ast.unparse, test.decorator_list))]
+    return "pytestmark = pytest.mark.slow" not in map(ast.unparse, body) and len(slow) < len(tests)
+
+
+def test_the_quick_tests_use_every_module():
+    """A stage must be imported by a test; what it reaches counts only where a test imports that."""
+    tests = set((ROOT / "tests").rglob("test_*.py"))
+    waiting = {test for test in tests if is_quick(test)}
+    assert 0 < len(waiting) < len(tests)
+    imported, known = set(), set(waiting)
+    while waiting:
+        files = {ROOT.joinpath(*m.split(".")).with_suffix(".py") for m in imports_of(waiting.pop())}
+        waiting |= {file for file in files - known if file.is_file()}  # what the tests share
+        known |= files
+        imported |= {SRC / file.relative_to(ROOT) for file in files}
+    top = {file for file in imported if file.parent.name == "stages" or file.stem == "cli"}
+    used = top.union(*(closure(file) for file in imported - top if file.is_file()))
+    assert not sorted(name_of(f) for f in modules() if f.stem != "__init__" and f not in used)
+
+
 # ---- dvc.yaml ---------------------------------------------------------------------------------
 
 

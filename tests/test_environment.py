@@ -155,6 +155,7 @@ FULL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_with_need_and_have_and_loses_nothing(photos):
     steps = [(action, size, named) for action, sizes, named in FULL for size in (*sizes, -1)]
     found = run_child(photos, *(f"{action} size {size}" for action, size, _ in steps))
@@ -177,6 +178,7 @@ def test_a_full_disk_is_named_with_need_and_have_and_loses_nothing(photos):
     assert (photos / "task/manifest.csv").read_bytes() == manifest
 
 
+@pytest.mark.slow
 def test_a_device_without_room_says_how_much_is_free(photos):
     (photos / "state").mkdir()
     mounted = subprocess.run(
@@ -196,6 +198,7 @@ def test_a_device_without_room_says_how_much_is_free(photos):
     assert (photos / "bits").read_bytes() == bits(train(photos / "undisturbed"))
 
 
+@pytest.mark.slow
 def test_a_folder_without_the_right_to_write_is_named(photos):
     photos.chmod(0o555)
     try:
@@ -217,6 +220,7 @@ def test_too_many_open_files_say_how_many_are_allowed(photos):
     assert "open files that are allowed (ulimit -n)" in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "any_of"),
     [

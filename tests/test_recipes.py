@@ -50,7 +50,7 @@ def reduce(values: dict) -> dict:
         task["path"] = f"{len(classes)} classes{' split' * is_split}.zip"
         write_photos(Path(task["path"]), classes, is_split=is_split)
     values["repeat"] = values["repeat"][:1]
-    values["runtime"].update(device="cpu", precision="fp32", threads=2)
+    values["runtime"].update(device="cpu", precision="fp32", threads=1)
     has_margin = values["data"]["resize"] > values["preprocess"]["crop"]
     values["data"]["resize"] = 36 if has_margin else 32
     values["preprocess"]["crop"] = 32
@@ -128,6 +128,7 @@ def test_pipeline_resolves_with_a_recipe(tmp_path, recipe):
     assert stages == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
     monkeypatch.chdir(tmp_path)
