@@ -141,6 +141,7 @@ def test_one_file_describes_itself(trained: Trained, plain: tuple[Path, dict[str
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_in_another_process_and_name_no_path(
     trained: Trained, plain: tuple[Path, dict[str, Any]]
 ) -> None:

@@ -279,6 +279,7 @@ def test_an_image_that_does_not_fit_into_memory_is_a_row_not_the_end(
     assert (good["error"], good["predicted"] in CLASSES) == ("", True)
 
 
+@pytest.mark.slow
 def test_a_thousand_real_images_with_twenty_bad_ones(
     shared_data: Path, model: Path, tmp_path: Path
 ) -> None:

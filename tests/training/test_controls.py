@@ -87,6 +87,7 @@ def test_a_resumed_run_repeats_at_most_one_checkpoint_interval(stopped, undistur
     assert steps.count("engine.step") == total - RUNTIME.checkpoint_steps
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal_changes_no_bit(tmp_path, undisturbed):
     terminal, other = pty.openpty()
     job = f":{tmp_path / 'state'}:{tmp_path / 'out'}"

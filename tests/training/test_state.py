@@ -45,12 +45,14 @@ def undisturbed(tmp_path_factory) -> bytes:
     return bits(train(tmp_path_factory.mktemp("undisturbed")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAILPOINTS)
 def test_killed_run_continues_to_the_same_bits(killed, undisturbed, fault):
     assert list((killed / fault).rglob("*.state")) or fault == "engine.step@1"
     assert bits(train(killed / fault)) == undisturbed
 
 
+@pytest.mark.slow
 def test_run_killed_again_and_again_comes_to_the_same_bits(killed, undisturbed):
     assert bits(train(killed / "again")) == undisturbed
 
