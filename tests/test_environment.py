@@ -225,7 +225,8 @@ def test_too_many_open_files_say_how_many_are_allowed(photos):
     ("step", "any_of"),
     [
         ("hunger size -1", ("you tried to allocate 40000000000000 bytes",)),
-        ("training memory 2000000", OUT_OF_MEMORY),  # which comes first depends on the machine
+        # what is missing first depends on the machine: torch's memory, numpy's, Python's own
+        ("training memory 2000000", (*OUT_OF_MEMORY, "Unable to allocate", "a small piece")),
     ],
 )
 def test_missing_memory_is_said_with_need_and_have(photos, step, any_of):

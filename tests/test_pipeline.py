@@ -198,11 +198,11 @@ CHANGES = {
         lambda project: rename(project, "plain"),
         {"transfer@plain", "evaluate@plain", "leaderboard"},
     ),
-    "a comment in the review": (text("compare.py", "import", "# why\nimport"), set()),
-    "a colour": (text("plots.py", "COLOURS", "# brighter\nCOLOURS"),
-                 PREPARE | EVALUATE | {"leaderboard"}),
-    "a comment in the page": (text("leaderboard.py", "import", "# why\nimport"),
-                              {"leaderboard", "export"}),
+    "a comment in the review": (text("review/compare.py", "import", "# why\nimport"), set()),
+    "a colour": (text("evaluation/plots.py", "COLOURS", "# brighter\nCOLOURS"),
+                 PREPARE | EVALUATE | {"leaderboard", "export"}),
+    "a comment in the page": (text("evaluation/leaderboard.py", "import", "# why\nimport"),
+                              EVALUATE | {"leaderboard", "export"}),
 }  # fmt: skip
 
 

@@ -254,6 +254,7 @@ def test_leaked_validation_accuracy_counts_images_that_were_trained_on(tmp_path,
     assert row["val_leaked"] == pytest.approx(seen.mean(), abs=1e-6)
     assert ranked["variants"]["published"]["val_leaked"] == 0
     assert ranked["best"] == "published"
-    export.main(Path("metrics/leaderboard.json"), Path("data/tasks/target"), Path("out"), Path("e"))
+    files = (Path("metrics/leaderboard.json"), Path("artifacts/candidates"))
+    export.main(*files, Path("data/tasks/target"), Path("out"), Path("e"))
     card = Path("out/model_card.md").read_text()
     assert load_bundle(Path("artifacts/published/model.safetensors")).sha256 in card

@@ -121,10 +121,7 @@ def import_into(project: Path, capsys) -> str:
     write_params(project, "pad")
     values = load_params("params.yaml")
     preprocess = full_preprocess(values.data, values.preprocess, 3)
-    publish_import(
-        Path("w.pth"), Path("m.safetensors"), values.model, preprocess, metrics=Path("m.json"),
-        plots=Path("plots"),
-    )  # fmt: skip
+    publish_import(Path("w.pth"), Path("out"), values.model, preprocess)
     return capsys.readouterr().err
 
 
@@ -148,7 +145,7 @@ def test_an_import_of_published_weights_names_each_value_that_differs(project, c
         assert part in words
     for same in ("mean", "std", "fit", "stride_on"):
         assert same not in words
-    bundle = load_bundle(Path("m.safetensors"))
+    bundle = load_bundle(Path("out/model.safetensors"))
     assert bundle.meta.preprocess == FullPreprocess(
         resize=256, fit="shorter_side", crop=224, channels=3, mean=PREPROCESS.mean,
         std=PREPROCESS.std,
