@@ -16,7 +16,7 @@ from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.evaluation.report import table
 from resnets.params import load_params
-from resnets.runtime import num_cores
+from resnets.system.runtime import num_cores
 from resnets.tasks.task import Task, open_task
 
 ROOT = Path(__file__).resolve().parents[1]

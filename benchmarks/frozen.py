@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from _timing import PARAMS, compare, describe_machine, options, pack, photos, rate, unpack
 
-from resnets.inference import infer
-from resnets.models import build_model, layer_groups
-from resnets.models.resnet import ResNet
-from resnets.params import NoCrop, Preprocess
-from resnets.runtime import make_repeatable, resolve_device, resolve_precision
+from resnets.models import build_model
+from resnets.models.inference import infer
+from resnets.models.resnet import ResNet, layer_groups
+from resnets.params.schema import NoCrop, Preprocess
+from resnets.system.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.task import Side
 from resnets.training.features import EVAL_BATCH
 from resnets.training.identity import flatten

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from resnets.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
 from resnets.export.classifier import open_classifier
 from resnets.export.int8 import quantize_int8
 from resnets.export.onnx import to_onnx
 from resnets.models import build_model
+from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
 
 BATCH, ROUNDS = 8, 15
 PREPROCESS = FullPreprocess(

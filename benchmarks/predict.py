@@ -18,13 +18,13 @@ from _timing import ROOT, compare, describe_machine, options, photos, rate, run_
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnets.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
 from resnets.export.classifier import open_classifier
 from resnets.export.onnx import to_onnx
 from resnets.models import build_model
+from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
 from resnets.predict.inputs import find_inputs
 from resnets.predict.run import classify
-from resnets.runtime import num_cores
+from resnets.system.runtime import num_cores
 
 RECIPE = v2.Compose(
     [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),

@@ -22,9 +22,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from resnets.models import build_model, layer_groups
-from resnets.params import Preprocess
-from resnets.runtime import resolve_threads
+from resnets.models import build_model
+from resnets.models.resnet import layer_groups
+from resnets.params.schema import Preprocess
+from resnets.system.runtime import resolve_threads
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
 from resnets.training.optim import build_optimizer

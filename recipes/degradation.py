@@ -18,12 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from resnets.bundle import load_bundle
-from resnets.errors import run_app
 from resnets.evaluation.plots import COLOURS
-from resnets.files import write_text
-from resnets.params import Params, load_params
-from resnets.runtime import make_repeatable
+from resnets.models.bundle import load_bundle
+from resnets.params import load_params
+from resnets.params.schema import Params
+from resnets.system.errors import run_app
+from resnets.system.files import write_text
+from resnets.system.runtime import make_repeatable
 from resnets.tasks.decode import center_crop
 from resnets.tasks.task import Side, open_task
 from resnets.training.start import initial_model
@@ -56,7 +57,7 @@ def read_gradients(values: Params, side: Side, classes: list[str]) -> pd.DataFra
     import torch
     from torch.nn import functional as F
 
-    from resnets.inference import normalise
+    from resnets.models.inference import normalise
 
     chosen = np.linspace(0, len(side.ids) - 1, IMAGES).astype(int)  # they are sorted by class
     crops = [center_crop(side.images[row], values.preprocess.crop) for row in chosen]

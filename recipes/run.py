@@ -22,11 +22,12 @@ import typer
 from ruamel.yaml import YAML
 
 from resnets.data.catalogue import all_items
-from resnets.errors import EnvironmentFault, ParamsError, run_app
 from resnets.evaluation.report import code, points, table
-from resnets.files import write_json, write_text
-from resnets.params import NO_BACKBONE, load_params
-from resnets.runtime import duration
+from resnets.params import load_params
+from resnets.params.schema import NO_BACKBONE
+from resnets.system.errors import EnvironmentFault, ParamsError, run_app
+from resnets.system.files import write_json, write_text
+from resnets.system.runtime import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"

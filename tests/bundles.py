@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from resnets.bundle import BundleMeta, FullPreprocess, save_bundle
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
-from resnets.inference import infer
+from resnets.models.bundle import BundleMeta, FullPreprocess, save_bundle
+from resnets.models.inference import infer
 from resnets.models.resnet import ResNet, build_model
 from resnets.tasks.decode import resize
 from resnets.tasks.task import Task, open_task

@@ -3,11 +3,11 @@
     python -m tests.chaos --kills 200 --seed 0 --out tests/chaos_result.txt
 
 A trial takes a stage, removes its outs (or lets `dvc repro` do so), and starts it as a process of
-its own. The process dies by SIGKILL, at an instant of its work, at a failpoint of `resnets.files`,
-or while DVC writes one of its own files, once or several times in a row; in some trials parameters
-and inputs are those of another world for some of the deaths. Then the same command runs to its end.
-All outs must have the bytes of an undisturbed run of the same parameters, and what lies under a
-final name at any time those of an undisturbed run too.
+its own. The process dies by SIGKILL, at an instant of its work, at a failpoint of
+`resnets.system.files`, or while DVC writes one of its own files, once or several times in a row;
+in some trials parameters and inputs are those of another world for some of the deaths. Then the
+same command runs to its end. All outs must have the bytes of an undisturbed run of the same
+parameters, and what lies under a final name at any time those of an undisturbed run too.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def test_training_that_ended_before_dvc_recorded_it_is_not_done_again(chaos, at)
 
 
 def test_negative_control_without_the_rename_files_are_torn(chaos):
-    files = chaos.project / "src/resnets/files.py"
+    files = chaos.project / "src/resnets/system/files.py"
     right = files.read_text()
     beside = 'part = path.with_name(path.name + ".part")'
     assert beside in right

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.errors import OUT_OF_MEMORY
+from resnets.system.errors import OUT_OF_MEMORY
 from tests.training.runs import bits, train
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 CHILD = """
 import resource, sys, tempfile
 from pathlib import Path
-from resnets.errors import run_app
+from resnets.system.errors import run_app
 from tests.test_environment import ACTIONS, LIMITS
 folder, steps = Path(sys.argv[1]), sys.argv[2:]
 sys.argv = ["child"]
@@ -53,20 +53,20 @@ def prepare(folder: Path) -> None:
 
 
 def training(folder: Path) -> None:
-    from resnets.files import write_bytes
+    from resnets.system.files import write_bytes
 
     write_bytes(folder / "bits", bits(train(folder / "state")))
 
 
 def bundle(folder: Path) -> None:
-    from resnets.bundle import save_bundle
+    from resnets.models.bundle import save_bundle
     from tests.bundles import make_model
 
     save_bundle(folder / "model.safetensors", *make_model())
 
 
 def picture(folder: Path) -> None:
-    from resnets.evaluation.plots import plot_sheet
+    from resnets.tasks.sheet import plot_sheet
 
     plot_sheet([np.zeros((8, 8, 3), np.uint8)], ["black"], folder / "samples.png")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from resnets.errors import EnvironmentFault
 from resnets.mend import mend
+from resnets.system.errors import EnvironmentFault
 
 LOCK = "schema: '2.0'\nstages: {}\n"
 

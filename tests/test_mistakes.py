@@ -18,10 +18,10 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from resnets import cli
-from resnets.bundle import load_bundle, save_bundle
-from resnets.errors import run_app
-from resnets.files import locked
 from resnets.models import build_model
+from resnets.models.bundle import load_bundle, save_bundle
+from resnets.system.errors import run_app
+from resnets.system.files import locked
 from tests.bundles import make_trained
 from tests.copies import ROOT
 

@@ -18,7 +18,7 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from resnets.files import RECORDED, md5_of
+from resnets.system.files import RECORDED, md5_of
 from tests.copies import CLASSES, edit_params, make_copy, run
 
 LR = "transfer.finetune.optimizer.lr"
@@ -108,7 +108,7 @@ def test_stages_without_torch_do_not_import_it(project):
             sys.executable, "-X", "importtime", "-m", f"resnets.stages.{command[0]}", *command[1:],
             cwd=project,
         )  # fmt: skip
-        assert "resnets.params" in text
+        assert "resnets.params.schema" in text
         assert " torch\n" not in text
     for name in ("l.json", "l.md", "l.png", "l.csv"):
         (project / name).unlink(missing_ok=True)
@@ -298,7 +298,7 @@ def test_queued_experiments_find_photos_that_git_does_not_have(kept):
 
 
 def test_second_run_at_once_is_refused_and_names_the_holder(project):
-    from resnets.files import locked
+    from resnets.system.files import locked
 
     with locked(project / ".state/transfer-frozen", "transfer of frozen"):
         text = run(

@@ -16,10 +16,11 @@ from dvc.repo import Repo
 from PIL import Image
 from ruamel.yaml import YAML
 
-from resnets.bundle import load_bundle
-from resnets.inference import infer
 from resnets.models import build_model
-from resnets.params import Backbone, load_params
+from resnets.models.bundle import load_bundle
+from resnets.models.inference import infer
+from resnets.params import load_params
+from resnets.params.schema import Backbone
 from resnets.stages import backbone, evaluate, export, leaderboard, prepare, split, transfer
 from resnets.tasks.task import open_task
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from resnets.errors import run_app
+from resnets.system.errors import run_app
 
 app = typer.Typer(
     add_completion=False,
@@ -96,7 +96,7 @@ def import_check(
 
     values = load_params(params)
     from resnets.predict.import_check import check_import
-    from resnets.runtime import resolve_device
+    from resnets.system.runtime import resolve_device
     from resnets.training.publish import full_preprocess
 
     check_import(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import typer
 
-from resnets.errors import EnvironmentFault, run_app
-from resnets.files import write_bytes
+from resnets.system.errors import EnvironmentFault, run_app
+from resnets.system.files import write_bytes
 
 
 def mend(root: Path) -> Iterator[str]:

@@ -20,7 +20,7 @@ from resnets.cli import app
 from resnets.data.catalogue import DATASETS, File, Item, all_items
 from resnets.data.fetch import download, fetch, fetch_by_name
 from resnets.data.sources import open_source
-from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
+from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

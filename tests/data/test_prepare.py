@@ -22,7 +22,7 @@ from resnets.data import pack
 from resnets.data.prepare import Summary, prepare_task
 from resnets.data.sources import open_source
 from resnets.data.split import split_task
-from resnets.errors import ArtefactError, DataError, EnvironmentFault, StoppedBySignal
+from resnets.system.errors import ArtefactError, DataError, EnvironmentFault, StoppedBySignal
 from resnets.tasks.decode import center_crop, decode, resize
 from resnets.tasks.manifest import read_manifest
 from resnets.tasks.task import Images, open_task

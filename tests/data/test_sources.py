@@ -19,7 +19,7 @@ import pytest
 from resnets.data.archives import Container, _Listing
 from resnets.data.layout import Source, arrange
 from resnets.data.sources import open_source
-from resnets.errors import DataError
+from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
 from tests.data.photos import pets, write_folder, write_tar, write_zip
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from resnets.data.split import split_rows
-from resnets.errors import ArtefactError, DataError, ParamsError
 from resnets.stages.split import main
+from resnets.system.errors import ArtefactError, DataError, ParamsError
 from resnets.tasks.manifest import (
     Row,
     digest,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets.bundle import load_bundle
 from resnets.evaluation.gradcam import SMALLEST, explain, grad_cam, overlay
-from resnets.evaluation.plots import draw_prediction
-from resnets.inference import infer, normalise
+from resnets.models.bundle import load_bundle
+from resnets.models.inference import infer, normalise
 from resnets.tasks.decode import crop_batch
+from resnets.tasks.sheet import draw_prediction
 from tests.bundles import PREPROCESS, Trained, make_trained
 
 

@@ -11,12 +11,12 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
-from resnets.calibration import fit_temperature, log_softmax
-from resnets.errors import DataError, NumericalError
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.metrics import METRICS, Outcomes, metrics_for, reliability
 from resnets.evaluation.predictions import predictions_table
 from resnets.evaluation.scoring import metrics_record
+from resnets.models.calibration import fit_temperature, log_softmax
+from resnets.system.errors import DataError, NumericalError
 
 
 def some_logits(num_images, num_classes, *, seed=0, strength=2.0):

@@ -7,8 +7,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from resnets.calibration import fit_temperature, log_softmax
-from resnets.errors import ArtefactError
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.leaderboard import (
     Standing,
@@ -21,10 +19,12 @@ from resnets.evaluation.plots import (
     plot_confusion,
     plot_curves,
     plot_reliability,
-    plot_sheet,
 )
 from resnets.evaluation.predictions import Predictions
 from resnets.evaluation.report import code, points, table
+from resnets.models.calibration import fit_temperature, log_softmax
+from resnets.system.errors import ArtefactError
+from resnets.tasks.sheet import plot_sheet
 from tests.projects import TRAINING, Project, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]

@@ -19,14 +19,14 @@ from onnx import numpy_helper
 from PIL import Image
 from torchvision import transforms
 
-from resnets.architecture import Shortcut, Stem
-from resnets.bundle import KEY, Bundle, BundleMeta, load_bundle
-from resnets.errors import ArtefactError
 from resnets.export.classifier import OPERATORS, open_classifier
 from resnets.export.int8 import compare_int8
 from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle, to_onnx
-from resnets.inference import infer
-from resnets.params import Export
+from resnets.models.bundle import KEY, Bundle, BundleMeta, load_bundle
+from resnets.models.inference import infer
+from resnets.params.architecture import Shortcut, Stem
+from resnets.params.schema import Export
+from resnets.system.errors import ArtefactError
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_model, make_trained
 
 ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}

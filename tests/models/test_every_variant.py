@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.models import VARIANTS, ResNet, build_model
-from resnets.models.resnet import BasicBlock, Bottleneck
+from resnets.models import build_model
+from resnets.models.resnet import BasicBlock, Bottleneck, ResNet
+from resnets.params.architecture import VARIANTS
 
 CLASSES = 10
 # bounds on errors of logits, as shares of the largest logit; the worst over all variants and

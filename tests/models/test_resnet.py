@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from resnets.errors import ParamsError
-from resnets.models import VARIANTS, ResNet, build_model, layer_groups
-from resnets.models.resnet import BasicBlock, Bottleneck, PadShortcut
-from resnets.params import Init, Shortcut, Stem, StrideOn
+from resnets.models import build_model
+from resnets.models.resnet import BasicBlock, Bottleneck, PadShortcut, ResNet, layer_groups
+from resnets.params.architecture import VARIANTS
+from resnets.params.schema import Init, Shortcut, Stem, StrideOn
+from resnets.system.errors import ParamsError
 from tests.models.test_every_variant import marked
 
 IMAGENET_FORM = [name for name, row in VARIANTS.items() if len(row.blocks) == 4]

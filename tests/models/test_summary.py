@@ -9,9 +9,10 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnets.errors import ParamsError
-from resnets.models import VARIANTS, build_model
+from resnets.models import build_model
 from resnets.models.summary import by_stage, print_summary, summarize
+from resnets.params.architecture import VARIANTS
+from resnets.system.errors import ParamsError
 
 
 @pytest.mark.parametrize("name", [name for name, row in VARIANTS.items() if len(row.blocks) == 4])

@@ -17,16 +17,17 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from resnets.architecture import network_of
-from resnets.bundle import FullPreprocess
-from resnets.errors import ArtefactError, EnvironmentFault, NumericalError, ResNetsError
-from resnets.models import VARIANTS, ResNet, build_model
+from resnets.models import build_model
+from resnets.models.bundle import FullPreprocess
+from resnets.models.resnet import ResNet
 from resnets.models.weights import (
     PUBLISHED,
     import_weights,
     load_weights,
     published_preprocess,
 )
+from resnets.params.architecture import VARIANTS, network_of
+from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError, ResNetsError
 
 NAME = "resnet8"
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from resnets.bundle import FullPreprocess, load_bundle
 from resnets.cli import app
-from resnets.errors import DataError, run_app
+from resnets.models.bundle import FullPreprocess, load_bundle
 from resnets.models.weights import PUBLISHED
 from resnets.params import load_params
 from resnets.predict.import_check import class_places
+from resnets.system.errors import DataError, run_app
 from resnets.training.publish import full_preprocess, publish_import
 from tests.bundles import CLASSES, PREPROCESS, make_trained
 from tests.copies import ROOT

@@ -25,14 +25,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from resnets.bundle import KEY, load_bundle
-from resnets.errors import ArtefactError, DataError, EnvironmentFault, NumericalError, ParamsError
 from resnets.evaluation.predictions import predictions_table
 from resnets.export.classifier import open_classifier, settle
 from resnets.export.onnx import to_onnx
-from resnets.inference import Output, infer
+from resnets.models.bundle import KEY, load_bundle
+from resnets.models.inference import Output, infer
 from resnets.predict.answers import Answer, Reports, open_writers
 from resnets.predict.run import predict
+from resnets.system.errors import (
+    ArtefactError,
+    DataError,
+    EnvironmentFault,
+    NumericalError,
+    ParamsError,
+)
 from resnets.tasks.decode import crop_batch
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
-from resnets.errors import ArtefactError, ParamsError
 from resnets.evaluation.predictions import read_predictions
 from resnets.review.compare import compare_revisions
 from resnets.review.gates import GateError, check_gates
 from resnets.review.page import MAX_BYTES, review
 from resnets.review.revisions import changes, read_revision
+from resnets.system.errors import ArtefactError, ParamsError
 from resnets.tasks.task import open_task
 from tests.projects import Project, simulated_logits
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from resnets.errors import ArtefactError, ParamsError
 from resnets.review.gates import GateError
 from resnets.review.page import review
 from resnets.review.revisions import read_revision
+from resnets.system.errors import ArtefactError, ParamsError
 from tests.projects import Project, simulated_logits
 
 PIPELINE = """\

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 from torchvision import transforms
 
-from resnets.errors import DataError
-from resnets.progress import map_ahead
-from resnets.runtime import Room
+from resnets.system.errors import DataError
+from resnets.system.progress import map_ahead
+from resnets.system.runtime import Room
 from resnets.tasks.decode import (
     FORMATS,
     MAX_SCANS,

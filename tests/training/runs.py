@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resnets.architecture import Shortcut
 from resnets.models import build_model
 from resnets.models.resnet import ResNet
-from resnets.params import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
+from resnets.params.architecture import Shortcut
+from resnets.params.schema import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
 from resnets.tasks.task import Side
 from resnets.training.batches import epoch_table, uniform
 from resnets.training.identity import flatten

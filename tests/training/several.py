@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from resnets.errors import DataError, run_app
-from resnets.models import layer_groups
-from resnets.runtime import process_number
+from resnets.models.resnet import layer_groups
+from resnets.system.errors import DataError, run_app
+from resnets.system.runtime import process_number
 from resnets.training.loop import fit
 from resnets.training.optim import build_optimizer
 from resnets.training.processes import join, launch

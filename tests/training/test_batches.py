@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop as Theirs
 from torchvision.transforms.v2.functional import resized_crop
 
-from resnets.params import NoCrop, PadCrop, RandomResizedCrop
+from resnets.params.schema import NoCrop, PadCrop, RandomResizedCrop
 from resnets.tasks.task import Side
 from resnets.training.batches import (
     FeatureBatches,

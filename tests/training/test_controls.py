@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from resnets.errors import NumericalError, StoppedBySignal
-from resnets.params import Constant
+from resnets.params.schema import Constant
+from resnets.system.errors import NumericalError, StoppedBySignal
 from resnets.training import batches, loop
 from resnets.training import state as state_module
 from tests.training.runs import RUNTIME, SECTION, bits, train
@@ -119,7 +119,7 @@ def test_a_hang_up_that_nohup_ignores_stops_nothing(tmp_path, undisturbed):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stage_that_keeps_no_state_ends_politely_too(number, code):
     program = (
-        "import os\nfrom resnets.errors import run_app\n"
+        "import os\nfrom resnets.system.errors import run_app\n"
         f"run_app(lambda: os.kill(os.getpid(), {int(number)}))"
     )
     command = [sys.executable, "-c", program]

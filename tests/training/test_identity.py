@@ -15,9 +15,10 @@ from ruamel.yaml import YAML
 
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
-from resnets.errors import StoppedBySignal
-from resnets.params import Params, Section, load_params
+from resnets.params import load_params
+from resnets.params.schema import Params, Section
 from resnets.stages import transfer
+from resnets.system.errors import StoppedBySignal
 from resnets.training.identity import SRC, closure, difference, training_inputs
 from tests.copies import write_params, write_photos
 from tests.training.test_state import interrupt_after_steps
@@ -185,7 +186,7 @@ def test_a_changed_key_stops_exactly_the_trainings_that_depend_on_it(key):
 
 def test_a_training_is_bound_to_all_code_that_it_can_reach_and_to_no_other():
     reached = {str(file.relative_to(SRC / "resnets")) for file in closure(Path(transfer.__file__))}
-    needed = {"architecture.py", "runtime.py", "tasks/task.py", "models/resnet.py"}
+    needed = {"params/architecture.py", "system/runtime.py", "tasks/task.py", "models/resnet.py"}
     assert needed | {"training/loop.py", "stages/transfer.py", "__init__.py"} <= reached
     assert not {"cli.py", "review/compare.py", "predict/run.py", "stages/backbone.py"} & reached
 

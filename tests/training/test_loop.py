@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnets.errors import NumericalError, ParamsError
 from resnets.models import build_model
-from resnets.params import NoCrop
+from resnets.params.schema import NoCrop
+from resnets.system.errors import NumericalError, ParamsError
 from resnets.training.batches import ImageBatches
 from tests.training.runs import (
     PREPROCESS,
@@ -128,7 +128,7 @@ def test_cached_features_train_the_head_of_the_long_way(tmp_path):
 
 def train_long_way(trainer):
     """Train with every image through the whole network; only the head is trainable."""
-    from resnets.models import layer_groups
+    from resnets.models.resnet import layer_groups
     from resnets.training.loop import fit
     from resnets.training.optim import build_optimizer
     from resnets.training.show import EpochLog

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from resnets.models import build_model, layer_groups
-from resnets.params import Constant, Cosine, OneCycle, Optimizer, Step
+from resnets.models import build_model
+from resnets.models.resnet import layer_groups
+from resnets.params.schema import Constant, Cosine, OneCycle, Optimizer, Step
 from resnets.training.optim import build_optimizer, lr_schedule, set_lr
 
 SGD = Optimizer(

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 
-from resnets.errors import ParamsError
-from resnets.models import build_model, layer_groups
-from resnets.params import Gradual
+from resnets.models import build_model
+from resnets.models.resnet import layer_groups
+from resnets.params.schema import Gradual
+from resnets.system.errors import ParamsError
 from resnets.training.plan import class_weights, set_trainable, train_plan
 
 GROUPS = ["stem", "layer1", "layer2", "layer3", "head"]

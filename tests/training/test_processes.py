@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from resnets.errors import ParamsError
+from resnets.system.errors import ParamsError
 from resnets.training.batches import ImageBatches
 from resnets.training.processes import check_alike
 from tests.training.runs import (

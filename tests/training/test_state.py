@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from resnets.errors import EnvironmentFault, StoppedBySignal
-from resnets.files import atomic_path, locked, mark_published, write_json
+from resnets.system.errors import EnvironmentFault, StoppedBySignal
+from resnets.system.files import atomic_path, locked, mark_published, write_json
 from resnets.training import state as state_module
 from resnets.training.state import Progress, StateFolder, held
 from tests.training.runs import SECTION, bits, train
@@ -256,7 +256,7 @@ def test_state_is_kept_until_dvc_has_recorded_what_came_of_it(tmp_path, monkeypa
 
 def test_lock_dies_with_its_process(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from resnets.files import locked\n"
+        "import sys, time; from pathlib import Path; from resnets.system.files import locked\n"
         f"with locked(Path({str(tmp_path)!r}), 'other'):\n"
         " print('held', flush=True); time.sleep(60)"
     )
@@ -290,7 +290,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):
 def test_of_two_writers_of_one_file_the_second_is_refused_at_once(tmp_path):
     path = tmp_path / "answers.csv"
     code = (
-        "from pathlib import Path; from resnets.files import atomic_path\n"
+        "from pathlib import Path; from resnets.system.files import atomic_path\n"
         f"with atomic_path(Path({str(path)!r})) as part, part.open('w') as file:\n"
         " print('first', file=file, flush=True); print('held', flush=True); input()"
     )
@@ -318,7 +318,7 @@ def test_an_orphaned_stage_under_dvc_stops(tmp_path):
     """A shell starts a trainer under DVC's variable and is killed: the trainer must notice."""
     script = (
         "import os, time\n"
-        "from resnets.runtime import StopRequest\n"
+        "from resnets.system.runtime import StopRequest\n"
         "with StopRequest() as stop:\n"
         " print(os.getpid(), flush=True)\n"
         " end = time.monotonic() + 30\n"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnets.errors import DataError, ResNetsError
+from resnets.system.errors import DataError, ResNetsError
 from resnets.tasks.decode import BadImageError, check_file_size
 
 MAX_MEMBERS = 2_000_000  # ImageNet has 1.3 million

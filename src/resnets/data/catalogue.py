@@ -8,7 +8,7 @@ bees have none.
 
 from dataclasses import dataclass
 
-from resnets.architecture import PUBLISHED
+from resnets.params.architecture import PUBLISHED
 
 ZALANDO = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
 GOOGLE = "https://storage.googleapis.com"

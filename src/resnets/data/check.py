@@ -15,7 +15,7 @@ from resnets.data.layout import Source
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members
 from resnets.data.sources import open_source
-from resnets.errors import DataError, printable
+from resnets.system.errors import DataError, printable
 from resnets.tasks.manifest import Rejected, Row, copies
 
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it

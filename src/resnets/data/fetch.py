@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from resnets.data.catalogue import File, Item, all_items
-from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
-from resnets.files import write_text
-from resnets.progress import follow
+from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
+from resnets.system.files import write_text
+from resnets.system.progress import follow
 
 BLOCK = 2**18
 MAX_BYTES = 2**32  # of a file whose size the publisher does not state

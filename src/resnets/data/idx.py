@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data.layout import Member, Source, class_name
-from resnets.errors import DataError
+from resnets.system.errors import DataError
 from resnets.tasks.decode import Pixels
 
 SIDES = {"train": "train", "t10k": "test"}  # the start of the file names, and the side it means

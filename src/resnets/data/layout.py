@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from resnets.data.archives import Container
-from resnets.errors import DataError
+from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, Pixels
 
 SIDES = {

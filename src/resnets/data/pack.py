@@ -22,9 +22,9 @@ from PIL import Image
 
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source, has_control_characters
-from resnets.files import failpoint, room_for
-from resnets.progress import follow, map_ahead
-from resnets.runtime import StopRequest, allowed_cpus
+from resnets.system.files import failpoint, room_for
+from resnets.system.progress import follow, map_ahead
+from resnets.system.runtime import StopRequest, allowed_cpus
 from resnets.tasks.decode import BadImageError, Decoded, Pixels, examine, resize
 from resnets.tasks.manifest import Rejected, Row, refuse
 

@@ -11,7 +11,7 @@ from resnets.data.duplicates import label_conflicts, mark_near
 from resnets.data.layout import Member, Source
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
-from resnets.errors import DataError
+from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import (
     Rejected,

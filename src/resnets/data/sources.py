@@ -10,7 +10,7 @@ from pathlib import Path
 from resnets.data.archives import Container, open_archive
 from resnets.data.idx import is_idx_folder, open_idx
 from resnets.data.layout import Source, arrange, is_hidden
-from resnets.errors import DataError
+from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, read_file
 
 

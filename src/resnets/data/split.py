@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from resnets.data.duplicates import join
-from resnets.errors import DataError, ParamsError
+from resnets.system.errors import DataError, ParamsError
 from resnets.tasks.manifest import Row, digest, read_manifest, write_split
 
 SIDES = ("train", "val", "test")

@@ -13,10 +13,10 @@ from dataclasses import asdict, astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.calibration import log_softmax
-from resnets.errors import DataError, NumericalError
 from resnets.evaluation.metrics import METRICS, Metric, Outcomes, metrics_for
 from resnets.evaluation.significance import Labels, Z, wilson
+from resnets.models.calibration import log_softmax
+from resnets.system.errors import DataError, NumericalError
 
 ScoreRow = dict[str, str | int | float | None]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.bundle import Bundle
-from resnets.inference import Floats, torch_forward
+from resnets.models.bundle import Bundle
+from resnets.models.inference import Floats, torch_forward
 from resnets.tasks.decode import Images, crop_batch
 
 OPACITY = 0.6  # of the hottest place

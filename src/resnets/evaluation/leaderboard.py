@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from resnets.errors import ArtefactError, ParamsError
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import Predictions, read_predictions
 from resnets.evaluation.report import code, points, table
 from resnets.evaluation.significance import ALPHA, compare_runs, holm, wilson
+from resnets.system.errors import ArtefactError, ParamsError
 
 RankedVariant = dict[str, Any]  # a row of the leaderboard
 

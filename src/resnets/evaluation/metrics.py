@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.calibration import LogProbabilities
 from resnets.evaluation.significance import Labels, Terms, balanced_terms, macro_f1_terms
+from resnets.models.calibration import LogProbabilities
 
 Use = Literal["headline", "card", "compare", "rank"]
 

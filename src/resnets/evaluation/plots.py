@@ -1,35 +1,24 @@
-"""Draw the pictures of the reports as PNG files whose bytes depend on nothing but the data.
-
-Diagrams come from matplotlib; sheets of photos are pasted with Pillow, ten times as fast.
-"""
+"""Draw diagrams as PNG files whose bytes depend on nothing but the data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
-from resnets.errors import printable
-from resnets.files import atomic_path
+from resnets.system.files import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-Pixels = NDArray[np.uint8]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MOST_NUMBERS = 12  # classes beyond which cells of a confusion matrix are too small for numbers
 MOST_TICKS = 40  # classes beyond which their names are
 NAME_LETTERS = 20
-COLUMNS = 8  # of a sheet
-TILE, GAP, LINE = 128, 6, 14  # pixels: an image's longer side, space, a line of text
-BARS = 10  # classes shown beside a picture
 
 
 def plot_curves(histories: Mapping[str, "pd.DataFrame"], path: Path) -> None:
@@ -102,80 +91,6 @@ def plot_reliability(sides: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
         upper.set(ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
         lower.set(xlabel="confidence", ylabel="images", ylim=(0, None))
         upper.legend(loc="upper left")
-
-
-def plot_sheet(images: Sequence[Pixels], captions: Sequence[str], path: Path) -> None:
-    """Paste images (H, W, C), C 1 or 3, into a grid, each below its caption."""
-    columns = min(COLUMNS, max(len(images), 1))
-    lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    width, height = TILE + GAP, TILE + GAP + LINE * lines
-    num_rows = max(-(-len(images) // columns), 1)
-    sheet = Image.new("RGB", (columns * width + GAP, num_rows * height + GAP), "white")
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left, top = GAP + place % columns * width, GAP + place // columns * height
-        for number, line in enumerate(caption.split("\n")):
-            _write(sheet, (left + TILE // 2, top + LINE * number), line, "ma", TILE)
-        _paste(sheet, image, left, top + LINE * lines, TILE)
-    if not images:
-        _write(sheet, (sheet.width // 2, sheet.height // 2), "none", "mm", TILE)
-    _save(sheet, path)
-
-
-def draw_prediction(
-    path: Path,
-    image: Pixels,
-    classes: Sequence[str],
-    probabilities: NDArray[np.float64],
-    overlay: Pixels | None = None,
-) -> None:
-    """Draw a picture under its answer, beside an overlay of it or else a bar per class."""
-    sheet = Image.new("RGB", (640, 340), "white")
-    best = np.argsort(-probabilities, kind="stable")[:BARS]
-    _write(sheet, (320, 8), f"{classes[best[0]]} {probabilities[best[0]]:.1%}", "ma", 620, size=15)
-    _paste(sheet, image, 15, 32, 300)
-    if overlay is not None:
-        _paste(sheet, overlay, 325, 32, 300)
-    for number, k in enumerate(best if overlay is None else ()):
-        middle, end = 48 + 30 * number, 461 + round(124 * float(probabilities[k]))
-        _write(sheet, (455, middle), classes[k], "rm", 130, size=12)
-        ImageDraw.Draw(sheet).rectangle((460, middle - 9, end, middle + 9), fill=COLOURS[0])
-        _write(sheet, (end + 5, middle), f"{probabilities[k]:.1%}", "lm", 50, size=12)
-    _save(sheet, path)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that comes with matplotlib, so that it is the same everywhere."""
-    import matplotlib as mpl
-
-    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def _write(
-    sheet: Image.Image, at: tuple[int, int], text: str, anchor: str, width: int, *, size: int = 10
-) -> None:
-    """Write a line of text, cut to a width in pixels, with its anchor at a place."""
-    font, text = _font(size), printable(text)[:200]
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text += "…"
-    ImageDraw.Draw(sheet).text(at, text, "black", font, anchor=anchor)
-
-
-def _paste(sheet: Image.Image, image: Pixels, left: int, top: int, side: int) -> None:
-    """Paste an image (H, W, C) into the middle of a square."""
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    scale = side / max(picture.size)
-    picture = picture.resize(
-        (round(picture.width * scale) or 1, round(picture.height * scale) or 1)
-    )
-    sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    with atomic_path(path) as part:
-        sheet.save(part, "PNG")
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.calibration import log_softmax
-from resnets.errors import ArtefactError
+from resnets.models.calibration import log_softmax
+from resnets.system.errors import ArtefactError
 
 if TYPE_CHECKING:
     import pandas as pd

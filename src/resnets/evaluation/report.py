@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from resnets.errors import printable
+from resnets.system.errors import printable
 
 
 def code(text: object, most_letters: int = 60) -> str:

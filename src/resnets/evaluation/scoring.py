@@ -11,16 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from resnets.bundle import Bundle, check_origin, load_bundle
-from resnets.calibration import log_softmax
 from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.evaluation.gradcam import explain
 from resnets.evaluation.metrics import metrics_for, reliability
-from resnets.evaluation.plots import plot_confusion, plot_reliability, plot_sheet
+from resnets.evaluation.plots import plot_confusion, plot_reliability
 from resnets.evaluation.predictions import predictions_table, seeds_table
-from resnets.files import write_bytes, write_json, write_text
-from resnets.inference import infer
+from resnets.models.bundle import Bundle, check_origin, load_bundle
+from resnets.models.calibration import log_softmax
+from resnets.models.inference import infer
+from resnets.system.files import write_bytes, write_json, write_text
 from resnets.tasks.decode import center_crop
+from resnets.tasks.sheet import plot_sheet
 from resnets.tasks.task import Side, Task
 
 MOST_MISTAKES = 24

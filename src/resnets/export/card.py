@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from resnets.bundle import Bundle, FullPreprocess
 from resnets.evaluation.evaluate import Evaluation
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.report import code, table
+from resnets.models.bundle import Bundle, FullPreprocess
 from resnets.tasks.task import Task
 
 Facts = Mapping[str, Any]

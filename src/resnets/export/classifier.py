@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
-from resnets.calibration import log_softmax
-from resnets.errors import ArtefactError, ParamsError
-from resnets.inference import Floats, Forward, Output, check_finite, torch_forward
-from resnets.runtime import resolve_device, resolve_precision
+from resnets.models.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
+from resnets.models.calibration import log_softmax
+from resnets.models.inference import Floats, Forward, Output, check_finite, torch_forward
+from resnets.system.errors import ArtefactError, ParamsError
+from resnets.system.runtime import resolve_device, resolve_precision
 from resnets.tasks.decode import Crops
 
 if TYPE_CHECKING:

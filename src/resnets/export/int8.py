@@ -14,7 +14,7 @@ from onnxruntime.quantization import (
 )
 
 from resnets.export.classifier import INPUT, Classifier, normalise_on_host, open_classifier
-from resnets.inference import run_batches
+from resnets.models.inference import run_batches
 from resnets.tasks.decode import Images, crop_batch
 from resnets.tasks.task import Task
 

@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnets.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
-from resnets.calibration import log_softmax
-from resnets.errors import ArtefactError
 from resnets.evaluation.evaluate import evaluate
 from resnets.export.card import model_card
 from resnets.export.classifier import INPUT, open_classifier
 from resnets.export.int8 import compare_int8, quantize_int8
-from resnets.files import write_bytes, write_json, write_text
-from resnets.inference import Floats, infer, normalise, run_batches
-from resnets.params import Export
+from resnets.models.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
+from resnets.models.calibration import log_softmax
+from resnets.models.inference import Floats, infer, normalise, run_batches
+from resnets.params.schema import Export
+from resnets.system.errors import ArtefactError
+from resnets.system.files import write_bytes, write_json, write_text
 from resnets.tasks.decode import Images
 from resnets.tasks.task import Task
 

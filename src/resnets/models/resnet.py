@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
+from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
 
 # (kernel, stride, padding) of the convolution, and of the max-pool or None
 STEMS: dict[Stem, tuple[tuple[int, int, int], tuple[int, int, int] | None]] = {

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from resnets.errors import ParamsError
 from resnets.models.resnet import build_model
+from resnets.system.errors import ParamsError
 
 
 @dataclass(frozen=True)

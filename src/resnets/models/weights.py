@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnets.architecture import PUBLISHED, network_of
-from resnets.errors import ArtefactError, EnvironmentFault, NumericalError
 from resnets.models.resnet import ResNet
+from resnets.params.architecture import PUBLISHED, network_of
+from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError
 
 HEAD = "fc."
 COUNTER = "num_batches_tracked"  # BatchNorm has it since PyTorch 0.4.1; it changes no output

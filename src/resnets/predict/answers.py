@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.errors import ParamsError, printable
-from resnets.files import atomic_path
+from resnets.system.errors import ParamsError, printable
+from resnets.system.files import atomic_path
 
 COLUMNS = ("path", "predicted", "confidence", "error")
 UNSURE = "unsure"  # the prediction below the threshold; the probabilities stay
@@ -161,7 +161,7 @@ def _npy(path: Path, width: int) -> Iterator[Write]:
 def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write:
     """Return what draws each answer into a folder, under its number and its name."""
     from resnets.evaluation.gradcam import overlay
-    from resnets.evaluation.plots import draw_prediction
+    from resnets.tasks.sheet import draw_prediction
 
     folder.mkdir(parents=True, exist_ok=True)
     number = 0

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.bundle import FullPreprocess
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
-from resnets.errors import ArtefactError, DataError, printable
 from resnets.evaluation.significance import mcnemar, wilson
-from resnets.inference import infer
-from resnets.params import Model
+from resnets.models.bundle import FullPreprocess
+from resnets.models.inference import infer
+from resnets.params.schema import Model
+from resnets.system.errors import ArtefactError, DataError, printable
 from resnets.tasks.task import Images
 from resnets.training.start import import_backbone, look_alikes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from resnets.data.archives import open_archive
 from resnets.data.layout import is_hidden
-from resnets.errors import DataError
+from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.bundle import FullPreprocess
-from resnets.errors import ArtefactError, DataError, EnvironmentFault, printable
 from resnets.evaluation.gradcam import grad_cam
 from resnets.export.classifier import Classifier, open_classifier, read_onnx
-from resnets.inference import Output
+from resnets.models.bundle import FullPreprocess
+from resnets.models.inference import Output
 from resnets.predict.answers import Answer, Reports, open_writers
 from resnets.predict.inputs import Content, find_inputs
-from resnets.progress import follow, map_ahead
-from resnets.runtime import allowed_cpus
+from resnets.system.errors import ArtefactError, DataError, EnvironmentFault, printable
+from resnets.system.progress import follow, map_ahead
+from resnets.system.runtime import allowed_cpus
 from resnets.tasks.decode import BadImageError, center_crop, decode, resize
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model

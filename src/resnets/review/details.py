@@ -5,11 +5,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from resnets.errors import EnvironmentFault
 from resnets.evaluation.predictions import Predictions
 from resnets.evaluation.report import chance, code, points, table
 from resnets.evaluation.significance import holm, mcnemar
 from resnets.review.compare import ModelComparison
+from resnets.system.errors import EnvironmentFault
 
 MOST_ROWS = 12  # of a table
 MOST_PICTURES = 16  # fixed and broken together
@@ -74,7 +74,7 @@ def _confusions(base: Predictions, head: Predictions) -> list[str]:
 
 def draw_sheet(model: ModelComparison, root: Path, report: Path) -> str:
     """Draw the images that broke and were fixed beside the report; return the link to them."""
-    from resnets.evaluation.plots import plot_sheet
+    from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import open_task
 
     changes = zip(("broke", "fixed"), model.broken_and_fixed(), strict=True)

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from resnets.errors import ParamsError, ResNetsError
-from resnets.params import Section
+from resnets.params.schema import Section
 from resnets.review.compare import METRICS, Comparison, ModelComparison
 from resnets.review.revisions import Revision, flatten
+from resnets.system.errors import ParamsError, ResNetsError
 
 
 class GateError(ResNetsError):

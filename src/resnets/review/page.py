@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnets.errors import ParamsError
 from resnets.evaluation.report import chance, code, decimal, table
 from resnets.evaluation.significance import mcnemar
-from resnets.files import write_text
 from resnets.review.compare import (
     METRICS,
     Changes,
@@ -17,6 +15,8 @@ from resnets.review.compare import (
 from resnets.review.details import details, draw_sheet
 from resnets.review.gates import GateError, check_gates
 from resnets.review.revisions import Revision, read_revision
+from resnets.system.errors import ParamsError
+from resnets.system.files import write_text
 
 MAX_BYTES = 60_000  # GitHub takes comments of 64 KiB
 MOST_CHANGES = 40

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from resnets.errors import ArtefactError, EnvironmentFault, ParamsError
 from resnets.review.stale import stale_outputs
+from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import run_app
-from resnets.files import mark_published, write_json
-from resnets.runtime import process_number
+from resnets.system.errors import run_app
+from resnets.system.files import mark_published, write_json
+from resnets.system.runtime import process_number
 from resnets.training.processes import launch
 
 
@@ -23,12 +23,13 @@ def main(
       python -m resnets.stages.backbone --out artifacts/backbone
         --history plots/backbone/history.csv
     """
-    from resnets.params import NO_BACKBONE, Backbone, load_params
+    from resnets.params import load_params
+    from resnets.params.schema import NO_BACKBONE, Backbone
 
     values = load_params(params)
     section, source = values.backbone, Path(values.backbone.input)
 
-    from resnets.bundle import UNSCORED
+    from resnets.models.bundle import UNSCORED
     from resnets.training.publish import (
         full_preprocess,
         publish_bundle,

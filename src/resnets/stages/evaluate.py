@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import run_app
+from resnets.system.errors import run_app
 
 
 def main(
@@ -31,10 +31,10 @@ def main(
 
     runtime = load_params(params).runtime
 
-    from resnets.bundle import UNSCORED
     from resnets.evaluation.scoring import bundles_of, pass_on, score_models, score_nothing
-    from resnets.files import locked
-    from resnets.runtime import make_repeatable, resolve_device
+    from resnets.models.bundle import UNSCORED
+    from resnets.system.files import locked
+    from resnets.system.runtime import make_repeatable, resolve_device
     from resnets.tasks.task import open_task
 
     make_repeatable(runtime.threads)

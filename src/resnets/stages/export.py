@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import run_app
-from resnets.files import locked, write_json
+from resnets.system.errors import run_app
+from resnets.system.files import locked, write_json
 
 
 def main(

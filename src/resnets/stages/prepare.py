@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import run_app
-from resnets.files import locked, write_json
+from resnets.system.errors import run_app
+from resnets.system.files import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
 
@@ -26,13 +26,14 @@ def main(
       python -m resnets.stages.prepare target --out data/tasks/target
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
     """
-    from resnets.params import choose, load_params
+    from resnets.params import load_params
+    from resnets.params.load import choose
 
     values = load_params(params)
     dataset = choose(values.tasks, "tasks", task)
 
     from resnets.data.prepare import list_bad, prepare_task
-    from resnets.evaluation.plots import plot_sheet
+    from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import Images
 
     with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import printable, run_app
-from resnets.files import locked, write_json
+from resnets.system.errors import printable, run_app
+from resnets.system.files import locked, write_json
 
 
 def main(
@@ -22,7 +22,8 @@ def main(
       python -m resnets.stages.split target --task data/tasks/target
         --metrics metrics/split_target.json
     """
-    from resnets.params import choose, load_params
+    from resnets.params import load_params
+    from resnets.params.load import choose
 
     section = choose(load_params(params).split, "split", name)
 

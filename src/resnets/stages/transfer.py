@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from resnets.errors import run_app
-from resnets.files import mark_published
-from resnets.runtime import process_number
+from resnets.system.errors import run_app
+from resnets.system.files import mark_published
+from resnets.system.runtime import process_number
 from resnets.training.processes import launch
 
 
@@ -26,7 +26,8 @@ def main(
       python -m resnets.stages.transfer finetune --task data/tasks/target --init artifacts/backbone
         --out artifacts/finetune --history plots/finetune/history.csv
     """
-    from resnets.params import choose, load_params
+    from resnets.params import load_params
+    from resnets.params.load import choose
 
     values = load_params(params)
     launch(values.runtime.processes)

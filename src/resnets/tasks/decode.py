@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from resnets.errors import DataError
-from resnets.runtime import Room
+from resnets.system.errors import DataError
+from resnets.system.runtime import Room
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, C), C = 1 or 3, contiguous
 Crops = npt.NDArray[np.uint8]  # (N, crop, crop, C)

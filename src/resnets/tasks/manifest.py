@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.errors import ArtefactError, printable
-from resnets.files import write_text
+from resnets.system.errors import ArtefactError, printable
+from resnets.system.files import write_text
 from resnets.tasks.decode import BadImageError
 
 

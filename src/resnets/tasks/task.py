@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from resnets.errors import ArtefactError, EnvironmentFault
+from resnets.system.errors import ArtefactError, EnvironmentFault
 from resnets.tasks.decode import Pixels
 from resnets.tasks.manifest import Row, digest, read_manifest, read_split
 

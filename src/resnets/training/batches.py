@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.params import Augment, NoCrop, PadCrop, RandomResizedCrop
-from resnets.progress import map_ahead
+from resnets.params.schema import Augment, NoCrop, PadCrop, RandomResizedCrop
+from resnets.system.progress import map_ahead
 from resnets.tasks.decode import Crops, crop_batch
 from resnets.tasks.task import Side
 

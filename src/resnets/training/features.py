@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from resnets.files import write_bytes
-from resnets.inference import infer
+from resnets.models.inference import infer
 from resnets.models.resnet import ResNet
-from resnets.params import Preprocess
-from resnets.runtime import process_number
+from resnets.params.schema import Preprocess
+from resnets.system.files import write_bytes
+from resnets.system.runtime import process_number
 from resnets.tasks.decode import Images
 from resnets.tasks.task import Side
 from resnets.training.batches import ImageBatches

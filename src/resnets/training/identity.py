@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from resnets.params import CHANGES_NO_RESULT, Params, Section
+from resnets.params.schema import CHANGES_NO_RESULT, Params, Section
 
 SRC = Path(__file__).resolve().parents[2]
 MOST_SHOWN = 8  # changed keys in one message

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnets.errors import NumericalError
-from resnets.files import failpoint
-from resnets.runtime import StopRequest, process_number
+from resnets.system.errors import NumericalError
+from resnets.system.files import failpoint
+from resnets.system.runtime import StopRequest, process_number
 from resnets.training.batches import Batch
 from resnets.training.optim import set_lr
 from resnets.training.plan import set_trainable

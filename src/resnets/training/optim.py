@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from resnets.params import Constant, Cosine, OneCycle, Optimizer, Schedule, Step
+from resnets.params.schema import Constant, Cosine, OneCycle, Optimizer, Schedule, Step
 
 
 def lr_schedule(

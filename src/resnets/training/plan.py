@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from resnets.errors import ParamsError
-from resnets.params import Gradual
+from resnets.params.schema import Gradual
+from resnets.system.errors import ParamsError
 
 
 def train_plan(

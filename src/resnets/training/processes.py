@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from resnets.errors import (
+from resnets.system.errors import (
     LOST_CONTACT,
     ArtefactError,
     EnvironmentFault,
@@ -25,7 +25,7 @@ from resnets.errors import (
     ResNetsError,
     StoppedBySignal,
 )
-from resnets.runtime import PARENT, process_number
+from resnets.system.runtime import PARENT, process_number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from resnets.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bundle
-from resnets.calibration import fit_temperature
-from resnets.files import write_json, write_text
-from resnets.inference import infer
-from resnets.params import Data, Model, Preprocess
+from resnets.models.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bundle
+from resnets.models.calibration import fit_temperature
+from resnets.models.inference import infer
+from resnets.params.schema import Data, Model, Preprocess
+from resnets.system.files import write_json, write_text
 from resnets.tasks.task import Task
 from resnets.training.features import EVAL_BATCH
 from resnets.training.start import import_backbone, look_alikes

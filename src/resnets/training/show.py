@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnets.runtime import Clock, process_number
+from resnets.system.runtime import Clock, process_number
 
 
 class EpochLog:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from resnets.architecture import ALIKE
-from resnets.bundle import BundleMeta, FullPreprocess, load_bundle
-from resnets.errors import ArtefactError
+from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle
 from resnets.models.resnet import ResNet, build_model
 from resnets.models.weights import Report, import_weights, load_weights, published_preprocess
-from resnets.params import Model
+from resnets.params.architecture import ALIKE
+from resnets.params.schema import Model
+from resnets.system.errors import ArtefactError
 
 
 def initial_model(

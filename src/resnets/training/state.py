@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from resnets.errors import EnvironmentFault
-from resnets.files import locked, write_bytes
-from resnets.runtime import process_number
+from resnets.system.errors import EnvironmentFault
+from resnets.system.files import locked, write_bytes
+from resnets.system.runtime import process_number
 from resnets.training.identity import difference
 from resnets.training.processes import gather, share, statistics_of
 

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
 
-from resnets.inference import infer, normalise
+from resnets.models.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
-from resnets.params import Gradual, Preprocess, Runtime, Training
-from resnets.runtime import make_repeatable, process_number, resolve_device, resolve_precision
+from resnets.params.schema import Gradual, Preprocess, Runtime, Training
+from resnets.system.runtime import (
+    make_repeatable,
+    process_number,
+    resolve_device,
+    resolve_precision,
+)
 from resnets.tasks.task import Side
 from resnets.training.batches import FeatureBatches, ImageBatches
 from resnets.training.features import EVAL_BATCH, Features

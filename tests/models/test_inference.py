@@ -9,10 +9,10 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from resnets.errors import NumericalError
-from resnets.inference import infer, normalise
+from resnets.models.inference import infer, normalise
 from resnets.models.resnet import ResNet, build_model
-from resnets.params import Preprocess
+from resnets.params.schema import Preprocess
+from resnets.system.errors import NumericalError
 
 PREPROCESS = Preprocess(crop=28, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 CPU = {"preprocess": PREPROCESS, "device": "cpu", "precision": "fp32"}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_under_dvc_the_code_of_the_copy_runs_and_not_that_of_the_install(tmp_path: Path) -> None:

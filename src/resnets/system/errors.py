@@ -87,7 +87,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 def _as_ours(error: BaseException) -> ResNetsError | None:
     """Translate what the operating system raises; everything else is a bug and keeps its trace."""
-    from resnets.runtime import limit_of, memory_left
+    from resnets.system.runtime import limit_of, memory_left
 
     if isinstance(error, ResNetsError):
         return error
@@ -141,7 +141,7 @@ def run_app(command: Callable[..., object]) -> None:
 
     ``--debug`` anywhere on the line shows the traceback as well.
     """
-    from resnets.runtime import refuse_windows, stop_signals  # it imports the errors
+    from resnets.system.runtime import refuse_windows, stop_signals  # it imports the errors
 
     _run_the_copys_code()
     debug = "--debug" in sys.argv

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from resnets.progress import MAX_WAITING, map_ahead
-from resnets.runtime import Room
+from resnets.system.progress import MAX_WAITING, map_ahead
+from resnets.system.runtime import Room
 
 
 @pytest.mark.parametrize(("size", "most"), [(0, 41), (MAX_WAITING // 2, 3), (2 * MAX_WAITING, 1)])

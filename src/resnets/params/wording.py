@@ -7,7 +7,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from resnets.errors import ParamsError
+from resnets.system.errors import ParamsError
 
 
 def _allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:

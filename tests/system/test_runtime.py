@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnets.errors import ParamsError
-from resnets.runtime import (
+from resnets.system.errors import ParamsError
+from resnets.system.runtime import (
     StopRequest,
     memory_left,
     num_cores,
@@ -20,7 +20,7 @@ from resnets.runtime import (
 )
 from tests.bundles import make_trained
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # what Python has on a Mac, as far as Linux can show it
 MAC = """
@@ -60,7 +60,7 @@ def test_a_mac_predicts_and_says_how_much_memory_it_has(tmp_path):
     done = run_on(MAC, tmp_path, "-m", "resnets.cli", *predict)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 41
-    hungry = "from resnets.errors import run_app; run_app(lambda: bytearray(10**15))"
+    hungry = "from resnets.system.errors import run_app; run_app(lambda: bytearray(10**15))"
     done = run_on(MAC, tmp_path, "-c", hungry)
     assert done.returncode == 5
     assert "out of memory" in done.stderr

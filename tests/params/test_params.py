@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from resnets.errors import ParamsError
-from resnets.params import Params, load_params
-from resnets.wording import explain
+from resnets.params import load_params
+from resnets.params.schema import Params
+from resnets.params.wording import explain
+from resnets.system.errors import ParamsError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from resnets.errors import printable
-from resnets.runtime import Clock
+from resnets.system.errors import printable
+from resnets.system.runtime import Clock
 
 LINE_SECONDS = 10.0
 MAX_WAITING = 2**28  # bytes: as much as one file may have

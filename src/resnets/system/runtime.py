@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import IO, Any, Literal
 
-from resnets.errors import EnvironmentFault, ParamsError, StoppedBySignal
+from resnets.system.errors import EnvironmentFault, ParamsError, StoppedBySignal
 
 Precision = Literal["fp32", "bf16"]
 Threads = int | Literal["auto"]

@@ -1,4 +1,4 @@
-"""Define the schema of params.yaml and read it; nothing else in the project reads that file.
+"""Define the schema of params.yaml.
 
 The schema has no defaults: every value stands in params.yaml, once. Unknown keys, wrong types and
 contradictions stop a stage before any work, with the key, the value and what is allowed.
@@ -6,7 +6,7 @@ contradictions stop a stage before any work, with the key, the value and what is
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,18 +16,13 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from resnets.architecture import Architecture, Init, Shortcut, Stem, StrideOn
-from resnets.errors import ParamsError
-from resnets.wording import explain
+from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn
+from resnets.system.errors import ParamsError
 
-MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
 # a variant's name becomes that of files and folders, beside these; some systems ignore the case
 RESERVED = re.compile(
     r"(data|split)_.*|backbone|best|curves|export|leaderboard|random", re.IGNORECASE
@@ -62,7 +57,6 @@ def _refuse_unscaled(value: float) -> float:
     return value
 
 
-Entry = TypeVar("Entry")
 Channels = Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)]  # grey or RGB
 
 
@@ -433,51 +427,3 @@ class Params(Section):
         """Return the network of a variant: `model` with the variant's changes."""
         change = self.transfer[variant].model.model_dump(exclude_none=True)
         return Model(**{**self.model.model_dump(), **change})
-
-
-def choose(section: dict[str, Entry], key: str, name: str) -> Entry:
-    """Return the entry of a section that a command line names; raise ParamsError for another."""
-    if name not in section:
-        raise ParamsError(f"{key} has no {name!r}", f"it has {', '.join(section)}")
-    return section[name]
-
-
-def load_params(path: Path | str) -> Params:
-    """Read and check a params file.
-
-    Raises ParamsError with the key, its value and what is allowed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ParamsError(f"{path}: no such file", "run from the project's folder, or restore it")
-    if path.stat().st_size > MAX_BYTES:
-        raise ParamsError(f"{path}: larger than {MAX_BYTES} bytes", "this is no params file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        if "&" in text and "*" in text and any("<<" in x or "*" in x for x in text.split("\n")):
-            _refuse_aliases(text, path)
-        values = YAML(typ="safe", pure=True).load(text)
-        plain = YAML(typ="base", pure=True).load(text)
-    except (UnicodeDecodeError, YAMLError, RecursionError) as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = error.problem if isinstance(error, MarkedYAMLError) else error
-        raise ParamsError(f"{path}{line}: {problem}", "correct the YAML there") from error
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: not a mapping of sections", "restore it from Git")
-    # names are words: a class `0123` must not become the number 123
-    for name, task in (values.get("tasks") or {}).items():
-        for key in ("classes", "exclude"):
-            if isinstance(task, dict) and isinstance(task.get(key), list):
-                task[key] = plain["tasks"][str(name)][key]
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, Params, values, path) from None
-
-
-def _refuse_aliases(text: str, path: Path) -> None:
-    """Refuse YAML aliases: they can grow without bound, and a sweep would change every copy."""
-    for event in YAML(typ="safe", pure=True).parse(text):
-        if type(event).__name__ == "AliasEvent":
-            raise ParamsError(f"{path}: uses the YAML alias *{event.anchor}", "write the value out")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from resnets.bundle import (
+from resnets.models.bundle import (
     FORMAT_VERSION,
     KEY,
     check_origin,
@@ -23,8 +23,8 @@ from resnets.bundle import (
     parse_meta,
     save_bundle,
 )
-from resnets.errors import ArtefactError, NumericalError
 from resnets.models.resnet import build_model
+from resnets.system.errors import ArtefactError, NumericalError
 from tests.bundles import make_meta, make_model
 
 GREY = make_model()[1].preprocess.model_dump()
@@ -74,10 +74,10 @@ def test_bytes_are_the_same_in_another_process_and_for_any_memory_format(tmp_pat
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     save_bundle(here, model.to(memory_format=torch.channels_last), meta)
     program = (
-        "from tests.test_bundle import *; "
+        "from tests.models.test_bundle import *; "
         f"save_bundle(Path({str(there)!r}), *make_model(in_channels=3))"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
     assert here.read_bytes() == there.read_bytes()
 
 

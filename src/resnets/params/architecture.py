@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from resnets.errors import ParamsError
+from resnets.system.errors import ParamsError
 
 Stem = Literal["imagenet", "small", "pad2", "floor_pool"]
 Shortcut = Literal["projection", "pad", "pad_centered", "none"]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from resnets.calibration import TEMPERATURES
-from resnets.errors import ArtefactError, NumericalError
-from resnets.files import write_bytes
-from resnets.params import Preprocess, Section, Side
+from resnets.models.calibration import TEMPERATURES
+from resnets.params.schema import Preprocess, Section, Side
+from resnets.system.errors import ArtefactError, NumericalError
+from resnets.system.files import write_bytes
 
 if TYPE_CHECKING:
     import torch

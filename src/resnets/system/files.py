@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from resnets.errors import EnvironmentFault
-from resnets.runtime import limit_of, lock_file, process_number
+from resnets.system.errors import EnvironmentFault
+from resnets.system.runtime import limit_of, lock_file, process_number
 
 PUBLISHED = "published"  # marks a state whose outs are in place, and holds their hashes
 RECORDED = re.compile(r"^ +- path: (.+)\n +hash: md5\n +md5: (\S+)$", re.MULTILINE)  # in dvc.lock

@@ -1,0 +1,64 @@
+"""Read params.yaml; nothing else in the project reads that file."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from resnets.params.schema import Params
+from resnets.params.wording import explain
+from resnets.system.errors import ParamsError
+
+MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
+
+Entry = TypeVar("Entry")
+
+
+def choose(section: dict[str, Entry], key: str, name: str) -> Entry:
+    """Return the entry of a section that a command line names; raise ParamsError for another."""
+    if name not in section:
+        raise ParamsError(f"{key} has no {name!r}", f"it has {', '.join(section)}")
+    return section[name]
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check a params file.
+
+    Raises ParamsError with the key, its value and what is allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such file", "run from the project's folder, or restore it")
+    if path.stat().st_size > MAX_BYTES:
+        raise ParamsError(f"{path}: larger than {MAX_BYTES} bytes", "this is no params file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and "*" in text and any("<<" in x or "*" in x for x in text.split("\n")):
+            _refuse_aliases(text, path)
+        values = YAML(typ="safe", pure=True).load(text)
+        plain = YAML(typ="base", pure=True).load(text)
+    except (UnicodeDecodeError, YAMLError, RecursionError) as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = error.problem if isinstance(error, MarkedYAMLError) else error
+        raise ParamsError(f"{path}{line}: {problem}", "correct the YAML there") from error
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: not a mapping of sections", "restore it from Git")
+    # names are words: a class `0123` must not become the number 123
+    for name, task in (values.get("tasks") or {}).items():
+        for key in ("classes", "exclude"):
+            if isinstance(task, dict) and isinstance(task.get(key), list):
+                task[key] = plain["tasks"][str(name)][key]
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, Params, values, path) from None
+
+
+def _refuse_aliases(text: str, path: Path) -> None:
+    """Refuse YAML aliases: they can grow without bound, and a sweep would change every copy."""
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if type(event).__name__ == "AliasEvent":
+            raise ParamsError(f"{path}: uses the YAML alias *{event.anchor}", "write the value out")

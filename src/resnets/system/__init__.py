@@ -1,0 +1,1 @@
+"""Deal with the machine: errors and exit codes, files, devices, progress."""
