@@ -18,7 +18,8 @@ from _timing import PARAMS, compare, describe_machine, options, pack, photos, ra
 from resnets.models import build_model
 from resnets.models.inference import infer
 from resnets.models.resnet import ResNet, layer_groups
-from resnets.params.schema import NoCrop, Preprocess
+from resnets.params.schema import Preprocess
+from resnets.params.training import CenterCrop
 from resnets.system.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.task import Side
 from resnets.training.features import EVAL_BATCH
@@ -34,7 +35,7 @@ DEVICE = resolve_device(PARAMS.runtime.device)
 PREPROCESS = Preprocess(crop=224, mean=[0.5] * 3, std=[0.25] * 3)
 LR, OTHER_LR = 0.001, 0.002
 SECTION = PARAMS.transfer["frozen"].model_copy(
-    update={"epochs": EPOCHS, "batch_size": 4, "augment": NoCrop(crop="center", flip=False)}
+    update={"epochs": EPOCHS, "batch_size": 4, "augment": CenterCrop(crop="center", flip=False)}
 )
 
 

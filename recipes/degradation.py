@@ -37,7 +37,7 @@ COLOUR = {"plain": COLOURS[1], "residual": COLOURS[0]}
 def variants(values: Params) -> Iterator[tuple[str, str, int]]:
     """Yield each variant's name, its kind and its depth."""
     for name in values.transfer:
-        network = values.model_of(name)
+        network = values.transfer[name].model
         kind = "plain" if network.shortcut == "none" else "residual"
         yield name, kind, int(network.name.removeprefix("resnet"))
 
@@ -67,7 +67,7 @@ def read_gradients(values: Params, side: Side, classes: list[str]) -> pd.DataFra
     rows = []
     for name, kind, depth in variants(values):
         for position, repeat in enumerate(values.repeat):
-            network, seed = values.model_of(name), values.seed + repeat
+            network, seed = values.transfer[name].model, values.seed + repeat
             first, _ = initial_model(network, "random", Path(), classes=classes, seed=seed)
             file = f"repeat-{repeat}" if position else "model"
             last = load_bundle(Path(f"artifacts/{name}/{file}.safetensors")).model

@@ -30,6 +30,8 @@ NO_TORCH = ["stages/prepare", "stages/split", "stages/leaderboard", "data/check"
 # read by training, and no result depends on it: tests/training show that
 WITHOUT_INFLUENCE = {"runtime.checkpoint_steps"}
 # what checks, scores, shows and ships changes no model
+# the sections that give a training what it does not name itself
+INHERITED = {"backbone": {"training"}, "transfer": {"training", "model"}}
 NEVER_TRAINS = {"cli", "mend", "data", "evaluation", "export", "predict", "review"}
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}
 
@@ -198,8 +200,8 @@ def sections_read(stage: str) -> set[str]:
             source = ast.unparse(node)
             match = re.match(r"(?:values|load_params\(params\))\.(\w+)", source)
             if match:
-                found.add({"model_of": "model"}.get(match[1], match[1]))
-    return found
+                found.add(match[1])
+    return found | INHERITED.get(stage, set())
 
 
 def keys_read(stage: str, section: str) -> set[str]:

@@ -20,7 +20,6 @@ from resnets.models import build_model
 from resnets.models.bundle import load_bundle
 from resnets.models.inference import infer
 from resnets.params import load_params
-from resnets.params.schema import Backbone
 from resnets.stages import backbone, evaluate, export, leaderboard, prepare, split, transfer
 from resnets.tasks.task import open_task
 
@@ -47,7 +46,7 @@ def write_photos(path: Path, classes: list[str], *, is_split: bool) -> None:
 def reduce(values: dict) -> dict:
     """Shrink a recipe: generated photos, 32 pixels, one epoch (two groups if gradual), fp32."""
     for task in values["tasks"].values():
-        classes = task["classes"] or [f"class {k}" for k in range(task["num_classes"] or 4)]
+        classes = task.get("classes") or [f"class {k}" for k in range(4)]
         is_split = "hymenoptera" in task["path"]
         task["path"] = f"{len(classes)} classes{' split' * is_split}.zip"
         write_photos(Path(task["path"]), classes, is_split=is_split)
@@ -63,9 +62,11 @@ def reduce(values: dict) -> dict:
         network = build_model(values["model"]["name"])
         torch.save(network.state_dict(), "weights.pth")
         values["backbone"]["input"] = "weights.pth"
-    for section in [values["backbone"], *values["transfer"].values()]:
+    for section in [values["training"], values["backbone"], *values["transfer"].values()]:
         if "epochs" in section:
-            section.update(epochs=1, batch_size=min(section["batch_size"], 16))
+            section["epochs"] = 1
+        if "batch_size" in section:
+            section["batch_size"] = min(section["batch_size"], 16)
         if "warmup_epochs" in section.get("schedule", ()):
             section["schedule"]["warmup_epochs"] = 0
         if isinstance(section.get("train"), dict):
@@ -143,14 +144,14 @@ def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
     assert set(ranked["variants"]) == set(values.transfer)
     classes = open_task(Path("data/tasks/target")).classes
     for name, row in ranked["variants"].items():
-        network = build_model(**values.model_of(name).options(), num_classes=len(classes))
+        network = build_model(**values.transfer[name].model.options(), num_classes=len(classes))
         record = json.loads(Path(f"metrics/{name}.json").read_text())
         assert record["training"]["parameters"] == sum(p.numel() for p in network.parameters())
         assert 0 <= record["test"]["accuracy"] <= 1
         trains_all = values.transfer[name].train == "all"
         assert (row["parameters_trained"] == record["training"]["parameters"]) == trains_all
         assert (row["val_leaked"] > 0) == (values.transfer[name].redraw_split is not None)
-    trained = isinstance(values.backbone, Backbone)
+    trained = values.backbone.input.startswith("data/tasks")
     assert ("test" in json.loads(Path("metrics/backbone.json").read_text())) == trained
     if recipe.with_suffix(".py").exists():
         check_study(recipe.with_suffix(".py"))

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from resnets.models import build_model
 from resnets.models.resnet import BasicBlock, Bottleneck, PadShortcut, ResNet, layer_groups
-from resnets.params.architecture import VARIANTS
-from resnets.params.schema import Init, Shortcut, Stem, StrideOn
+from resnets.params.architecture import VARIANTS, Init, Shortcut, Stem, StrideOn
 from resnets.system.errors import ParamsError
 from tests.models.test_every_variant import marked
 

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from resnets.params import load_params
 from resnets.params.schema import Params
+from resnets.params.training import Optimizer
 from resnets.params.wording import explain
 from resnets.system.errors import ParamsError
 
@@ -110,6 +111,9 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
     assert "did you mean 'batch_size'?" in caught.value.fix
 
 
+ADAM = {"name": "adam", "lr": 0.001}
+
+
 @pytest.mark.parametrize(
     ("where", "value", "words"),
     [
@@ -122,8 +126,8 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
         (("transfer", "finetune", "init"), "finetune", "allowed are random, backbone"),
         (("export", "variant"), "finetun", "allowed are best"),
         (("backbone", "schedule"), {"name": "cosine", "warmup_epochs": 99.0}, "but there are only"),
-        (("transfer", "scratch", "optimizer", "momentum"), 0.0, "nesterov needs a momentum"),
-        (("transfer", "scratch", "optimizer", "name"), "adam", "belong to sgd"),
+        (("training", "optimizer", "momentum"), 0.0, "nesterov needs a momentum"),
+        (("transfer", "scratch", "optimizer"), ADAM | {"momentum": 0.9}, "belong to sgd"),
         (("repeat",), [0, 0], "listed twice"),
         (("model", "name"), "resnet19", "unknown network"),
         (("model", "stride_on"), "conv1x1", "no 1×1 convolution"),
@@ -131,8 +135,8 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
         (("split",), {}, "but split has"),
         (("transfer", "scratch", "redraw_split"), 1, "for variants that start from one"),
         (("backbone",), {"input": "artifacts/random"}, "backbone.input is artifacts/random: none"),
-        (("backbone",), {"input": "data/tasks/source"}, " backbone.epochs is missing"),
-        (("backbone", "schedule"), {"name": "cosine"}, " backbone.schedule.warmup_epochs is mi"),
+        (("transfer", "scratch", "model"), {"in_channels": 3}, "in_channels is not that of model"),
+        (("backbone", "schedule"), {"name": "step"}, " backbone.schedule.epochs is missing"),
     ],
 )
 def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, words):
@@ -142,7 +146,7 @@ def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, wo
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path):
-    text = PARAMS.read_text().replace("lr: 0.1\n", "lr: 1e-3\n", 1)
+    text = PARAMS.read_text().replace("lr: 0.1}", "lr: 1e-3}", 1)
     path = tmp_path / "params.yaml"
     path.write_text(text)
     assert load_params(path).backbone.optimizer.lr == 0.001
@@ -155,7 +159,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
 def test_names_that_look_like_values_stay_words(tmp_path, name):
     path = tmp_path / "params.yaml"
     text = PARAMS.read_text().replace("classes: [Pullover, Coat]", f"classes: [{name}, Coat]")
-    path.write_text(text.replace("exclude: []\n", f"exclude: [{name}]\n"))
+    path.write_text(text.replace("exclude: [] ", f"exclude: [{name}] "))
     task = load_params(path).tasks["target"]
     assert (task.classes, task.exclude) == ([name, "Coat"], [name])
 
@@ -197,9 +201,36 @@ def test_variant_changes_only_what_it_names():
     values = load_params(PARAMS).model_dump()
     values["transfer"]["scratch"]["model"] = {"name": "resnet32", "shortcut": "none"}
     params = Params.model_validate(values)
-    network = params.model_of("scratch")
+    network = params.transfer["scratch"].model
     assert (network.name, network.shortcut, network.stem) == ("resnet32", "none", "small")
-    assert params.model_of("finetune") == params.model
+    assert params.transfer["finetune"].model == params.model
+
+
+def test_what_a_training_does_not_name_it_takes_from_the_shared_section():
+    values = read()
+    values["training"] |= {"schedule": {"name": "cosine", "warmup_epochs": 2.0}, "epochs": 30}
+    values["training"]["optimizer"]["weight_decay"] = 0.25
+    values["transfer"] = {
+        "plain": {"init": "random", "train": "all"},
+        "own": {"init": "random", "train": "all", "epochs": 3, "optimizer": {"lr": 0.5}},
+        "other": {"init": "random", "train": "all", "optimizer": ADAM,
+                  "schedule": {"name": "constant"}, "augment": {"flip": False}},
+    }  # fmt: skip
+    params = Params.model_validate(values)
+    plain, own, other = params.transfer.values()
+    assert (plain.epochs, own.epochs) == (30, 3)
+    assert plain.model_dump(include={*params.training.model_dump()}) == params.training.model_dump()
+    assert own.optimizer == plain.optimizer.model_copy(update={"lr": 0.5})
+    # another kind inherits nothing: neither the weight decay nor the warm-up
+    assert other.optimizer == Optimizer.model_validate(ADAM)
+    assert (other.optimizer.weight_decay, other.schedule.warmup_epochs) == (0.0005, 0)
+    assert other.augment == params.training.augment.model_copy(update={"flip": False})
+
+
+def test_a_network_of_another_name_has_its_own_form():
+    values = read() | {"model": {"name": "resnet18", "in_channels": 1}}
+    assert Params.model_validate(values).model.stem == "imagenet"
+    assert load_params(PARAMS).model.stem == "small"
 
 
 OTHER_RESULTS = {file.stem for file in (ROOT / "metrics").glob("*.json")} - {*read()["transfer"]}
@@ -223,10 +254,10 @@ def test_variants_whose_names_differ_in_case_only_are_refused():
 
 
 @pytest.mark.parametrize("given", ["artifacts/random", "data/weights/resnet18-f37072fd.pth"])
-def test_backbone_that_is_not_trained_needs_no_values_for_training(given):
+def test_backbone_that_is_not_trained_is_named_and_nothing_else(given):
     values = read() | {"backbone": {"input": given}}
     values["transfer"] = {"scratch": values["transfer"]["scratch"]}
-    assert Params.model_validate(values).backbone.model_dump() == {"input": given}
+    assert Params.model_validate(values).backbone.input == given
 
 
 def test_a_stage_stops_before_any_work_with_two_lines_and_code_2(tmp_path):

@@ -12,7 +12,8 @@ import torch
 from resnets.models import build_model
 from resnets.models.resnet import ResNet
 from resnets.params.architecture import Shortcut
-from resnets.params.schema import Loss, Optimizer, PadCrop, Preprocess, Runtime, Step, Training
+from resnets.params.schema import Preprocess, Runtime
+from resnets.params.training import Loss, Optimizer, PadCrop, Step, Training
 from resnets.tasks.task import Side
 from resnets.training.batches import epoch_table, uniform
 from resnets.training.identity import flatten

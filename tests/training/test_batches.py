@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop as Theirs
 from torchvision.transforms.v2.functional import resized_crop
 
-from resnets.params.schema import NoCrop, PadCrop, RandomResizedCrop
+from resnets.params.training import CenterCrop, PadCrop, RandomResizedCrop
 from resnets.tasks.task import Side
 from resnets.training.batches import (
     FeatureBatches,
@@ -83,7 +83,7 @@ def test_processes_share_every_batch_without_loss_or_repetition(processes):
 
 def test_an_epoch_shows_every_image_once_with_its_own_label():
     seen = []
-    for batch in batches(NoCrop(crop="center", flip=False)).epoch(2):
+    for batch in batches(CenterCrop(crop="center", flip=False)).epoch(2):
         assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
         assert batch.inputs[:, 0, 0, 0].tolist() == batch.rows.tolist()
         assert batch.labels.tolist() == [row % 3 for row in batch.rows]
@@ -91,7 +91,7 @@ def test_an_epoch_shows_every_image_once_with_its_own_label():
     assert sorted(seen) == list(range(21))
 
 
-@pytest.mark.parametrize("augment", [NoCrop(crop="center", flip=True), PAD, CROP])
+@pytest.mark.parametrize("augment", [CenterCrop(crop="center", flip=True), PAD, CROP])
 @pytest.mark.parametrize("start", [1, 3, 4])
 def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_bits(augment, start):
     whole = list(batches(augment).epoch(3))
@@ -163,7 +163,7 @@ def test_flip_happens_in_half_of_the_cases_and_mirrors():
     draws = uniform(epoch_table(0, 0, 1000))
     flips = 0
     for view in shifted_views(
-        np.stack([image] * 1000), draws, NoCrop(crop="center", flip=True), FILL
+        np.stack([image] * 1000), draws, CenterCrop(crop="center", flip=True), FILL
     ):
         is_flipped = torch.equal(view, plain.flip(2))
         assert is_flipped or torch.equal(view, plain)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from resnets.params.schema import Constant
+from resnets.params.training import Constant
 from resnets.system.errors import NumericalError, StoppedBySignal
 from resnets.training import batches, loop
 from resnets.training import state as state_module

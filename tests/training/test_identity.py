@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.params import load_params
-from resnets.params.schema import Params, Section
+from resnets.params.schema import Params
+from resnets.params.section import Section
 from resnets.stages import transfer
 from resnets.system.errors import StoppedBySignal
 from resnets.training.identity import SRC, closure, difference, training_inputs
@@ -25,6 +26,8 @@ from tests.training.test_state import interrupt_after_steps
 
 ROOT = Path(__file__).parents[2]
 BASE = load_params(ROOT / "params.yaml").model_dump()
+for variant in BASE["transfer"].values():
+    variant["model"] = {}  # all take that of `model`
 NAMES = {"tasks": "target", "split": "target", "transfer": "scratch"}  # what stands for `*`
 
 # the keys, or whole sections, that stop no training from going on, each with its reason
@@ -37,6 +40,7 @@ WITHOUT_INFLUENCE = {
     "data.max_megapixels": "the images count by their bytes",
     "tasks": "the images of train and val count by names, labels and bytes",
     "split": "the images of train and val count by names, labels and bytes",
+    "training": "a training counts its own section, which has all values",
     "backbone.input": "its images count by their bytes, its weights by their hash",
     "export": "comes after training",
 }
@@ -60,6 +64,7 @@ BOTTLENECKS = {"model.name": "resnet50", "model.shortcut": "projection"}
 RGB = {"preprocess.mean": [0.5] * 3, "preprocess.std": [0.5] * 3}
 CHANGES = {
     **{f"backbone.{key}": change for key, change in TRAINING.items()},
+    **{f"training.{key}": change for key, change in TRAINING.items()},
     **{f"transfer.*.{key}": change for key, change in TRAINING.items()},
     "repeat": ([0, 1], {}, {}),
     "runtime.threads": (3, {}, {}),
@@ -116,6 +121,7 @@ def keys(section: type[Section], where: str = "") -> dict[str, Any]:
 
 
 KEYS = keys(Params)
+del KEYS["transfer.*.model.in_channels"]  # may not differ from that of `model`
 
 
 def place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

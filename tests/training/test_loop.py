@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from resnets.models import build_model
-from resnets.params.schema import NoCrop
+from resnets.params.training import CenterCrop
 from resnets.system.errors import NumericalError, ParamsError
 from resnets.training.batches import ImageBatches
 from tests.training.runs import (
@@ -164,7 +164,7 @@ def test_features_are_found_by_a_run_with_another_head_and_by_no_other(tmp_path)
     assert bits(again) == bits(
         train(tmp_path / "alone" / "b", train="head", views=2, section=other)
     )
-    plain = SECTION.model_copy(update={"augment": NoCrop(crop="center", flip=False)})
+    plain = SECTION.model_copy(update={"augment": CenterCrop(crop="center", flip=False)})
     trained = train(tmp_path / "a", train="head", views=2, section=plain)
     assert len(files()) == 3
     assert len(files().keys() & first.keys()) == 1, "only the features of the validation stay"

@@ -6,8 +6,8 @@ from torch import nn
 
 from resnets.models import build_model
 from resnets.models.resnet import layer_groups
-from resnets.params.schema import Constant, Cosine, OneCycle, Optimizer, Step
-from resnets.training.optim import build_optimizer, lr_schedule, set_lr
+from resnets.params.training import Constant, Cosine, OneCycle, Optimizer, Step, lr_schedule
+from resnets.training.optim import build_optimizer, set_lr
 
 SGD = Optimizer(
     name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, lr_decay=0.5,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from resnets.models.calibration import TEMPERATURES
-from resnets.params.schema import Preprocess, Section, Side
+from resnets.params.schema import Preprocess
+from resnets.params.section import Section, Side
 from resnets.system.errors import ArtefactError, NumericalError
 from resnets.system.files import write_bytes
 

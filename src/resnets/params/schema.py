@@ -1,52 +1,57 @@
 """Define the schema of params.yaml.
 
-The schema has no defaults: every value stands in params.yaml, once. Unknown keys, wrong types and
-contradictions stop a stage before any work, with the key, the value and what is allowed.
+What people turn has no default and stands in params.yaml, once; what hardly anyone turns has its
+default here, and `resnets params` prints it. Unknown keys, wrong types and contradictions stop a
+stage before any work, with the key, the value and what is allowed.
 """
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn
+from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
+from resnets.params.section import (
+    CHANGES_NO_RESULT,
+    Count,
+    Fraction,
+    Name,
+    Natural,
+    NonNegative,
+    Positive,
+    Section,
+    Side,
+    Size,
+)
+from resnets.params.training import Training
 from resnets.system.errors import ParamsError
 
+NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from random weights
 # a variant's name becomes that of files and folders, beside these; some systems ignore the case
 RESERVED = re.compile(
-    r"(data|split)_.*|backbone|best|curves|export|leaderboard|random", re.IGNORECASE
+    r"(data|split)_.*|backbone|best|curves|export|leaderboard|random|yardsticks", re.IGNORECASE
 )
-# marks a key that no training depends on, so that a stopped one goes on although it was changed;
-# a key without this mark starts it afresh
-CHANGES_NO_RESULT = "changes no result of training"
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # names of tasks and variants become file names
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=4, le=4096)]  # of an image, in pixels
-Name = Annotated[str, Field(pattern=NAME)]
-# the size of a side that is drawn: a fraction of the images, or a number of images per class
-Size = Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)]
 
 
-def _refuse_bool(value: object) -> object:
-    """Refuse true where 1 is allowed; Python takes them for equal."""
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is no number")
-    return value
+def merged(shared: object, own: dict[str, Any]) -> dict[str, Any]:
+    """Return a section's own values over the shared ones, key by key; another kind replaces all.
+
+    The kind is what `name` or `crop` says: a cosine inherits nothing from a one-cycle schedule.
+    """
+    if not isinstance(shared, dict):
+        return own
+    if any(own.get(key, shared.get(key)) != shared.get(key) for key in ("name", "crop")):
+        return own
+    inner = {key: own[key] for key in own if isinstance(own[key], dict)}
+    return {**shared, **own, **{key: merged(shared.get(key), inner[key]) for key in inner}}
+
+
+def _with_network(variant: dict[str, Any], network: object) -> dict[str, Any]:
+    """Return a variant with its whole network: `model` with the variant's changes."""
+    change = variant.get("model", {})
+    if isinstance(network, dict) and isinstance(change, dict):
+        change = {**network, **change}
+    return {**variant, "model": change}
 
 
 def _refuse_unscaled(value: float) -> float:
@@ -57,34 +62,28 @@ def _refuse_unscaled(value: float) -> float:
     return value
 
 
-Channels = Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)]  # grey or RGB
-
-
-class Section(BaseModel):
-    """Hold one section: frozen, strict (no silent conversion) and closed (no unknown keys)."""
-
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True)
-
-
 class Runtime(Section):
     """Say where and how precisely to compute."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    precision: Literal["auto", "fp32", "bf16"]
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU if there is one
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where it is native
     # auto: this process's share of the physical cores; a number gives the same last bits of every
     # sum on machines with other numbers of cores
-    threads: Literal["auto"] | Count
-    checkpoint_steps: Annotated[Count, CHANGES_NO_RESULT]  # how often, not what is saved
-    processes: Count  # that train together on this machine; each has `threads`
+    threads: Literal["auto"] | Count = "auto"
+    # between two saved states
+    checkpoint_steps: Annotated[Count, CHANGES_NO_RESULT] = 200
+    processes: Count = 1  # that train together on this machine; each has `threads`
 
 
 class Task(Section):
     """Name a dataset and the classes to take from it."""
 
     path: str
-    classes: list[str] | None
-    num_classes: Count | None
-    exclude: list[str]  # images to leave out on purpose, by their names below the root
+    classes: list[str] | None = None  # null: all
+    num_classes: Count | None = None  # refuses data with another number; null: any
+    exclude: list[str] = Field(
+        default_factory=list
+    )  # images to leave out on purpose, by their names below the root
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -102,11 +101,11 @@ class Data(Section):
     """Say how images of every task are judged and packed."""
 
     resize: Side
-    fit: Literal["shorter_side", "stretch"]
-    # which images are packed; those that are count by their bytes
-    on_bad: Annotated[Literal["stop", "quarantine"], CHANGES_NO_RESULT]
-    max_bad_fraction: Annotated[Fraction, CHANGES_NO_RESULT]
-    max_megapixels: Annotated[Positive, CHANGES_NO_RESULT]
+    fit: Literal["shorter_side", "stretch"] = "shorter_side"  # stretch makes a square
+    # which images are packed; those that are count by their bytes. Larger ones are never decoded
+    on_bad: Annotated[Literal["stop", "quarantine"], CHANGES_NO_RESULT] = "stop"
+    max_bad_fraction: Annotated[Fraction, CHANGES_NO_RESULT] = 0.01
+    max_megapixels: Annotated[Positive, CHANGES_NO_RESULT] = 64.0
 
 
 class Preprocess(Section):
@@ -120,12 +119,12 @@ class Preprocess(Section):
 class Split(Section):
     """Say how large the sides are that the dataset does not bring along."""
 
-    seed: Annotated[int, Field(ge=0)]
-    train: Literal["rest"] | Count
+    seed: Natural = 0  # of its own: another training seed must not draw another split
+    train: Literal["rest"] | Count = "rest"  # rest, or images per class (few-shot)
     val: Size
     test: Size
-    group_regex: str | None
-    group_near: bool  # near-duplicates (resized, re-encoded, cropped) stay on one side
+    group_regex: str | None = None  # images whose paths match alike stay on one side
+    group_near: bool = True  # near-duplicates (resized, re-encoded, cropped) stay on one side
 
     @model_validator(mode="after")
     def _leave_some(self) -> Self:
@@ -139,13 +138,29 @@ class Model(Section):
     """Describe the network; `resnets.models.build_model` explains the options."""
 
     name: str
-    in_channels: Channels
+    in_channels: Literal[1, 3]  # grey or RGB
     stem: Stem
     shortcut: Shortcut
-    stride_on: StrideOn
-    conv_bias: bool
-    zero_init_residual: bool
-    init: Init
+    stride_on: StrideOn = "conv3x3"
+    conv_bias: bool = False
+    zero_init_residual: bool = False
+    init: Init = "kaiming"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_of_the_network(cls, values: object) -> object:
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            return values
+        row = variant(values["name"])
+        return {"stem": row.stem, "shortcut": row.shortcut, **values}
+
+    @field_validator("in_channels", mode="before")
+    @classmethod
+    def _refuse_bool(cls, value: object) -> object:
+        """Refuse true where 1 is allowed; Python takes them for equal."""
+        if isinstance(value, bool):
+            raise ValueError(f"{value} is no number")
+        return value
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
@@ -157,159 +172,12 @@ class Model(Section):
         return self.model_dump()
 
 
-class ModelChange(Section):
-    """Say where one variant's network differs from `model`; what is not named stays."""
-
-    name: str | None = None
-    stem: Stem | None = None
-    shortcut: Shortcut | None = None
-    stride_on: StrideOn | None = None
-    conv_bias: bool | None = None
-    zero_init_residual: bool | None = None
-    init: Init | None = None
-
-
-class Optimizer(Section):
-    """Choose the optimiser; `betas` of Adam are the usual ones."""
-
-    name: Literal["sgd", "adam", "adamw"]
-    lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    nesterov: bool
-    weight_decay: NonNegative
-    lr_decay: Annotated[float, Field(gt=0, le=1)]  # lr × lr_decay per group away from the head
-    clip_norm: Positive | None
-
-    @model_validator(mode="after")
-    def _momentum_is_of_sgd(self) -> Self:
-        if self.name != "sgd" and (self.momentum or self.nesterov):
-            raise ValueError(
-                f"momentum and nesterov belong to sgd; set them to 0 and false for {self.name}"
-            )
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-class Constant(Section):
-    """Keep the learning rate."""
-
-    name: Literal["constant"]
-    warmup_epochs: NonNegative
-
-
-class Cosine(Section):
-    """Let the learning rate fall to zero along a half cosine."""
-
-    name: Literal["cosine"]
-    warmup_epochs: NonNegative
-
-
-class OneCycle(Section):
-    """Let the learning rate rise in a straight line to its peak and fall to zero."""
-
-    name: Literal["one_cycle"]
-    peak: Annotated[float, Field(gt=0, lt=1)]
-
-
-class Step(Section):
-    """Multiply the learning rate by gamma every so many epochs."""
-
-    name: Literal["step"]
-    warmup_epochs: NonNegative
-    epochs: Count
-    gamma: Annotated[float, Field(gt=0, le=1)]
-
-
-Schedule = Annotated[Constant | Cosine | OneCycle | Step, Field(discriminator="name")]
-
-
-class NoCrop(Section):
-    """Train on the evaluation crop."""
-
-    crop: Literal["center"]
-    flip: bool
-
-
-class PadCrop(Section):
-    """Shift by up to `padding` pixels: pad with the mean, crop at random (ResNet paper, 4.2)."""
-
-    crop: Literal["pad"]
-    padding: Count
-    flip: bool
-
-
-class RandomResizedCrop(Section):
-    """Crop a random box of this share of the area and aspect ratio, resized to the crop size."""
-
-    crop: Literal["random_resized"]
-    scale: tuple[Positive, Positive] = Field(strict=False)
-    ratio: tuple[Positive, Positive] = Field(strict=False)
-    flip: bool
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for key, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
-            if low > high:
-                raise ValueError(f"{key} is [{low}, {high}]; write the smaller number first")
-        if self.scale[1] > 1:
-            raise ValueError(f"scale ends at {self.scale[1]}, above the whole image (1)")
-        return self
-
-
-Augment = Annotated[NoCrop | PadCrop | RandomResizedCrop, Field(discriminator="crop")]
-
-
-class Loss(Section):
-    """Describe the cross-entropy."""
-
-    label_smoothing: Fraction
-    class_weights: Literal["none", "balanced"]
-
-
-class Training(Section):
-    """Hold what the backbone and the variants have in common."""
-
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]  # batch normalisation cannot train on one image
-    optimizer: Optimizer
-    schedule: Schedule
-    augment: Augment
-    loss: Loss
-
-    @model_validator(mode="after")
-    def _warm_up_ends(self) -> Self:
-        warmup = getattr(self.schedule, "warmup_epochs", 0)
-        if warmup >= self.epochs:
-            raise ValueError(
-                f"schedule.warmup_epochs is {warmup}, but there are only {self.epochs} epochs"
-            )
-        return self
-
-
-NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from random weights
-
-
 class Backbone(Training):
     """Say what the backbone comes from and how it is trained."""
 
-    # a task folder: train on it, where its images count by their bytes; a weights file: import it;
-    # NO_BACKBONE
+    # a task folder: train on it, where its images count by their bytes; a weights file: import it,
+    # and nothing is trained; NO_BACKBONE
     input: Annotated[str, CHANGES_NO_RESULT]
-
-
-class GivenBackbone(Section):
-    """Name a weights file, or NO_BACKBONE: nothing is trained, so there is nothing else to say."""
-
-    input: str
-
-
-def _kind_of_backbone(value: object) -> str:
-    """Tell a backbone that is given from one that is trained; a task folder must be."""
-    if not isinstance(value, dict) or value.keys() != {"input"}:
-        return "trained"
-    is_given = value["input"] == NO_BACKBONE or Path(str(value["input"])).suffix
-    return "given" if is_given else "trained"
 
 
 class Gradual(Section):
@@ -321,24 +189,25 @@ class Gradual(Section):
 class Variant(Training):
     """Describe one way to train on the target task."""
 
-    init: Name  # random, backbone, or another variant (its best checkpoint)
+    init: Name  # random, backbone, or another variant
     train: Literal["all", "head"] | Gradual | list[str]
-    frozen_batchnorm: Literal["freeze", "update"]
-    views: Count  # augmented views per image whose features are cached when only the head trains
-    model: Annotated[ModelChange, CHANGES_NO_RESULT]  # what `model_of` makes of it counts
+    frozen_batchnorm: Literal["freeze", "update"] = "freeze"  # update: what is frozen drifts
+    views: Count = 1  # augmented views per image whose features are cached when the head trains
+    # where it differs from `model`; a training counts it under that name
+    model: Annotated[Model, CHANGES_NO_RESULT]
     # draw train and val anew, as a tutorial does that splits at random in every run: the
     # validation number then counts images that `init` was trained on, and is marked as leaked
-    redraw_split: Annotated[int, Field(ge=0)] | None
+    redraw_split: Natural | None = None
 
 
 class Export(Section):
     """Say which variant to ship and how exact the export must be."""
 
-    variant: Name  # best, or the name of a variant
-    tolerance: Positive
-    preprocess_inside: bool
-    quantize: Literal["none", "int8"]
-    max_drop: Fraction
+    variant: Name  # best (by validation), or the name of a variant
+    tolerance: Positive = 0.0001  # largest difference of a logit between ONNX and torch
+    preprocess_inside: bool = False  # true: uint8 image in, probabilities out
+    quantize: Literal["none", "int8"] = "none"  # int8: beside the exact model
+    max_drop: Fraction = 0.01  # int8 is not shipped where it loses more accuracy than this
 
 
 class Params(Section):
@@ -346,21 +215,35 @@ class Params(Section):
 
     # a training counts its own seed, which is `seed` plus an entry of `repeat`
     seed: Annotated[int, Field(ge=0, lt=2**31), CHANGES_NO_RESULT]
-    repeat: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), CHANGES_NO_RESULT]
+    repeat: Annotated[list[Natural], Field(min_length=1), CHANGES_NO_RESULT]
     runtime: Runtime
     tasks: Annotated[dict[Name, Task], CHANGES_NO_RESULT]  # count by the images of train and val
     data: Data
     preprocess: Preprocess
     split: Annotated[dict[Name, Split], CHANGES_NO_RESULT]  # as the tasks
     model: Model
-    # a training counts its own section, and what it starts from by the hash of the weights
-    backbone: Annotated[
-        Annotated[Backbone, Tag("trained")] | Annotated[GivenBackbone, Tag("given")],
-        Discriminator(_kind_of_backbone),
-        CHANGES_NO_RESULT,
-    ]
+    # a training counts its own section, which has all values, and its initial weights by a hash
+    training: Annotated[Training, CHANGES_NO_RESULT]
+    backbone: Annotated[Backbone, CHANGES_NO_RESULT]
     transfer: Annotated[dict[Name, Variant], Field(min_length=1), CHANGES_NO_RESULT]
     export: Annotated[Export, CHANGES_NO_RESULT]  # comes after training
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: object) -> object:
+        """Give the backbone and each variant what they do not name, from `training` and `model`."""
+        if not isinstance(values, dict):
+            return values
+        shared, network, variants = (values.get(key) for key in ("training", "model", "transfer"))
+        resolved = dict(values)
+        if isinstance(values.get("backbone"), dict):
+            resolved["backbone"] = merged(shared, values["backbone"])
+        if isinstance(variants, dict):
+            resolved["transfer"] = {
+                name: _with_network(merged(shared, own), network) if isinstance(own, dict) else own
+                for name, own in variants.items()
+            }
+        return resolved
 
     @field_validator("repeat")
     @classmethod
@@ -404,26 +287,22 @@ class Params(Section):
     @model_validator(mode="after")
     def _start_somewhere(self) -> Self:
         """Check where each variant starts, and that a leaked validation number chooses nothing."""
-        leaked = {name for name, one in self.transfer.items() if one.redraw_split is not None}
-        for name, variant in self.transfer.items():
-            self.model_of(name)
-            start = f"transfer.{name}.init is {variant.init!r}"
-            if variant.init == "backbone" and self.backbone.input == NO_BACKBONE:
+        leaked = {name for name, entry in self.transfer.items() if entry.redraw_split is not None}
+        for name, entry in self.transfer.items():
+            if entry.model.in_channels != self.model.in_channels:
+                raise ValueError(f"transfer.{name}.model.in_channels is not that of model")
+            start = f"transfer.{name}.init is {entry.init!r}"
+            if entry.init == "backbone" and self.backbone.input == NO_BACKBONE:
                 raise ValueError(f"{start}, but backbone.input is {NO_BACKBONE}: none")
-            if variant.init not in {"random", "backbone", *self.transfer} - {name}:
+            if entry.init not in {"random", "backbone", *self.transfer} - {name}:
                 raise ValueError(
                     f"{start}; allowed are random, backbone and the other variants "
                     f"({', '.join(sorted(set(self.transfer) - {name}))})"
                 )
-            if name in leaked and variant.init not in self.transfer:
+            if name in leaked and entry.init not in self.transfer:
                 raise ValueError(f"{start}, but redraw_split is for variants that start from one")
-            if variant.init in leaked:
+            if entry.init in leaked:
                 raise ValueError(f"{start}, whose redraw_split leaks validation images")
         if self.export.variant in leaked:
             raise ValueError(f"export.variant is {self.export.variant!r}, whose split is redrawn")
         return self
-
-    def model_of(self, variant: str) -> Model:
-        """Return the network of a variant: `model` with the variant's changes."""
-        change = self.transfer[variant].model.model_dump(exclude_none=True)
-        return Model(**{**self.model.model_dump(), **change})

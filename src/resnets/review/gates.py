@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from resnets.params.schema import Section
+from resnets.params.section import Section
 from resnets.review.compare import METRICS, Comparison, ModelComparison
 from resnets.review.revisions import Revision, flatten
 from resnets.system.errors import ParamsError, ResNetsError

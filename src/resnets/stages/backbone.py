@@ -24,7 +24,7 @@ def main(
         --history plots/backbone/history.csv
     """
     from resnets.params import load_params
-    from resnets.params.schema import NO_BACKBONE, Backbone
+    from resnets.params.schema import NO_BACKBONE
 
     values = load_params(params)
     section, source = values.backbone, Path(values.backbone.input)
@@ -38,7 +38,7 @@ def main(
     )
 
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
-    if not isinstance(section, Backbone) or not source.is_dir():
+    if not source.is_dir():
         if section.input == NO_BACKBONE:
             write_json(out / UNSCORED, {"backbone": "none"})
         else:

@@ -31,7 +31,7 @@ def main(
 
     values = load_params(params)
     launch(values.runtime.processes)
-    section, network = choose(values.transfer, "transfer", variant), values.model_of(variant)
+    section = choose(values.transfer, "transfer", variant)
 
     from resnets.tasks.task import open_task
     from resnets.training.identity import training_inputs
@@ -41,7 +41,7 @@ def main(
     from resnets.training.trainer import Trainer
 
     opened = open_task(task).redrawn(section.redraw_split)
-    preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
+    preprocess = full_preprocess(values.data, values.preprocess, section.model.in_channels)
     state = Path(".state") / f"transfer-{variant}"
     trainer = Trainer(
         opened.side("train"), opened.side("val"), section, preprocess, values.runtime, state
@@ -50,7 +50,7 @@ def main(
     with held(state, f"transfer of {variant}", seeds.values(), values.transfer):
         for repeat, seed in seeds.items():
             model, weights = initial_model(
-                network, section.init, init, classes=opened.classes, seed=seed
+                section.model, section.init, init, classes=opened.classes, seed=seed
             )
             trained = trainer.run(
                 model, title=f"{variant} {seed}", seed=seed,
@@ -62,7 +62,7 @@ def main(
             histories[repeat] = trained.history
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
             publish_bundle(
-                out / f"{name}.safetensors", trained, opened, network=network,
+                out / f"{name}.safetensors", trained, opened, network=section.model,
                 preprocess=preprocess,
                 training={"variant": variant, "seed": seed, "redraw_split": section.redraw_split},
             )  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.params.schema import Augment, NoCrop, PadCrop, RandomResizedCrop
+from resnets.params.training import Augment, CenterCrop, PadCrop, RandomResizedCrop
 from resnets.system.progress import map_ahead
 from resnets.tasks.decode import Crops, crop_batch
 from resnets.tasks.task import Side
@@ -99,7 +99,7 @@ def resized_view(
 
 
 def shifted_views(
-    crops: Crops, draws: NDArray[np.float64], augment: NoCrop | PadCrop, fill: NDArray[np.uint8]
+    crops: Crops, draws: NDArray[np.float64], augment: CenterCrop | PadCrop, fill: NDArray[np.uint8]
 ) -> Tensor:
     """Shift centre crops (N, crop, crop, C) by up to the padding, filled up with `fill` (C,).
 

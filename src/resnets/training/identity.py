@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from resnets.params.schema import CHANGES_NO_RESULT, Params, Section
+from resnets.params.schema import Params
+from resnets.params.section import CHANGES_NO_RESULT, Section
 
 SRC = Path(__file__).resolve().parents[2]
 MOST_SHOWN = 8  # changed keys in one message
@@ -39,7 +40,8 @@ def training_inputs(script: str, values: Params, name: str, weights: str) -> dic
     """
     own: dict[str, Section] = {"backbone": values.backbone}
     if name != "backbone":
-        own = {"model": values.model_of(name), f"transfer.{name}": values.transfer[name]}
+        variant = values.transfer[name]
+        own = {"model": variant.model, f"transfer.{name}": variant}
     inputs = flatten(values) | flatten(own)
     return {**inputs, "initial_weights": weights, "code": code_digest(Path(script))}
 

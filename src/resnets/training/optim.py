@@ -1,45 +1,9 @@
-"""Build the optimiser, and compute the learning rate as a function of the step."""
-
-import math
-from collections.abc import Callable
+"""Build the optimiser, and set its learning rate."""
 
 import torch
 from torch import nn
 
-from resnets.params.schema import Constant, Cosine, OneCycle, Optimizer, Schedule, Step
-
-
-def lr_schedule(
-    schedule: Schedule, *, lr: float, steps_per_epoch: int, epochs: int
-) -> Callable[[int], float]:
-    """Return the learning rate as a function of the step, counted from 0 over the whole run.
-
-    A function of the step needs no state: a resumed run cannot be off by one. The warm-up rises in
-    a straight line and reaches `lr` at its end; the cosine is that of SGDR (arXiv 1608.03983, eq.
-    5) without restarts.
-    """
-
-    def lr_at(step: int) -> float:
-        return lr * _factor(schedule, step, steps_per_epoch, epochs * steps_per_epoch)
-
-    return lr_at
-
-
-def _factor(schedule: Schedule, step: int, steps_per_epoch: int, total: int) -> float:
-    """Return what the base learning rate is multiplied with at a step."""
-    match schedule:
-        case OneCycle(peak=peak):
-            top = peak * total
-            return (step + 1) / (top + 1) if step < top else (total - step) / (total - top)
-        case Constant() | Cosine() | Step():
-            warmup = schedule.warmup_epochs * steps_per_epoch
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            if isinstance(schedule, Cosine):
-                return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-            if isinstance(schedule, Step):
-                return schedule.gamma ** (step // steps_per_epoch // schedule.epochs)
-            return 1.0
+from resnets.params.training import Optimizer
 
 
 def build_optimizer(

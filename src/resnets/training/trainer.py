@@ -12,7 +12,8 @@ from torch.backends.cpu import get_cpu_capability
 
 from resnets.models.inference import infer, normalise
 from resnets.models.resnet import ResNet, layer_groups
-from resnets.params.schema import Gradual, Preprocess, Runtime, Training
+from resnets.params.schema import Gradual, Preprocess, Runtime
+from resnets.params.training import Training, lr_schedule
 from resnets.system.runtime import (
     make_repeatable,
     process_number,
@@ -23,7 +24,7 @@ from resnets.tasks.task import Side
 from resnets.training.batches import FeatureBatches, ImageBatches
 from resnets.training.features import EVAL_BATCH, Features
 from resnets.training.loop import Course, Work, fit
-from resnets.training.optim import build_optimizer, lr_schedule
+from resnets.training.optim import build_optimizer
 from resnets.training.plan import class_weights, train_plan
 from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
