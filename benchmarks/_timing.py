@@ -16,6 +16,7 @@ from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.evaluation.report import table
 from resnets.params import load_params
+from resnets.params import schema as params
 from resnets.system.runtime import num_cores
 from resnets.tasks.task import Task, open_task
 
@@ -58,9 +59,9 @@ def pack(source: Path, folder: Path, *, channels: int, resize: int) -> Task:
 
 def prepare(source: Path, folder: Path, *, channels: int, resize: int) -> None:
     """Prepare a dataset with our own stage."""
-    rules = {**PARAMS.data.model_dump(), "resize": resize, "on_bad": "quarantine"}
-    rules["max_bad_fraction"] = 0.5
-    prepare_task(source, folder, classes=None, num_classes=None, channels=channels, **rules)
+    rules = {"resize": resize, "on_bad": "quarantine", "max_bad_fraction": 0.5}
+    task = params.Task(path=str(source), classes=None, num_classes=None, exclude=[])
+    prepare_task(task, PARAMS.data.model_copy(update=rules), channels, folder)
 
 
 def describe_machine() -> None:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.models.bundle import BundleMeta, FullPreprocess, save_bundle
 from resnets.models.inference import infer
 from resnets.models.resnet import ResNet, build_model
 from resnets.tasks.decode import resize
 from resnets.tasks.task import Task, open_task
+from tests.data.photos import prepare
 
 CLASSES = ["daisy", "rose", "tulip|<b>"]
 PREPROCESS = FullPreprocess(
@@ -106,11 +106,7 @@ def make_trained(folder: Path, num: int = 60, **options: Any) -> Trained:
         path = folder / "photos" / CLASSES[label] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(path)
-    prepare_task(
-        folder / "photos", folder / "task", classes=None, num_classes=None, channels=3,
-        resize=PREPROCESS.resize, fit=PREPROCESS.fit, on_bad="stop", max_bad_fraction=0.0,
-        max_megapixels=1.0,
-    )  # fmt: skip
+    prepare(folder / "photos", folder / "task", resize=PREPROCESS.resize, fit=PREPROCESS.fit)
     split_task(
         folder / "task", seed=0, train="rest", val=0.3, test=0.3, group_regex=None, group_near=False
     )

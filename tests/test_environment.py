@@ -40,13 +40,10 @@ for step in steps:
 
 
 def prepare(folder: Path) -> None:
-    from resnets.data.prepare import prepare_task
     from resnets.data.split import split_task
+    from tests.data import photos
 
-    prepare_task(
-        folder / "photos", folder / "task", classes=None, num_classes=None, channels=3, resize=32,
-        fit="stretch", on_bad="stop", max_bad_fraction=0.0, max_megapixels=1.0,
-    )  # fmt: skip
+    photos.prepare(folder / "photos", folder / "task", fit="stretch")
     split_task(
         folder / "task", seed=0, train="rest", val=2, test=2, group_regex=None, group_near=False
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PREPARE = {
-    "classes": None,
-    "num_classes": None,
-    "channels": 3,
+from resnets.data.prepare import Summary, prepare_task
+from resnets.params.schema import Data, Task
+
+TASK = {"classes": None, "num_classes": None, "exclude": []}
+DATA = {
     "resize": 32,
     "fit": "shorter_side",
     "on_bad": "stop",
@@ -26,6 +27,12 @@ SPLIT = {
     "group_regex": None,
     "group_near": True,
 }
+
+
+def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Summary:
+    """Prepare a task; `options` are keys of the sections `tasks.*` and `data` of params.yaml."""
+    task = Task(path=str(source), **{key: options.pop(key, TASK[key]) for key in TASK})
+    return prepare_task(task, Data(**{**DATA, **options}), channels, out)
 
 
 def make_photo(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:

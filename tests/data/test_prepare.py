@@ -19,7 +19,6 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision import transforms
 
 from resnets.data import pack
-from resnets.data.prepare import Summary, prepare_task
 from resnets.data.sources import open_source
 from resnets.data.split import split_task
 from resnets.system.errors import ArtefactError, DataError, EnvironmentFault, StoppedBySignal
@@ -27,11 +26,11 @@ from resnets.tasks.decode import center_crop, decode, resize
 from resnets.tasks.manifest import read_manifest
 from resnets.tasks.task import Images, open_task
 from tests.data.photos import (
-    PREPARE,
     SPLIT,
     encode,
     make_photo,
     pets,
+    prepare,
     write_folder,
     write_tar,
     write_zip,
@@ -39,10 +38,6 @@ from tests.data.photos import (
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
-
-
-def prepare(source: Path, out: Path, **options: object) -> Summary:
-    return prepare_task(source, out, **{**PREPARE, **options})
 
 
 def refuse(source: Path, out: Path, words: str, **options: object) -> DataError:
@@ -343,10 +338,9 @@ def run(source: Path, out: Path, fault: str = "") -> subprocess.CompletedProcess
     code = (
         "from pathlib import Path\n"
         "import sys\n"
-        "from resnets.data.prepare import prepare_task\n"
-        "from tests.data.photos import PREPARE\n"
-        "options = {**PREPARE, 'on_bad': 'quarantine', 'max_bad_fraction': 0.1}\n"
-        "prepare_task(Path(sys.argv[1]), Path(sys.argv[2]), **options)\n"
+        "from tests.data.photos import prepare\n"
+        "options = {'on_bad': 'quarantine', 'max_bad_fraction': 0.1}\n"
+        "prepare(Path(sys.argv[1]), Path(sys.argv[2]), **options)\n"
     )
     env = {**os.environ, "RESNETS_FAULT": fault}
     command = [sys.executable, "-c", code, str(source), str(out)]
@@ -381,15 +375,15 @@ def test_asked_to_stop_it_saves_and_continues(tmp_path):
     source = open_source(write_folder(tmp_path / "x", many_files()))
     packing = pack.Packing(3, 32, "shorter_side", 1.0)
 
-    def read(paths):
-        for number, found in enumerate(source.reader(paths)):
-            if number == 100:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield found
+    def read_one(path):
+        if path == source.members[100].path:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return source.container.read_one(path)
 
     out = tmp_path / "out" / "images.bin"
+    stopping = replace(source, container=replace(source.container, read_one=read_one))
     with pytest.raises(StoppedBySignal, match=r"state saved at image \d+ of 221") as caught:
-        pack.pack(replace(source, reader=read), source.members, packing, out)
+        pack.pack(stopping, source.members, packing, out)
     assert caught.value.exit_code == 143
     rows, rejected = pack.pack(source, source.members, packing, out)
     whole = pack.pack(source, source.members, packing, tmp_path / "whole" / "images.bin")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnets.data.archives import Container, _Listing
+from resnets.data.containers import Container, open_container
 from resnets.data.layout import Source, arrange
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError
@@ -29,7 +29,7 @@ def listing(path: Path) -> list[tuple[str, str, str]]:
 
 
 def arranged(*files: str) -> Source:
-    return arrange(Container(list(files), [], lambda _: iter(())), Path("where"))
+    return arrange(Container(list(files), [], [], str.encode), Path("where"))
 
 
 def refuse(path: Path, words: str) -> DataError:
@@ -137,9 +137,9 @@ def test_hidden_and_tool_files_are_never_classes(tmp_path):
     messy = write_folder(tmp_path / "messy", {**pets(), **tools})
     assert listing(messy) == listing(clean)
     assert sorted(open_source(messy).ignored) == [
-        ".ipynb_checkpoints/",
-        "@eaDir/",
-        "__MACOSX/",
+        ".ipynb_checkpoints",
+        "@eaDir",
+        "__MACOSX",
         "cat/.DS_Store",
         "cat/Thumbs.db",
     ]
@@ -163,11 +163,12 @@ def test_images_outside_the_class_folders_are_named(tmp_path):
 def test_pipes_and_sockets_are_never_opened(tmp_path):
     root = write_folder(tmp_path / "x", pets())
     os.mkfifo(root / "cat" / "pipe.png")
-    assert len(listing(root)) == 8
+    source = open_source(root)
+    content = {member.name: found for member, found in source.read(source.members)}
+    assert content["cat/pipe.png"].detail == "not a regular file"
 
 
-def test_links_stay_inside_the_dataset(tmp_path):
-    outside = write_folder(tmp_path / "out", {"secret.png": b"x"}) / "secret.png"
+def test_links_to_files_are_followed_and_links_to_folders_refused(tmp_path):
     root = write_folder(tmp_path / "x", pets())
     (root / "cat" / "alias.png").symlink_to("0.png")
     (root / "cat" / "dangling.png").symlink_to("nothing.png")
@@ -177,12 +178,6 @@ def test_links_stay_inside_the_dataset(tmp_path):
     assert content["cat/alias.png"] == content["cat/0.png"]
     for name in ("cat/dangling.png", "cat/loop.png"):
         assert isinstance(content[name], BadImageError)
-    cache = write_folder(tmp_path / "cache", {"files/md5/ab/cdef": b"x"})
-    (root / "cat" / "cached.png").symlink_to(cache / "files/md5/ab/cdef")
-    assert len(listing(root)) == 12
-    (root / "cat" / "evil.png").symlink_to(outside)
-    refuse(root, "evil.png: a link that points outside")
-    (root / "cat" / "evil.png").unlink()
     (root / "bird").symlink_to(root / "cat")
     refuse(root, "bird: a link to a folder")
 
@@ -240,33 +235,28 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
     refuse(path, "'cat/strange.png' is a link, a device or a sparse file")
 
 
-@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-def test_a_header_that_would_fill_the_memory_is_refused(tmp_path, kind):
-    info = tarfile.TarInfo("huge")
-    info.type, info.size = kind, 2**32
-    header = info.tobuf(tarfile.USTAR_FORMAT)
-    whole = write_tar(tmp_path / "x.tar", pets(1)).read_bytes()
-    (tmp_path / "y.tar.gz").write_bytes(gzip.compress(header + whole))
-    refuse(tmp_path / "y.tar.gz", "'huge' is sparse, or a header of 4294967296 bytes")
-
-
-def test_links_encrypted_and_doubled_members_of_a_zip_are_refused(tmp_path):
+def test_links_and_encrypted_members_of_a_zip_are_refused_alone(tmp_path):
     link = zipfile.ZipInfo("cat/link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    path = write_zip(tmp_path / "link.zip", pets())
+    path = write_zip(tmp_path / "link.zip", pets(1))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(link, "0.png")
-    refuse(path, "'cat/link.png' is a link or a device")
+    assert [*open_container(path).read(["cat/link.png"])] == [b"0.png"]
 
-    path = write_zip(tmp_path / "twice.zip", pets())
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr("cat/0.png", "x")
-    refuse(path, "'cat/0.png' is a second member of that name")
-
-    data = bytearray(write_zip(tmp_path / "locked.zip", pets(1)).read_bytes())
+    data = bytearray(path.read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1  # the flag "encrypted" of the first entry
-    (tmp_path / "locked.zip").write_bytes(data)
-    refuse(tmp_path / "locked.zip", "'cat/0.png' is encrypted")
+    path.write_bytes(data)
+    locked, good = open_container(path).read(["cat/0.png", "dog/0.png"])
+    assert "encrypted" in locked.detail
+    assert good == pets(1)["dog/0.png"]
+
+
+@pytest.mark.parametrize("write", [write_zip, write_tar])
+def test_of_two_members_with_one_name_the_last_one_counts(tmp_path, write):
+    path = write(tmp_path / "x.archive", {**pets(1), "./cat/0.png": b"newer"})
+    container = open_container(path)
+    assert len(container.files) == 2
+    assert [*container.read(["cat/0.png"])] == [b"newer"]
 
 
 def test_a_wrong_checksum_spoils_only_its_member(tmp_path):
@@ -279,16 +269,21 @@ def test_a_wrong_checksum_spoils_only_its_member(tmp_path):
     assert bad == ["cat/0.png"]
 
 
-def test_bombs_are_refused_from_the_listing(tmp_path, monkeypatch):
-    (tmp_path / "x").write_bytes(b"x" * 100)
-    bomb = _Listing(tmp_path / "x")
-    bomb.add("a", 2**30 - 1, is_folder=False, fault="")
-    with pytest.raises(DataError, match="'b' is one member or byte too many"):
-        bomb.add("b", 2, is_folder=False, fault="")
-    monkeypatch.setattr("resnets.data.archives.MAX_MEMBERS", 1000)
-    many = {f"cat/{number}.png": b"" for number in range(1001)}
-    refuse(write_zip(tmp_path / "many.zip", many), "one member or byte too many")
-    refuse(write_tar(tmp_path / "many.tar", many), "one member or byte too many")
+@pytest.mark.parametrize("name", ["bomb.zip", "bomb.tar.gz"])
+def test_bombs_are_refused_from_the_listing(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("resnets.data.containers.MIN_BOMB", 2**20)
+    path = tmp_path / name
+    for num_bytes in (2**19, 2**24):
+        files = {**pets(1), "cat/zeros.png": bytes(num_bytes)}
+        if name.endswith("zip"):
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for member, content in files.items():
+                    archive.writestr(member, content)
+        else:
+            write_tar(path, files)
+        if num_bytes < 2**20:
+            assert len(listing(path)) == 3
+    refuse(path, "it unpacks to .* bytes or more")
 
 
 def test_a_member_that_is_too_large_is_not_read(tmp_path, monkeypatch):
@@ -317,7 +312,7 @@ def test_a_member_of_another_size_than_declared_costs_neither_memory_nor_others(
     """Of zeros, with the checksum of what is read of them, as a careful attacker has it."""
     deflate = zlib.compressobj(wbits=-15)
     body = deflate.compress(bytes(real)) + deflate.flush()
-    crc = zlib.crc32(bytes(min(real, declared + 1)))
+    crc = zlib.crc32(bytes(100))
     path = tmp_path / "x.zip"
     path.write_bytes(lying_zip(zipfile.ZIP_DEFLATED, body, declared=declared, crc=crc))
     with zipfile.ZipFile(path, "a") as archive:
@@ -329,28 +324,17 @@ def test_a_member_of_another_size_than_declared_costs_neither_memory_nor_others(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert good == b"good"
-    assert lie.reason == "damaged"
-    assert f"not hold the {declared} bytes that it declares" in lie.detail
+    assert (lie, good) == (bytes(100), b"good")
     assert peak < 2**22
 
 
-def test_a_compression_that_cannot_be_bounded_is_refused(tmp_path):
-    body = bz2.compress(bytes(2**26))
-    crc = zlib.crc32(bytes(100))
-    path = tmp_path / "x.zip"
-    path.write_bytes(lying_zip(zipfile.ZIP_BZIP2, body, declared=100, crc=crc))
-    assert path.stat().st_size < 1463
-    refuse(path, "'cat/0.png' is compressed by another method than deflate")
-
-
 def test_a_tar_that_goes_on_after_its_end_is_read_up_to_the_limit_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnets.data.archives.MIN_BOMB", 2**20)
+    monkeypatch.setattr("resnets.data.containers.MIN_BOMB", 2**20)
     whole = write_tar(tmp_path / "x.tar", pets(1)).read_bytes()
     path = tmp_path / "x.tar.bz2"
     path.write_bytes(bz2.compress(whole + bytes(2**26)))
     assert path.stat().st_size * 200 < 2**23
-    refuse(path, "it goes on after its end")
+    refuse(path, "it unpacks to .* bytes or more")
     path.write_bytes(bz2.compress(whole + bytes(2**19)))
     assert len(listing(path)) == 2
 

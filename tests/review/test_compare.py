@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.evaluation.predictions import read_predictions
 from resnets.review.compare import compare_revisions
@@ -19,6 +18,7 @@ from resnets.review.page import MAX_BYTES, review
 from resnets.review.revisions import changes, read_revision
 from resnets.system.errors import ArtefactError, ParamsError
 from resnets.tasks.task import open_task
+from tests.data.photos import prepare
 from tests.projects import Project, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]
@@ -567,10 +567,7 @@ def test_contact_sheet_shows_the_images_that_changed(project):
     folder = project.root / "data/tasks/target"
     folder.mkdir(parents=True)
     sample = Path(__file__).parents[2] / "data" / "sample"
-    prepare_task(
-        sample, folder, classes=["Coat", "Pullover"], num_classes=2, channels=1, resize=28,
-        fit="shorter_side", on_bad="stop", max_bad_fraction=0.0, max_megapixels=1.0,
-    )  # fmt: skip
+    prepare(sample, folder, classes=["Coat", "Pullover"], num_classes=2, channels=1, resize=28)
     split_task(folder, seed=0, train="rest", val=0.1, test=0.2, group_regex=None, group_near=True)
     test = open_task(folder).side("test")
     for branch, seed in (("main", 1), ("change", 2)):

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from ruamel.yaml import YAML
 
-from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.params import load_params
 from resnets.params.schema import Params
@@ -22,6 +21,7 @@ from resnets.stages import transfer
 from resnets.system.errors import StoppedBySignal
 from resnets.training.identity import SRC, closure, difference, training_inputs
 from tests.copies import write_params, write_photos
+from tests.data.photos import prepare
 from tests.training.test_state import interrupt_after_steps
 
 ROOT = Path(__file__).parents[2]
@@ -216,8 +216,7 @@ def edit_params(file: Path, edits: dict[str, Any]) -> None:
 def make_task(folder: Path, **options: Any) -> None:
     """Pack and split the photos."""
     values = load_params(folder / "params.yaml")
-    packing = {"classes": None, "num_classes": None, "exclude": [], **values.data.model_dump()}
-    prepare_task(folder / "photos.zip", folder / "task", channels=3, **{**packing, **options})
+    prepare(folder / "photos.zip", folder / "task", **{**values.data.model_dump(), **options})
     split_task(folder / "task", **values.split["target"].model_dump())
 
 

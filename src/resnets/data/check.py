@@ -4,8 +4,8 @@ import tempfile
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from statistics import median
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from resnets.data.layout import Source
 from resnets.data.pack import Packing
-from resnets.data.prepare import judge_all, select_members
+from resnets.data.prepare import judge_all, select_members, summarise
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError, printable
 from resnets.tasks.manifest import Rejected, Row, copies
@@ -26,6 +26,8 @@ LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones th
     "abekmhopctyxijsdhabezhikmnoptyx",
 )
 
+Finding = tuple[str, str]  # a title that says what becomes of it, and one line
+
 
 def check(path: Path, *, max_megapixels: float) -> None:
     """Judge every image as `prepare` does and print classes, sizes, formats and findings.
@@ -36,21 +38,24 @@ def check(path: Path, *, max_megapixels: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         packing = Packing(3, 4, "stretch", max_megapixels)
         rows, rejected = judge_all(source, source.members, packing, Path(folder) / "images.bin")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(_classes(source, rows, rejected))
-    for line in _numbers(rows):
-        console.print(line)
-    found = findings(source, rows, rejected) | odd_sizes(source, rows) | odd_names(source)
-    for title, lines in found.items():
-        console.print(f"\n{escape(printable(title))} ({len(lines)})")
-        for line in lines:
-            console.print(f"  {escape(printable(line))}")
+    Console(highlight=False, soft_wrap=True).print(_classes(source, rows, rejected))
+    if rows:
+        summary = summarise(rows, rejected)
+        print(", ".join(f"{number} {name}" for name, number in summary["formats"].items()))
+        for name in ("width", "height"):
+            print("{} {min} to {max} pixels, median {median:g}".format(name, **summary[name]))
+    lines_below: dict[str, list[str]] = defaultdict(list)
+    odd_images = _odd_images(source, rows, rejected)
+    for title, line in chain(odd_images, _odd_sizes(source, rows), odd_names(source)):
+        lines_below[title].append(line)
+    for title, lines in lines_below.items():
+        print(f"\n{printable(title)} ({len(lines)})", *map(printable, lines), sep="\n  ")
     if rejected:
         raise DataError(
             f"{path}: {len(rejected)} of {len(rows) + len(rejected)} images are bad, as listed",
             "repair or remove them, name them in tasks.*.exclude, or set data.on_bad: quarantine",
         )
-    select_members(source, None, None, ())
+    select_members(source)
 
 
 def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table:
@@ -65,31 +70,18 @@ def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table
     return table
 
 
-def _numbers(rows: list[Row]) -> Iterator[str]:
-    """Yield the formats and the sizes in words."""
-    formats = Counter(row.format for row in rows)
-    yield ", ".join(f"{number} {name}" for name, number in sorted(formats.items()))
-    for name in ("width", "height") if rows else ():
-        values = [getattr(row, name) for row in rows]
-        yield f"{name} {min(values)} to {max(values)} pixels, median {median(values):g}"
-
-
-def findings(source: Source, rows: list[Row], rejected: list[Rejected]) -> dict[str, list[str]]:
-    """Return what was found, under titles that say what becomes of it."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for one in rejected:
-        found[f"Bad, {one.reason}: {one.fix}"].append(f"{one.id}: {one.detail}")
+def _odd_images(source: Source, rows: list[Row], rejected: list[Rejected]) -> Iterator[Finding]:
+    """Yield what is wrong with single images and which are copies of one picture."""
+    for image in rejected:
+        yield f"Bad, {image.reason}: {image.fix}", f"{image.id}: {image.detail}"
     for row in rows:
         if row.note:
-            found["Odd: tasks.*.exclude leaves out what you name there"].append(
-                f"{row.id}: {row.note}"
-            )
+            yield "Odd: tasks.*.exclude leaves out what you name there", f"{row.id}: {row.note}"
     for group in copies(rows, "near"):
         if len(group) > 1:
-            found[_kind(group)].append(", ".join(row.id for row in group))
-    if source.ignored:
-        found["Ignored: hidden, of a tool, or no image"] = source.ignored
-    return found
+            yield _kind(group), ", ".join(row.id for row in group)
+    for name in source.ignored:
+        yield "Ignored: hidden, of a tool, or no image", name
 
 
 def _kind(group: list[Row]) -> str:
@@ -102,45 +94,37 @@ def _kind(group: list[Row]) -> str:
     return f"{kind}: split keeps each line together on one side"
 
 
-def odd_sizes(source: Source, rows: list[Row]) -> dict[str, list[str]]:
-    """Return the classes that are too small to split, and those much smaller than the largest."""
-    found: dict[str, list[str]] = defaultdict(list)
-    rows_of: dict[str, list[Row]] = {label: [] for label in source.classes}
-    for row in rows:
-        if row.side in ("", "train"):  # of these the sides are drawn that the dataset lacks
-            rows_of[row.label].append(row)
+def _odd_sizes(source: Source, rows: list[Row]) -> Iterator[Finding]:
+    """Yield the classes that are too small to split, or much smaller than the largest."""
+    # of these images the sides are drawn that the dataset lacks
+    pool = [row for row in rows if row.side in ("", "train")]
     num_sides = 1 + len({"val", "test"} - {row.side for row in rows})
-    largest = max(source.classes, key=lambda label: len(rows_of[label]))
-    most = len(rows_of[largest])
+    num_images = Counter(row.label for row in pool)
+    num_groups = Counter(label for label, _ in {(row.label, row.near) for row in pool})
+    largest = max(source.classes, key=lambda label: num_images[label])
+    most = num_images[largest]
     small = f"Too small for {num_sides} sides: add images, or leave it out (tasks.*.classes)"
     few = f"Fewer than a third of the {most} of {largest}: set loss.class_weights: balanced"
-    for label, pool in rows_of.items():
-        num_groups = len({row.near for row in pool})
-        if num_groups < num_sides:
-            found[small].append(f"{label}: {len(pool)} images, {num_groups} of them no copies")
-        if 3 * len(pool) < most:
-            found[few].append(f"{label}: {len(pool)} images")
-    return found
+    for label in source.classes:
+        images = f"{label}: {num_images[label]} images"
+        if num_groups[label] < num_sides:
+            yield small, f"{images}, {num_groups[label]} of them no copies"
+        if 3 * num_images[label] < most:
+            yield few, images
 
 
-def odd_names(source: Source) -> dict[str, list[str]]:
-    """Return names that show as what they are not, and those that look like another."""
-    found: dict[str, list[str]] = defaultdict(list)
-    twins: dict[tuple[str, str], list[str]] = defaultdict(list)
-    named = [("", label, label) for label in source.classes]
-    for member in source.members:
-        folder, _, file = member.name.rpartition("/")
-        named.append((folder, file, member.name))
-    for folder, own, name in named:
-        twins[folder, skeleton(own)].append(name)
+def odd_names(source: Source) -> Iterator[Finding]:
+    """Yield names that show as what they are not, and those that look like another."""
+    twins: dict[str, list[str]] = defaultdict(list)
+    for name in [*source.classes, *(member.name for member in source.members)]:
+        folder, slash, own = name.rpartition("/")
+        twins[folder + slash + skeleton(own)].append(name)
         if any(unicodedata.bidirectional(character) in OVERRIDES for character in own):
-            found["The name turns the direction of the text around: rename it"].append(name)
+            yield "The name turns the direction of the text around: rename it", name
     for names in twins.values():
         if len(names) > 1:
-            found["Names that differ only in case or look alike: rename all but one"].append(
-                ", ".join(map(ascii, names))
-            )
-    return found
+            title = "Names that differ only in case or look alike: rename all but one"
+            yield title, ", ".join(map(ascii, names))
 
 
 def skeleton(name: str) -> str:

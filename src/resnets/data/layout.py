@@ -9,12 +9,12 @@ Anything else is refused in words, because a guess would change labels silently.
 """
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from resnets.data.archives import Container
+from resnets.data.containers import Container
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, Pixels
 
@@ -23,10 +23,7 @@ SIDES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-TOOL_NAMES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "__pycache__"})
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic"}
-)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
 
 Folder = tuple[str, ...]  # the names from the top down
 Content = bytes | Pixels | BadImageError  # a file, pixels as such, or why there is neither
@@ -51,40 +48,16 @@ class Source:
     classes: list[str]
     homeless: list[str]  # images outside the class folders
     ignored: list[str]  # hidden files, files of tools, READMEs
-    reader: Callable[[Iterable[str]], Iterator[tuple[str, Content]]]
+    container: Container
 
     def read(self, members: list[Member]) -> Iterator[tuple[Member, Content]]:
         """Yield the members with their content; pass them in the order of `self.members`."""
-        by_path = {member.path: member for member in members}
-        for path, content in self.reader(by_path):
-            yield by_path[path], content
-
-
-class _Tree:
-    """Hold the subfolders and the files of every folder."""
-
-    def __init__(self, files: Iterable[str], folders: Iterable[str]) -> None:
-        self.folders: dict[Folder, set[str]] = defaultdict(set)
-        self.files: dict[Folder, list[str]] = defaultdict(list)
-        for path in files:
-            self.files[tuple(path.split("/")[:-1])].append(path)
-        for folder in [*self.files, *(tuple(path.split("/")) for path in folders)]:
-            for depth in range(len(folder)):
-                self.folders[folder[:depth]].add(folder[depth])
-
-    def has_image(self, folder: Folder) -> bool:
-        """Tell whether the folder itself holds a file that is called like an image."""
-        return any(map(looks_like_image, self.files[folder]))
+        return zip(members, self.container.read(m.path for m in members), strict=True)
 
 
 def looks_like_image(path: str) -> bool:
     """Tell from the name alone whether a file outside the class folders was meant as an image."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-def is_hidden(path: str) -> bool:
-    """Tell whether a path belongs to a tool or is hidden, and so never is data."""
-    return any(part.startswith(".") or part in TOOL_NAMES for part in path.split("/"))
+    return path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def arrange(container: Container, where: Path) -> Source:
@@ -92,28 +65,33 @@ def arrange(container: Container, where: Path) -> Source:
 
     Raises DataError when the tree has no class folders or is ambiguous.
     """
-    files = [path for path in container.files if not is_hidden(path)]
-    tree = _Tree(files, (path for path in container.folders if not is_hidden(path)))
+    files = container.files
     if not files:
         raise DataError(f"{where}: no images found", "point it at a folder of class folders")
-    root = _root(tree)
-    has_sides = _has_sides(tree, root, where)
-    tops = [(*root, name) for name in sorted(tree.folders[root])] if has_sides else [root]
-    if not any(tree.folders[top] for top in tops):
+    with_files = {_split(path)[:-1] for path in files}
+    with_images = {_split(path)[:-1] for path in files if looks_like_image(path)}
+    tree = _subfolders(with_files.union(map(_split, container.folders)))
+    if not tree[()]:
         raise DataError(
-            f"{where}: expected one folder per class, found {len(files)} files directly in "
-            f"{'/'.join(root) or 'it'}",
+            f"{where}: expected one folder per class, found {len(files)} files directly in it",
             "put the images of each class into a folder of its own",
         )
-    labels = _labels(tree, tops, where)
-    classes = sorted(set(labels.values()), key=str.encode)
-    hidden = [path for path in container.files if is_hidden(path)]
-    source = Source(where, [], classes, [], hidden, container.read)
+    root = _root(tree, with_images)
+    has_sides = _has_sides(tree, root, where)
+    tops = [(*root, name) for name in sorted(tree[root])] if has_sides else [root]
+    labels = {(*top, name): class_name(name, where) for top in tops for name in tree[top]}
+    if any(tree[folder] for folder in labels) and with_files.isdisjoint(labels):
+        raise DataError(
+            f"{where}: no files in {'/'.join(min(labels))} and beside it, only folders",
+            "point it at the folder that holds the class folders",
+        )
+    _refuse_twins(labels, where)
+    classes, ignored = sorted(set(labels.values())), list(container.hidden)
+    source = Source(where, [], classes, [], ignored, container)
     for path in files:
-        parts = tuple(path.split("/"))
-        folder = parts[: len(tops[0]) + 1]
+        folder = _split(path)[: len(tops[0]) + 1]
         if folder in labels:
-            name = "/".join(parts[len(root) :])
+            name = "/".join(_split(path)[len(root) :])
             side = SIDES[folder[-2].lower()] if has_sides else ""
             source.members.append(Member(name, labels[folder], side, path))
         else:
@@ -122,22 +100,35 @@ def arrange(container: Container, where: Path) -> Source:
     return source
 
 
-def _root(tree: _Tree) -> Folder:
+def _split(path: str) -> Folder:
+    return tuple(path.split("/"))
+
+
+def _subfolders(folders: Iterable[Folder]) -> dict[Folder, set[str]]:
+    """Return the names of the subfolders of every folder."""
+    tree: dict[Folder, set[str]] = defaultdict(set)
+    for folder in folders:
+        for depth in range(len(folder)):
+            tree[folder[:depth]].add(folder[depth])
+    return tree
+
+
+def _root(tree: dict[Folder, set[str]], with_images: set[Folder]) -> Folder:
     """Go down while a folder holds nothing but one folder of folders."""
     root: Folder = ()
-    while len(tree.folders[root]) == 1 and not tree.has_image(root):
-        (only,) = tree.folders[root]
-        if not tree.folders[(*root, only)] or tree.has_image((*root, only)):
+    while len(tree[root]) == 1:
+        child = (*root, *tree[root])
+        if not tree[child] or not with_images.isdisjoint((root, child)):
             break
-        root = (*root, only)
+        root = child
     return root
 
 
-def _has_sides(tree: _Tree, root: Folder, where: Path) -> bool:
+def _has_sides(tree: dict[Folder, set[str]], root: Folder, where: Path) -> bool:
     """Tell whether the folders below the root are sides; refuse a mixture, or two for one side."""
-    names = sorted(tree.folders[root])
+    names = sorted(tree[root])
     # a class may well be called "train": a side has folders in it
-    sides = [name for name in names if name.lower() in SIDES and tree.folders[(*root, name)]]
+    sides = [name for name in names if name.lower() in SIDES and tree[(*root, name)]]
     meant = {SIDES[name.lower()] for name in sides}
     if sides and (len(sides) < len(names) or len(meant) < len(sides) or "train" not in meant):
         raise DataError(
@@ -147,25 +138,14 @@ def _has_sides(tree: _Tree, root: Folder, where: Path) -> bool:
     return bool(sides)
 
 
-def _labels(tree: _Tree, tops: list[Folder], where: Path) -> dict[Folder, str]:
-    """Return the class of each class folder, by its name in Unicode form NFC."""
-    labels = {(*top, name): class_name(name, where) for top in tops for name in tree.folders[top]}
-    if any(map(tree.folders.get, labels)) and not any(map(tree.files.get, labels)):
-        raise DataError(
-            f"{where}: no files in {'/'.join(min(labels))} and beside it, only folders",
-            "point it at the folder that holds the class folders",
-        )
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for folder, label in labels.items():
-        spellings[label.casefold()].add(folder[-1])
-    for twins in spellings.values():
-        if len(twins) > 1:
-            names = " and ".join(ascii(name) for name in sorted(twins))
-            raise DataError(
-                f"{where}: the class folders {names} differ only in case or Unicode form",
-                "merge or rename them",
-            )
-    return labels
+def _refuse_twins(labels: dict[Folder, str], where: Path) -> None:
+    """Refuse class folders whose names some system takes for one."""
+    label_of = {folder[-1]: label.casefold() for folder, label in labels.items()}
+    num_folders = Counter(label_of.values())
+    twins = sorted(ascii(name) for name, label in label_of.items() if num_folders[label] > 1)
+    if twins:
+        what = f"the class folders {' and '.join(twins)} differ only in case or Unicode form"
+        raise DataError(f"{where}: {what}", "merge or rename them")
 
 
 def has_control_characters(name: str) -> bool:
@@ -180,9 +160,6 @@ def class_name(name: str, where: Path) -> str:
     """
     label = unicodedata.normalize("NFC", name)
     if has_control_characters(label) or not label.strip() or label[0] in "=+-@":
-        raise DataError(
-            f"{where}: the class name {name!a} has control characters, is not UTF-8, or starts "
-            "like a formula",
-            "rename the folder",
-        )
+        what = "has control characters, is not UTF-8, or starts like a formula"
+        raise DataError(f"{where}: the class name {name!a} {what}", "rename the folder")
     return label

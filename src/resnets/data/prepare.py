@@ -11,16 +11,10 @@ from resnets.data.duplicates import label_conflicts, mark_near
 from resnets.data.layout import Member, Source
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
+from resnets.params.schema import Data, Task
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
-from resnets.tasks.manifest import (
-    Rejected,
-    Row,
-    digest,
-    refuse,
-    write_manifest,
-    write_table,
-)
+from resnets.tasks.manifest import Rejected, Row, digest, refuse, write_manifest, write_table
 
 NAMES_SHOWN = 3
 REJECTED = [field.name for field in fields(Rejected)]
@@ -35,38 +29,25 @@ class Summary:
     metrics: dict[str, Any]
 
 
-def prepare_task(
-    source_path: Path,
-    out_folder: Path,
-    *,
-    classes: list[str] | None,
-    num_classes: int | None,
-    channels: Literal[1, 3],
-    resize: int,
-    fit: Literal["shorter_side", "stretch"],
-    on_bad: Literal["stop", "quarantine"],
-    max_bad_fraction: float,
-    max_megapixels: float,
-    exclude: Collection[str] = (),
-) -> Summary:
+def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Path) -> Summary:
     """Judge and pack a dataset into `out_folder`: images.bin, manifest.csv and rejected.csv.
 
     Raises DataError when the classes are not the expected ones, or when more is wrong than
-    `on_bad` and `max_bad_fraction` allow; rejected.csv lists it all even then.
+    `data` allows; rejected.csv lists it all even then.
     """
-    source = open_source(source_path)
-    members = select_members(source, classes, num_classes, exclude)
-    packing = Packing(channels, resize, fit, max_megapixels)
+    source = open_source(Path(task.path))
+    members = select_members(source, task.classes, task.num_classes, task.exclude)
+    packing = Packing(channels, data.resize, data.fit, data.max_megapixels)
     manifest, listed = out_folder / "manifest.csv", out_folder / "rejected.csv"
     manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
     rows, rejected = judge_all(source, members, packing, out_folder / "images.bin")
-    rejected = [one for one in rejected if one.id not in exclude]
+    rejected = [one for one in rejected if one.id not in task.exclude]
     write_table(listed, REJECTED, (vars(one).values() for one in rejected))
-    _check_bad(rejected, len(rows) + len(rejected), on_bad, max_bad_fraction, listed)
-    check_classes(source_path, {member.label for member in members}, rows)
+    _check_bad(rejected, len(rows) + len(rejected), data, listed)
+    check_classes(source.path, {member.label for member in members}, rows)
     write_manifest(manifest, rows)
     metrics = summarise(rows, rejected) | {
-        "ignored": len(source.ignored) + len(exclude),
+        "ignored": len(source.ignored) + len(task.exclude),
         "hashes": {"data": digest(manifest.read_bytes())},
     }
     return Summary(rows, rejected, metrics)
@@ -77,9 +58,8 @@ def judge_all(
 ) -> tuple[list[Row], list[Rejected]]:
     """Pack the members into the file `path` and return the good images and all that is refused."""
     rows, rejected = pack(source, members, packing, path)
-    for name in source.homeless:
-        error = BadImageError("no_class", "an image outside the class folders")
-        rejected.append(refuse(name, "", error))
+    no_class = BadImageError("no_class", "an image outside the class folders")
+    rejected += [refuse(name, "", no_class) for name in source.homeless]
     rejected += label_conflicts(rows)
     refused = {one.id for one in rejected}
     return mark_near([row for row in rows if row.id not in refused]), rejected
@@ -88,70 +68,60 @@ def judge_all(
 def check_classes(path: Path, classes: set[str], images: Sequence[Member | Row]) -> None:
     """Raise DataError where a class has no good image: to go on would renumber the others."""
     if empty := sorted(classes - {image.label for image in images}):
-        raise DataError(
-            f"{path}: class {empty[0]!r} has 0 good images",
-            "repair its images, fill its folder, or remove it",
-        )
+        what = f"{path}: class {empty[0]!r} has 0 good images"
+        raise DataError(what, "repair its images, fill its folder, or remove it")
 
 
 def select_members(
-    source: Source, classes: list[str] | None, num_classes: int | None, exclude: Collection[str]
+    source: Source,
+    classes: list[str] | None = None,
+    num_classes: int | None = None,
+    exclude: Collection[str] = (),
 ) -> list[Member]:
     """Return the images of the wanted classes, without those that are excluded by name.
 
     Raises DataError when the dataset has other classes, too few, or no such image.
     """
-    names, wanted = source.classes, set(classes or source.classes)
-    if missing := sorted(wanted - set(names)):
-        raise DataError(
-            f"{source.path}: has no class {missing[0]!r}; it has {', '.join(names)}",
-            "correct tasks.*.classes",
-        )
-    if num_classes not in (None, len(wanted)):
-        raise DataError(
-            f"{source.path}: num_classes is {num_classes}, but there are {len(wanted)} classes: "
-            f"{', '.join(sorted(wanted))}",
-            "correct tasks.*.num_classes or the folders",
-        )
-    if len(wanted) < 2:
-        raise DataError(
-            f"{source.path}: need at least 2 classes, found {len(wanted)} ({', '.join(wanted)})",
-            "put the images of each class into a folder of its own",
-        )
-    if unknown := sorted(set(exclude) - {m.name for m in source.members} - {*source.homeless}):
-        raise DataError(
-            f"{source.path}: has no image {unknown[0]!r}, which is to be excluded",
-            "correct tasks.*.exclude: names are as `resnets check` prints them",
-        )
-    members = [m for m in source.members if m.label in wanted and m.name not in exclude]
-    check_classes(source.path, wanted, members)
-    return members
+    wanted = set(classes or source.classes)
+    names = ", ".join(sorted(wanted))
+    known = {member.name for member in source.members}.union(source.homeless)
+    if missing := sorted(wanted.difference(source.classes)):
+        what = f"has no class {missing[0]!r}; it has {', '.join(source.classes)}"
+        fix = "correct tasks.*.classes"
+    elif num_classes not in (None, len(wanted)):
+        what = f"num_classes is {num_classes}, but there are {len(wanted)} classes: {names}"
+        fix = "correct tasks.*.num_classes or the folders"
+    elif len(wanted) < 2:
+        what = f"need at least 2 classes, found {len(wanted)} ({names})"
+        fix = "put the images of each class into a folder of its own"
+    elif unknown := sorted(set(exclude) - known):
+        what = f"has no image {unknown[0]!r}, which is to be excluded"
+        fix = "correct tasks.*.exclude: names are as `resnets check` prints them"
+    else:
+        members = [m for m in source.members if m.label in wanted and m.name not in exclude]
+        check_classes(source.path, wanted, members)
+        return members
+    raise DataError(f"{source.path}: {what}", fix)
 
 
 def list_bad(rejected: list[Rejected]) -> str:
     """Say how many files are refused for which reason, with the first names."""
     parts = []
     for reason, number in _counts(one.reason for one in rejected).items():
-        names = [one.id for one in rejected if one.reason == reason][: NAMES_SHOWN + 1]
-        names[NAMES_SHOWN:] = ["…"] * (len(names) > NAMES_SHOWN)
-        parts.append(f"{number} {reason} ({', '.join(names)})")
+        names = [one.id for one in rejected if one.reason == reason]
+        shown = names[:NAMES_SHOWN] + ["…"] * (number > NAMES_SHOWN)
+        parts.append(f"{number} {reason} ({', '.join(shown)})")
     return "; ".join(parts)
 
 
-def _check_bad(
-    rejected: list[Rejected],
-    total: int,
-    on_bad: Literal["stop", "quarantine"],
-    max_bad_fraction: float,
-    listed: Path,
-) -> None:
+def _check_bad(rejected: list[Rejected], total: int, data: Data, listed: Path) -> None:
     """Stop when more images are bad than allowed."""
     bad = f"{len(rejected)} of {total} images are bad: {list_bad(rejected)}; see {listed}"
-    if rejected and on_bad == "stop":
+    if rejected and data.on_bad == "stop":
         raise DataError(bad, "do what the list says for each, or set data.on_bad: quarantine")
-    if len(rejected) > max_bad_fraction * total:
+    if len(rejected) > data.max_bad_fraction * total:
         raise DataError(
-            f"more than data.max_bad_fraction ({max_bad_fraction}): {bad}",
+            f"more than data.max_bad_fraction ({data.max_bad_fraction}): {bad}",
             "do what the list says for each, or raise data.max_bad_fraction",
         )
 
@@ -162,7 +132,6 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 
 def _range(values: list[int]) -> dict[str, int | float]:
-    """Return the smallest, the middle and the largest value."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 

@@ -1,70 +1,92 @@
-"""Open a dataset in place: a folder, a zip, a tar (also compressed), or the four IDX files.
+"""Open a dataset in place: class folders in a folder, zip or tar, or the four IDX files of MNIST.
 
-Nothing is extracted: members are read one after the other into memory, each up to a limit.
+An IDX file has two zeros, 8 for bytes, the number of axes, their lengths as big-endian 32-bit
+numbers, and the values. A file `classes.txt` beside the four names the labels, one a line; without
+it they are called 0, 1, 2 and so on.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+import gzip
+import math
+import struct
+import zlib
 from pathlib import Path
 
-from resnets.data.archives import Container, open_archive
-from resnets.data.idx import is_idx_folder, open_idx
-from resnets.data.layout import Source, arrange, is_hidden
+import numpy as np
+
+from resnets.data.containers import Container, open_container
+from resnets.data.layout import Member, Source, arrange, class_name
 from resnets.system.errors import DataError
-from resnets.tasks.decode import BadImageError, read_file
+from resnets.tasks.decode import Pixels
+
+SIDES = {"train": "train", "t10k": "test"}  # the start of the file names, and the side it means
 
 
 def open_source(path: Path) -> Source:
     """List the images of a dataset and their classes, without opening any.
 
-    Raises DataError when there is no dataset, or one that is not safe or not clear.
+    Raises DataError when there is no dataset, or one that is not clear.
     """
-    if path.is_dir() and is_idx_folder(path):
-        return open_idx(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or archive", "correct the path, or fetch the data")
-    return arrange(_open_folder(path) if path.is_dir() else open_archive(path), path)
+    if _find(path, "train-images-idx3"):
+        return _open_idx(path)
+    return arrange(open_container(path), path)
 
 
-def _open_folder(root: Path) -> Container:
-    """List a folder; pipes and devices are left alone, links may not lead out of the dataset."""
-    inside = root.resolve()
-    listed, folders = [], []
-    for parent, subfolders, files in os.walk(root, onerror=_refuse_folder):
-        here = Path(parent).relative_to(root)
-        for name in list(subfolders):
-            path = (here / name).as_posix()
-            if is_hidden(name):
-                subfolders.remove(name)
-                listed.append(f"{path}/")  # as ignored, but not entered
-            elif (root / path).is_symlink():
-                raise DataError(f"{root / path}: a link to a folder", "put the folder itself there")
-            else:
-                folders.append(path)
-        for name in files:
-            path = (here / name).as_posix()
-            if (root / path).is_symlink() and not is_hidden(name):
-                _check_link(root / path, inside)
-            if (root / path).is_file() or not (root / path).exists():  # a dangling link is bad
-                listed.append(path)
-
-    def read(paths: Iterable[str]) -> Iterator[tuple[str, bytes | BadImageError]]:
-        for path in paths:
-            try:
-                yield path, read_file(root / path)
-            except BadImageError as error:
-                yield path, error
-
-    return Container(sorted(listed, key=os.fsencode), folders, read)
+def _find(folder: Path, name: str) -> list[Path]:
+    """Return the file of this name, such as train-images-idx3, plain or compressed."""
+    paths = (folder / f"{name}-ubyte{suffix}" for suffix in ("", ".gz"))
+    return [path for path in paths if path.is_file()][:1]
 
 
-def _refuse_folder(error: OSError) -> None:
-    """Stop at a folder that cannot be listed: its images would be missing without a word."""
-    raise DataError(f"{error.filename}: {error.strerror}", "correct its permissions") from error
+def _read(path: Path, num_axes: int) -> Pixels:
+    """Read one IDX file of bytes, whole."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged: {error}", "fetch it again") from error
+    header = 4 + 4 * num_axes
+    if data[:4] != bytes((0, 0, 8, num_axes)) or len(data) < header:
+        raise DataError(f"{path}: no IDX file with {num_axes} axes of bytes", "fetch it again")
+    shape = struct.unpack_from(f">{num_axes}I", data, 4)
+    values = np.frombuffer(data, np.uint8, offset=header)
+    if values.size != math.prod(shape):
+        what = f"{values.size} values, but its header says {shape}"
+        raise DataError(f"{path}: {what}", "fetch it again")
+    return values.reshape(shape)
 
 
-def _check_link(file: Path, inside: Path) -> None:
-    """Refuse a link that leads out of the dataset; DVC's cache is no harm."""
-    target = Path(os.path.realpath(file))
-    if not target.is_relative_to(inside) and "/files/md5/" not in target.as_posix():
-        raise DataError(f"{file}: a link that points outside the dataset", "copy the file there")
+def _open_idx(folder: Path) -> Source:
+    """Open a folder of IDX files; images are called train/00017 after side and position."""
+    labels: dict[str, int] = {}
+    pixels: dict[str, Pixels] = {}
+    for prefix, side in SIDES.items():
+        paths = _find(folder, f"{prefix}-images-idx3") + _find(folder, f"{prefix}-labels-idx1")
+        if len(paths) == 1:
+            what = f"{prefix} has images without labels, or labels without images"
+            raise DataError(f"{folder}: {what}", "put all of the four files there")
+        if paths:
+            images, numbers = _read(paths[0], 3), _read(paths[1], 1)
+            if len(images) != len(numbers):
+                what = f"{len(images)} {prefix} images, but {len(numbers)} labels"
+                raise DataError(f"{folder}: {what}", "fetch it again")
+            names = [f"{side}/{number:05}" for number in range(len(images))]
+            pixels |= zip(names, images[..., None], strict=True)
+            labels |= zip(names, numbers.tolist(), strict=True)
+    classes = _class_names(folder, max(labels.values(), default=0) + 1)
+    members = [Member(name, classes[n], name.split("/")[0], name) for name, n in labels.items()]
+    container = Container(list(pixels), [], [], pixels.__getitem__)
+    return Source(folder, members, sorted(set(classes)), [], [], container)
+
+
+def _class_names(folder: Path, num_classes: int) -> list[str]:
+    """Return the names of the labels."""
+    path = folder / "classes.txt"
+    if not path.is_file():
+        return [str(number) for number in range(num_classes)]
+    names = [class_name(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
+    if len(set(names)) < len(names) or len(names) < num_classes:
+        what = f"{len(set(names))} names for {num_classes} labels"
+        raise DataError(f"{path}: {what}", "name each label once")
+    return names

@@ -8,10 +8,10 @@ import glob
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 
-from resnets.data.archives import open_archive
-from resnets.data.layout import is_hidden
+from resnets.data.containers import is_hidden, open_container
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
 
@@ -95,9 +95,9 @@ def _place(entry: os.DirEntry[str]) -> bytes:
 def _open(path: Path, *, read: bool) -> Iterator[tuple[str, Content]]:
     """Yield the files in an archive, in place; one that is broken is one input with an error."""
     try:
-        container = open_archive(path)
-        names = [name for name in container.files if not is_hidden(name)]
-        for name, content in container.read(names) if read else ((name, b"") for name in names):
+        container = open_container(path)
+        contents = container.read(container.files) if read else repeat(b"")
+        for name, content in zip(container.files, contents, strict=False):
             yield f"{path}/{name}", content
     except DataError as error:
         yield str(path), BadImageError("damaged", error.what)

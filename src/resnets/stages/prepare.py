@@ -37,13 +37,7 @@ def main(
     from resnets.tasks.task import Images
 
     with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
-        summary = prepare_task(
-            Path(dataset.path),
-            out,
-            channels=values.model.in_channels,
-            **dataset.model_dump(exclude={"path"}),
-            **values.data.model_dump(),
-        )
+        summary = prepare_task(dataset, values.data, values.model.in_channels, out)
         write_json(metrics, summary.metrics)
         if summary.rejected:
             typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
