@@ -1,5 +1,6 @@
 """Test fetching: local files through the same checks, and a local https server with faults."""
 
+import contextlib
 import datetime
 import gzip
 import hashlib
@@ -46,43 +47,43 @@ def local(tmp_path: Path, content: bytes = CONTENT, name: str = "thing.zip") -> 
 )
 def test_local_files_pass_the_publishers_checksum(tmp_path, known):
     source = local(tmp_path)
-    (path,) = fetch("thing", one(**known), tmp_path / "data", source=source)
+    (path,) = fetch(one(**known), tmp_path / "data", source=source)
     assert path == tmp_path / "data/raw/thing.zip"
     assert path.read_bytes() == CONTENT
-    assert fetch("thing", one(**known), tmp_path / "data", source=source.parent) == [path]
+    assert fetch(one(**known), tmp_path / "data", source=source.parent) == [path]
     source.write_bytes(CONTENT[:-1])
     path.unlink()
     with pytest.raises(ArtefactError, match="not the published file"):
-        fetch("thing", one(**known), tmp_path / "data", source=source)
+        fetch(one(**known), tmp_path / "data", source=source)
     assert list(path.parent.iterdir()) == []
 
 
 def test_a_file_packed_again_passes_by_its_content(tmp_path):
-    item = one(sha256=SHA256, is_unpacked=True)
+    item = one("https://nowhere.invalid/thing.gz", sha256=SHA256)
     source = local(tmp_path, gzip.compress(CONTENT, 1))
-    assert fetch("thing", item, tmp_path / "data", source=source)
+    assert fetch(item, tmp_path / "data", source=source)
     for wrong in (gzip.compress(b"x"), gzip.compress(CONTENT)[:-9], CONTENT):
         with pytest.raises(ArtefactError, match=f"not the published file.*expected {SHA256}"):
-            fetch("thing", item, tmp_path / "other", source=local(tmp_path, wrong))
+            fetch(item, tmp_path / "other", source=local(tmp_path, wrong))
 
 
 def test_without_a_published_checksum_one_must_be_given(tmp_path):
     source = local(tmp_path)
     with pytest.raises(ArtefactError, match=f"names no checksum.*{SHA256}") as caught:
-        fetch("thing", one(), tmp_path / "data", source=source)
+        fetch(one(), tmp_path / "data", source=source)
     assert f"--sha256 {SHA256}" in caught.value.fix
     assert [path.name for path in (tmp_path / "data/raw").iterdir()] == ["thing.zip.part"]
-    assert fetch("thing", one(), tmp_path / "data", source=source, sha256=SHA256)
+    assert fetch(one(), tmp_path / "data", source=source, sha256=SHA256)
     with pytest.raises(ArtefactError, match="not the published file"):
-        fetch("thing", one(), tmp_path / "data", sha256="0" * 64)  # what is there already
+        fetch(one(), tmp_path / "data", sha256="0" * 64)  # what is there already
     for wrong in ("123", "z" * 64):
         with pytest.raises(ParamsError, match="64 hex digits"):
-            fetch("thing", one(), tmp_path / "data", sha256=wrong)
+            fetch(one(), tmp_path / "data", sha256=wrong)
 
 
 def test_missing_local_files_are_named(tmp_path):
     with pytest.raises(EnvironmentFault, match=r"thing\.zip: no such file"):
-        fetch("thing", one(sha256=SHA256), tmp_path / "data", source=tmp_path)
+        fetch(one(sha256=SHA256), tmp_path / "data", source=tmp_path)
 
 
 def test_the_debian_package_passes_and_can_be_opened(tmp_path):
@@ -108,8 +109,7 @@ def test_the_table_is_complete_and_https_only():
         fetch_by_name("imagenet", Path(), source=None, sha256=None)
 
 
-def test_listing_names_everything(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
+def test_listing_names_everything():
     shown = CliRunner().invoke(app, ["fetch"]).output
     for word in ("fashion_mnist", "hymenoptera", "flowers", "resnet18-f37072fd.pth", "--sha256"):
         assert word in shown
@@ -147,12 +147,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Serve CONTENT: whole or from where it is asked, cut, endless, redirected or not at all."""
 
     seen: list[str]
+    plain: str  # an address that is not https
 
     def do_GET(self) -> None:
         self.seen.append(self.headers.get("Range", ""))
         if self.path == "/downgrade":
             self.send_response(302)
-            self.send_header("Location", "http://127.0.0.1/thing.zip")
+            self.send_header("Location", self.plain)
             self.end_headers()
         elif self.path == "/missing":
             self.send_error(404)
@@ -180,64 +181,72 @@ class Server(http.server.ThreadingHTTPServer):
         """Stay quiet."""
 
 
-@pytest.fixture
-def server(certificate: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
-    Handler.seen = []
+@contextlib.contextmanager
+def serving(certificate: Path | None) -> Iterator[int]:
+    """Serve on a port of this machine: https where there is a certificate, else plain http."""
     running = Server(("127.0.0.1", 0), Handler)
-    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    served.load_cert_chain(certificate)
-    running.socket = served.wrap_socket(running.socket, server_side=True)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        running.socket = context.wrap_socket(running.socket, server_side=True)
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
-    yield f"https://127.0.0.1:{running.server_port}", ssl.create_default_context(cafile=certificate)
+    yield running.server_port
     running.shutdown()
     thread.join()
     running.server_close()
 
 
+@pytest.fixture
+def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    Handler.seen = []
+    with serving(certificate) as port:
+        yield f"https://127.0.0.1:{port}"
+
+
 def test_a_broken_download_continues_where_it_stopped(tmp_path, server):
-    url, context = server
     part = tmp_path / "thing.zip.part"
     with pytest.raises(EnvironmentFault, match="ended after 512000 of 1024000 bytes"):
-        download(File(f"{url}/cut", len(CONTENT)), part, "thing", context)
-    download(File(f"{url}/thing.zip", len(CONTENT)), part, "thing", context)
+        download(File(f"{server}/cut", len(CONTENT)), part)
+    download(File(f"{server}/thing.zip", len(CONTENT)), part)
     assert part.read_bytes() == CONTENT
-    assert Handler.seen == ["", "bytes=512000-"]
+    assert Handler.seen == ["bytes=0-", "bytes=512000-"]
 
 
 def test_a_part_that_is_complete_is_left_to_its_checksum(tmp_path, server):
-    url, context = server
     part = tmp_path / "thing.zip.part"
     part.write_bytes(CONTENT)
-    download(File(f"{url}/thing.zip"), part, "thing", context)
+    download(File(f"{server}/thing.zip"), part)
     assert part.read_bytes() == CONTENT
     assert Handler.seen == ["bytes=1024000-"]
 
 
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [("/downgrade", "which is not https"), ("/missing", "404")],
-)
-def test_faulty_servers_are_refused_in_words(tmp_path, server, path, words):
-    url, context = server
-    with pytest.raises(EnvironmentFault, match=words) as caught:
-        download(File(f"{url}{path}", len(CONTENT)), tmp_path / "x.part", "thing", context)
+def test_a_missing_file_is_an_error_that_names_the_way_without_a_network(tmp_path, server):
+    with pytest.raises(EnvironmentFault, match="404") as caught:
+        download(File(f"{server}/missing", len(CONTENT)), tmp_path / "x.part")
     assert "--from" in caught.value.fix
 
 
+def test_plain_http_is_refused_also_after_a_redirect(tmp_path, server):
+    with serving(None) as port:
+        Handler.plain = f"http://127.0.0.1:{port}/thing.zip"
+        for url in (Handler.plain, f"{server}/downgrade"):
+            with pytest.raises(EnvironmentFault, match="which is not https"):
+                download(File(url), tmp_path / "x.part")
+    assert not (tmp_path / "x.part").exists()
+
+
 def test_an_endless_body_is_cut_off(tmp_path, server):
-    url, context = server
     with pytest.raises(ArtefactError, match="more than 1024000 bytes"):
-        download(File(f"{url}/endless", len(CONTENT)), tmp_path / "x.part", "thing", context)
+        download(File(f"{server}/endless", len(CONTENT)), tmp_path / "x.part")
     assert (tmp_path / "x.part").stat().st_size <= len(CONTENT)
 
 
-def test_strangers_and_plain_http_are_refused(tmp_path, server):
-    url, _ = server
+def test_a_stranger_and_a_closed_port_are_refused(tmp_path, server, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(EnvironmentFault, match="certificate"):
-        download(File(f"{url}/thing.zip"), tmp_path / "x.part", "thing")
-    with pytest.raises(ParamsError, match="not an https address"):
-        download(File("http://127.0.0.1/thing.zip"), tmp_path / "x.part", "thing")
+        download(File(f"{server}/thing.zip"), tmp_path / "x.part")
     with pytest.raises(EnvironmentFault) as caught:
-        download(File("https://127.0.0.1:1/thing.zip"), tmp_path / "x.part", "thing")
-    assert "thing.zip by other means: resnets fetch thing --from" in caught.value.fix
+        download(File("https://127.0.0.1:1/thing.zip"), tmp_path / "x.part")
+    assert "get thing.zip by other means and name it with --from" in caught.value.fix

@@ -5,15 +5,14 @@ reduced to 32×32 grey (Zauner, "Implementation and Benchmarking of Perceptual I
 Functions", 2010, with 256 bits in place of 64). Two pictures are near-duplicates when at most
 NEAR of the 256 bits differ, and at most NEAR_LOW of the 64 lowest.
 
-Measured by benchmarks/duplicates.py on 944 photos (every fifth of the tests' real ones): of copies
-as JPEG of quality 30, at half and double size, squeezed by 10%, brighter by 10%, and with up to 2%
-cut off each side, 100% are found; with 3% cut off 96%, with 4% 65%, with 5% 24%. Of the 9.3 million
-pairs of 4,317 flowers 42 are that close, and looked at, all are copies or two shots of one scene;
-of the 1.7 million pairs of a flower and an insect one is, a photo that is in both sets. This does
-not carry over to pictures of a few pixels (50,000 of the 72 million pairs of 12,000 Fashion-MNIST
-images are that close), so pictures below MIN_SIDE have no hash.
+Measured by benchmarks/duplicates.py on 944 photos: of copies as JPEG of quality 30, at half and
+double size, squeezed by 10%, brighter by 10%, and with up to 2% cut off each side, 100% are found;
+with 3% cut off 96%, with 4% 65%. Of the 9.3 million pairs of 4,317 flowers 42 are that close, and
+looked at, all are copies or two shots of one scene. Pictures of a few pixels are close too often
+(50,000 of the 72 million pairs of 12,000 Fashion-MNIST images), so below MIN_SIDE there is no hash.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -64,19 +63,17 @@ def near_pairs(hashes: npt.NDArray[np.uint64]) -> Iterable[tuple[int, int]]:
 
 def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return for each word the smallest word that it is joined to, directly or through others."""
-    parent: dict[str, str] = {}
-
-    def find(word: str) -> str:
-        parent.setdefault(word, word)
-        while parent[word] != word:
-            parent[word] = parent[parent[word]]
-            word = parent[word]
-        return word
-
-    for one, other in pairs:
-        first, second = sorted((find(one), find(other)))
-        parent[second] = first
-    return {word: find(word) for word in list(parent)}
+    group_of: dict[str, set[str]] = {}
+    for pair in pairs:
+        small, large = sorted((group_of.setdefault(word, {word}) for word in pair), key=len)
+        if small is not large:
+            large |= small
+            group_of |= dict.fromkeys(small, large)
+    smallest: dict[str, str] = {}
+    for word in sorted(group_of):  # the first of each group comes first
+        if word not in smallest:
+            smallest |= dict.fromkeys(group_of[word], word)
+    return smallest
 
 
 def mark_near(rows: list[Row]) -> list[Row]:
@@ -84,21 +81,21 @@ def mark_near(rows: list[Row]) -> list[Row]:
     by_hash = {row.phash: row.group for row in reversed(rows) if row.phash}
     words = sorted(by_hash)
     hashes = np.array([np.frombuffer(bytes.fromhex(word), ">u8") for word in words])
-    pairs = near_pairs(hashes.reshape(-1, 4).astype(np.uint64))
-    same_hash = [(row.group, by_hash[row.phash]) for row in rows if row.phash]
-    near = join([*same_hash, *((by_hash[words[a]], by_hash[words[b]]) for a, b in pairs)])
-    rows = [
-        row if near.get(row.group, row.near) == row.near else replace(row, near=near[row.group])
+    pairs = [(row.group, by_hash[row.phash]) for row in rows if row.phash]
+    for one, other in near_pairs(hashes.reshape(-1, 4).astype(np.uint64)):
+        pairs.append((by_hash[words[one]], by_hash[words[other]]))
+    near = join(pairs)
+    rows = [replace(row, near=near.get(row.group, row.near)) for row in rows]
+    labels: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        labels[row.near].add(row.label)
+    note = "near-duplicate has another label"
+    return [
+        replace(row, note=f"{row.note}; {note}".removeprefix("; "))
+        if len(labels[row.near]) > 1
+        else row
         for row in rows
     ]
-    note = "near-duplicate has another label"
-    noted = {
-        row.id: replace(row, note="; ".join(filter(None, (row.note, note))))
-        for group in copies(rows, "near")
-        if len({row.label for row in group}) > 1
-        for row in group
-    }
-    return [noted.get(row.id, row) for row in rows]
 
 
 def label_conflicts(rows: list[Row]) -> list[Rejected]:
@@ -106,9 +103,9 @@ def label_conflicts(rows: list[Row]) -> list[Rejected]:
     conflicts = []
     for group in copies(rows, "group"):
         for row in group:
-            other = next((one for one in group if one.label != row.label), None)
-            if other is not None:
-                detail = f"the same picture is labelled {other.label!r}: {other.id}"
+            others = [other for other in group if other.label != row.label]
+            if others:
+                detail = f"the same picture is labelled {others[0].label!r}: {others[0].id}"
                 error = BadImageError("label_conflict", detail)
                 conflicts.append(refuse(row.id, row.label, error))
-    return sorted(conflicts, key=lambda one: one.id)
+    return sorted(conflicts, key=lambda conflict: conflict.id)
