@@ -57,7 +57,7 @@ def check_inputs(recipe: Path) -> None:
         fetched = [
             name
             for name, item in all_items().items()
-            if path in (Path("data", item.folder), Path("data", item.folder, item.files[0].name))
+            if path in (Path("data", item.folder), *item.paths(Path("data")).values())
         ]
         fix = f"put it there, or name another place in {recipe.name}"
         if fetched:

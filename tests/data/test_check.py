@@ -100,8 +100,7 @@ def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
     files = {name: data for name, data in files.items() if name != "bird/0.png"}
     files |= {"bird/Two.PNG": encode(make_photo(81)), "bird/two.png": encode(make_photo(82))}
     latin, cyrillic = "cat/ace.png", "cat/\N{CYRILLIC SMALL LETTER A}ce.png"
-    turned = "dog/\N{RIGHT-TO-LEFT OVERRIDE}gnp.png"
-    files |= {name: encode(make_photo(90 + i)) for i, name in enumerate((latin, cyrillic, turned))}
+    files |= {name: encode(make_photo(90 + i)) for i, name in enumerate((latin, cyrillic))}
     done = run(write_folder(tmp_path / "x", files))
     assert done.returncode == 0, done.stderr
     assert lines_below(done.stdout, "Too small for 3 sides: add images") == [
@@ -114,9 +113,6 @@ def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
     assert lines_below(done.stdout, "Names that differ only in case or look alike: rename") == [
         "'bird/Two.PNG', 'bird/two.png'",
         "'cat/ace.png', 'cat/\\u0430ce.png'",
-    ]
-    assert lines_below(done.stdout, "The name turns the direction of the text") == [
-        "dog/\\u202egnp.png"
     ]
 
 

@@ -20,7 +20,6 @@ from resnets.tasks.manifest import Rejected, Row, copies
 
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
 SIDES = ("train", "val", "test")
-OVERRIDES = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones that look like them
     "авекмнорстухіјѕԁһαβεζηικμνορτυχ",
     "abekmhopctyxijsdhabezhikmnoptyx",
@@ -114,20 +113,13 @@ def _odd_sizes(source: Source, rows: list[Row]) -> Iterator[Finding]:
 
 
 def odd_names(source: Source) -> Iterator[Finding]:
-    """Yield names that show as what they are not, and those that look like another."""
+    """Yield the names of classes and images that look like another."""
     twins: dict[str, list[str]] = defaultdict(list)
     for name in [*source.classes, *(member.name for member in source.members)]:
-        folder, slash, own = name.rpartition("/")
-        twins[folder + slash + skeleton(own)].append(name)
-        if any(unicodedata.bidirectional(character) in OVERRIDES for character in own):
-            yield "The name turns the direction of the text around: rename it", name
+        # what is left has no case, no width, no script and no invisible characters
+        folded = unicodedata.normalize("NFKC", name).casefold().translate(LOOKALIKES)
+        twins["".join(c for c in folded if unicodedata.category(c) != "Cf")].append(name)
     for names in twins.values():
         if len(names) > 1:
             title = "Names that differ only in case or look alike: rename all but one"
             yield title, ", ".join(map(ascii, names))
-
-
-def skeleton(name: str) -> str:
-    """Return what names have in common that look alike: no case, no width, no script."""
-    folded = unicodedata.normalize("NFKC", name).casefold().translate(LOOKALIKES)
-    return "".join(c for c in folded if unicodedata.category(c) != "Cf")

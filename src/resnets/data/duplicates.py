@@ -5,14 +5,12 @@ reduced to 32×32 grey (Zauner, "Implementation and Benchmarking of Perceptual I
 Functions", 2010, with 256 bits in place of 64). Two pictures are near-duplicates when at most
 NEAR of the 256 bits differ, and at most NEAR_LOW of the 64 lowest.
 
-Measured by benchmarks/duplicates.py on 944 photos: of copies as JPEG of quality 30, at half and
-double size, squeezed by 10%, brighter by 10%, and with up to 2% cut off each side, 100% are found;
-with 3% cut off 96%, with 4% 65%. Of the 9.3 million pairs of 4,317 flowers 42 are that close, and
-looked at, all are copies or two shots of one scene. Pictures of a few pixels are close too often
-(50,000 of the 72 million pairs of 12,000 Fashion-MNIST images), so below MIN_SIDE there is no hash.
+benchmarks/duplicates.py finds 100% of the copies of 944 photos as JPEG of quality 30, at half and
+double size, squeezed or brighter by 10%, or with 2% cut off each side; with 4% cut off 65%. Of the
+9.3 million pairs of 4,317 flowers 42 are that close: copies, or two shots of one scene. Pictures of
+a few pixels are close too often, so those below MIN_SIDE have no hash.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -85,17 +83,14 @@ def mark_near(rows: list[Row]) -> list[Row]:
     for one, other in near_pairs(hashes.reshape(-1, 4).astype(np.uint64)):
         pairs.append((by_hash[words[one]], by_hash[words[other]]))
     near = join(pairs)
+    noted: dict[str, Row] = {}
     rows = [replace(row, near=near.get(row.group, row.near)) for row in rows]
-    labels: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        labels[row.near].add(row.label)
-    note = "near-duplicate has another label"
-    return [
-        replace(row, note=f"{row.note}; {note}".removeprefix("; "))
-        if len(labels[row.near]) > 1
-        else row
-        for row in rows
-    ]
+    for group in copies(rows, "near"):
+        if len({row.label for row in group}) > 1:
+            for row in group:
+                note = f"{row.note}; near-duplicate has another label".removeprefix("; ")
+                noted[row.id] = replace(row, note=note)
+    return [noted.get(row.id, row) for row in rows]
 
 
 def label_conflicts(rows: list[Row]) -> list[Rejected]:

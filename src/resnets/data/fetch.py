@@ -7,24 +7,21 @@ same checks.
 
 import gzip
 import hashlib
-import os
 import re
 import shutil
 import urllib.request
 import zlib
-from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
-from resnets.data.catalogue import File, Item, all_items
+from resnets.data.catalogue import Item, all_items
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 from resnets.system.files import write_text
 from resnets.system.progress import follow
 
 BLOCK = 2**18
-MAX_BYTES = 2**32  # of a file whose size the publisher does not state
 TIMEOUT = 30.0  # seconds without a byte
 
 
@@ -47,9 +44,8 @@ def fetch_by_name(name: str | None, root: Path, *, source: Path | None, sha256: 
 def _describe(name: str, item: Item) -> str:
     """Return an entry of the catalogue in words."""
     lines = [name, f"licence: {item.licence}", f"cite: {item.citation}"]
-    for file in item.files:
-        lines += [file.url, f"  {file.size or 'unknown number of'} bytes, SHA-256 "]
-        lines[-1] += file.sha256 or "not published: give --sha256"
+    for url, sha256 in item.files.items():
+        lines += [url, f"  SHA-256 {sha256 or 'not published: give --sha256'}"]
     return "\n  ".join(lines)
 
 
@@ -69,83 +65,81 @@ def fetch(
                 f"--sha256 {sha256}: not 64 hex digits, or for more than one file",
                 "leave it out, or give the checksum of the one file",
             )
-        files = (replace(files[0], sha256=sha256),)
-    folder = root / item.folder
+        files = dict.fromkeys(files, sha256)
+    folder, paths = root / item.folder, item.paths(root)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        path, part = folder / file.name, folder / f"{file.name}.part"
+    for url, path in paths.items():
+        part = path.with_name(f"{path.name}.part")
         if path.exists():
-            _verify(path, file)
+            _verify(path, files[url])
             continue
         if source is None:
-            download(file, part)
+            download(url, part)
         else:
-            local = source / file.name if source.is_dir() else source
-            if not local.is_file():
-                fix = "put it there, or name another place"
-                raise EnvironmentFault(f"{local}: no such file", fix)
-            shutil.copyfile(local, part)
-        _verify(part, file)
+            _copy(source / path.name if source.is_dir() else source, part)
+        _verify(part, files[url])
         part.replace(path)
     if item.classes:
         write_text(folder / "classes.txt", item.classes)
-    return [folder / file.name for file in files]
+    return list(paths.values())
 
 
-def _verify(path: Path, file: File) -> None:
-    """Flush a file, and raise ArtefactError unless it has the known checksum.
+def _copy(local: Path, part: Path) -> None:
+    if not local.is_file():
+        raise EnvironmentFault(f"{local}: no such file", "put it there, or name another place")
+    shutil.copyfile(local, part)
 
-    A part with the wrong one is removed; one without any waits for --sha256.
+
+def _verify(path: Path, sha256: str) -> None:
+    """Raise ArtefactError unless the checksum of a file starts with these digits.
+
+    A part with another one is removed; one that has no published checksum waits for --sha256.
     """
-    with path.open("rb") as read:
-        os.fsync(read.fileno())
+    name = path.name.removesuffix(".part")
     try:
-        with gzip.open(path) if file.url.endswith(".gz") else path.open("rb") as read:
-            found = hashlib.file_digest(read, "sha256").hexdigest()
+        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as read:
+            actual = hashlib.file_digest(read, "sha256").hexdigest()
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        found = "unknown, as it does not unpack"
-    if not file.sha256:
+        actual = "unknown, as it does not unpack"
+    if not sha256:
         raise ArtefactError(
-            f"{file.name}: its publisher names no checksum; this file's SHA-256 is {found}",
-            f"if you trust this file, say so: --sha256 {found}",
+            f"{name}: its publisher names no checksum; this file's SHA-256 is {actual}",
+            f"if you trust this file, say so: --sha256 {actual}",
         )
-    if not found.startswith(file.sha256):
-        what = f"{path}: not the published file: {path.stat().st_size} bytes, SHA-256 {found}"
+    if not actual.startswith(sha256):
+        what = f"{path}: not the published file: {path.stat().st_size} bytes, SHA-256 {actual}"
         if path.suffix == ".part":
             path.unlink()
-        raise ArtefactError(f"{what}; expected {file.sha256}", "delete it and fetch it again")
+        raise ArtefactError(f"{what}; expected {sha256}", "delete it and fetch it again")
 
 
-def download(file: File, part: Path) -> None:
+def download(url: str, part: Path) -> None:
     """Download a file to `part`, continuing what is already there.
 
     Raises EnvironmentFault with the address and what to do without a network.
     """
+    name = part.name.removesuffix(".part")
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "resnets", "Range": f"bytes={done}-"}
-    request = urllib.request.Request(file.url, headers=headers)
-    limit = file.size or MAX_BYTES
+    request = urllib.request.Request(url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             if not answer.url.startswith("https://"):
                 raise URLError(f"redirected to {answer.url}, which is not https")
             done = done if answer.status == 206 else 0
-            total = file.size or done + int(answer.headers.get("Content-Length") or 0)
+            total = done + int(answer.headers.get("Content-Length") or 0)
             blocks = iter(partial(answer.read, BLOCK), b"")
             with part.open("ab" if done else "wb") as write:
-                for block in follow(blocks, file.name, "bytes", total - done, len):
+                for block in follow(blocks, name, "bytes", total - done, len):
                     done += len(block)
-                    if done > limit:
-                        what = f"{file.url}: more than {limit} bytes"
-                        raise ArtefactError(what, "is the address right?")
                     write.write(block)
     except (HTTPException, TimeoutError, ConnectionError, URLError) as error:
         if isinstance(error, HTTPError) and error.code == 416:
             return  # nothing is missing; the checksum will tell whether it is right
         raise EnvironmentFault(
-            f"{file.url}: {error}",
-            f"run it again, or get {file.name} by other means and name it with --from",
+            f"{url}: {error}",
+            f"run it again, or get {name} by other means and name it with --from",
         ) from error
     if done < total:
-        what = f"{file.url}: ended after {done} of {total} bytes"
+        what = f"{url}: ended after {done} of {total} bytes"
         raise EnvironmentFault(what, "run the same command to continue")

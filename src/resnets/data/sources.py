@@ -6,7 +6,6 @@ it they are called 0, 1, 2 and so on.
 """
 
 import gzip
-import math
 import struct
 import zlib
 from pathlib import Path
@@ -28,15 +27,15 @@ def open_source(path: Path) -> Source:
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or archive", "correct the path, or fetch the data")
-    if _find(path, "train-images-idx3"):
+    if _file(path, "train-images-idx3").is_file():
         return _open_idx(path)
     return arrange(open_container(path), path)
 
 
-def _find(folder: Path, name: str) -> list[Path]:
-    """Return the file of this name, such as train-images-idx3, plain or compressed."""
-    paths = (folder / f"{name}-ubyte{suffix}" for suffix in ("", ".gz"))
-    return [path for path in paths if path.is_file()][:1]
+def _file(folder: Path, name: str) -> Path:
+    """Return the place of an IDX file, such as train-images-idx3, compressed or plain."""
+    compressed = folder / f"{name}-ubyte.gz"
+    return compressed if compressed.is_file() else folder / f"{name}-ubyte"
 
 
 def _read(path: Path, num_axes: int) -> Pixels:
@@ -44,17 +43,13 @@ def _read(path: Path, num_axes: int) -> Pixels:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged: {error}", "fetch it again") from error
-    header = 4 + 4 * num_axes
-    if data[:4] != bytes((0, 0, 8, num_axes)) or len(data) < header:
-        raise DataError(f"{path}: no IDX file with {num_axes} axes of bytes", "fetch it again")
-    shape = struct.unpack_from(f">{num_axes}I", data, 4)
-    values = np.frombuffer(data, np.uint8, offset=header)
-    if values.size != math.prod(shape):
-        what = f"{values.size} values, but its header says {shape}"
-        raise DataError(f"{path}: {what}", "fetch it again")
-    return values.reshape(shape)
+        if data[:4] != bytes((0, 0, 8, num_axes)):
+            raise ValueError("it starts otherwise")
+        shape = struct.unpack_from(f">4x{num_axes}I", data)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
+        what = f"{path}: no IDX file with {num_axes} axes of bytes, or damaged: {error}"
+        raise DataError(what, "fetch it again") from error
 
 
 def _open_idx(folder: Path) -> Source:
@@ -62,18 +57,16 @@ def _open_idx(folder: Path) -> Source:
     labels: dict[str, int] = {}
     pixels: dict[str, Pixels] = {}
     for prefix, side in SIDES.items():
-        paths = _find(folder, f"{prefix}-images-idx3") + _find(folder, f"{prefix}-labels-idx1")
-        if len(paths) == 1:
-            what = f"{prefix} has images without labels, or labels without images"
-            raise DataError(f"{folder}: {what}", "put all of the four files there")
-        if paths:
-            images, numbers = _read(paths[0], 3), _read(paths[1], 1)
-            if len(images) != len(numbers):
-                what = f"{len(images)} {prefix} images, but {len(numbers)} labels"
-                raise DataError(f"{folder}: {what}", "fetch it again")
-            names = [f"{side}/{number:05}" for number in range(len(images))]
-            pixels |= zip(names, images[..., None], strict=True)
-            labels |= zip(names, numbers.tolist(), strict=True)
+        paths = _file(folder, f"{prefix}-images-idx3"), _file(folder, f"{prefix}-labels-idx1")
+        if not any(path.is_file() for path in paths):
+            continue
+        images, numbers = _read(paths[0], 3), _read(paths[1], 1)
+        if len(images) != len(numbers):
+            what = f"{len(images)} {prefix} images, but {len(numbers)} labels"
+            raise DataError(f"{folder}: {what}", "fetch it again")
+        names = [f"{side}/{number:05}" for number in range(len(images))]
+        pixels |= zip(names, images[..., None], strict=True)
+        labels |= zip(names, numbers.tolist(), strict=True)
     classes = _class_names(folder, max(labels.values(), default=0) + 1)
     members = [Member(name, classes[n], name.split("/")[0], name) for name, n in labels.items()]
     container = Container(list(pixels), [], [], pixels.__getitem__)
