@@ -15,8 +15,7 @@ from pathlib import Path
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.evaluation.report import table
-from resnets.params import load_params
-from resnets.params import schema as params
+from resnets.params import load_params, schema
 from resnets.system.runtime import num_cores
 from resnets.tasks.task import Task, open_task
 
@@ -60,7 +59,7 @@ def pack(source: Path, folder: Path, *, channels: int, resize: int) -> Task:
 def prepare(source: Path, folder: Path, *, channels: int, resize: int) -> None:
     """Prepare a dataset with our own stage."""
     rules = {"resize": resize, "on_bad": "quarantine", "max_bad_fraction": 0.5}
-    task = params.Task(path=str(source), classes=None, num_classes=None, exclude=[])
+    task = schema.Task(path=str(source))
     prepare_task(task, PARAMS.data.model_copy(update=rules), channels, folder)
 
 

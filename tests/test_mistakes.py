@@ -293,7 +293,7 @@ ENVIRONMENT = [
     (SPLIT.replace("m.json", "params.yaml/m.json"), nothing, "params.yaml; may write there"),
     ("resnets compare HEAD", nothing, "project: not a Git repository; clone"),
     ("resnets predict photos", nothing, "model.onnx: no such file; --model"),
-    ("resnets fetch fashion_mnist --from nowhere", nothing, "nowhere: no such file"),
+    ("resnets fetch fashion_mnist --from nowhere", nothing, "nowhere: No such file"),
 ]
 
 MISTAKES = [

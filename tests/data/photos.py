@@ -11,14 +11,7 @@ from PIL import Image
 from resnets.data.prepare import Summary, prepare_task
 from resnets.params.schema import Data, Task
 
-TASK = {"classes": None, "num_classes": None, "exclude": []}
-DATA = {
-    "resize": 32,
-    "fit": "shorter_side",
-    "on_bad": "stop",
-    "max_bad_fraction": 0.0,
-    "max_megapixels": 1.0,
-}
+DATA = {"resize": 32, "max_bad_fraction": 0.0, "max_megapixels": 1.0}
 SPLIT = {
     "seed": 0,
     "train": "rest",
@@ -31,7 +24,8 @@ SPLIT = {
 
 def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Summary:
     """Prepare a task; `options` are keys of the sections `tasks.*` and `data` of params.yaml."""
-    task = Task(path=str(source), **{key: options.pop(key, TASK[key]) for key in TASK})
+    selection = {key: options.pop(key) for key in Task.model_fields if key in options}
+    task = Task(path=str(source), **selection)
     return prepare_task(task, Data(**{**DATA, **options}), channels, out)
 
 

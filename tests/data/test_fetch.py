@@ -76,7 +76,7 @@ def test_without_a_published_checksum_one_must_be_given(tmp_path):
 
 
 def test_missing_local_files_are_named(tmp_path):
-    with pytest.raises(EnvironmentFault, match=r"thing\.zip: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"thing\.zip"):
         fetch(thing(SHA256), tmp_path / "data", source=tmp_path)
 
 

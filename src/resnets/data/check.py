@@ -60,7 +60,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
 def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table:
     """Return a table of classes and counts, per given side."""
     good = Counter((row.label, row.side) for row in rows)
-    bad = Counter(one.label for one in rejected)
+    bad = Counter(image.label for image in rejected)
     sides = [side for side in SIDES if any(row.side == side for row in rows)]
     table = Table("class", *(sides or ["images"]), "bad")
     for label in source.classes:

@@ -76,18 +76,12 @@ def fetch(
         if source is None:
             download(url, part)
         else:
-            _copy(source / path.name if source.is_dir() else source, part)
+            shutil.copyfile(source / path.name if source.is_dir() else source, part)
         _verify(part, files[url])
         part.replace(path)
     if item.classes:
         write_text(folder / "classes.txt", item.classes)
     return list(paths.values())
-
-
-def _copy(local: Path, part: Path) -> None:
-    if not local.is_file():
-        raise EnvironmentFault(f"{local}: no such file", "put it there, or name another place")
-    shutil.copyfile(local, part)
 
 
 def _verify(path: Path, sha256: str) -> None:

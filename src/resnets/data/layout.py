@@ -65,12 +65,12 @@ def arrange(container: Container, where: Path) -> Source:
 
     Raises DataError when the tree has no class folders or is ambiguous.
     """
-    files = container.files
+    files = {path: tuple(path.split("/")) for path in container.files}
     if not files:
         raise DataError(f"{where}: no images found", "point it at a folder of class folders")
-    with_files = {_split(path)[:-1] for path in files}
-    with_images = {_split(path)[:-1] for path in files if looks_like_image(path)}
-    tree = _subfolders(with_files.union(map(_split, container.folders)))
+    with_files = {names[:-1] for names in files.values()}
+    with_images = {names[:-1] for path, names in files.items() if looks_like_image(path)}
+    tree = _subfolders(with_files.union(tuple(path.split("/")) for path in container.folders))
     if not tree[()]:
         raise DataError(
             f"{where}: expected one folder per class, found {len(files)} files directly in it",
@@ -88,20 +88,16 @@ def arrange(container: Container, where: Path) -> Source:
     _refuse_twins(labels, where)
     classes, ignored = sorted(set(labels.values())), list(container.hidden)
     source = Source(where, [], classes, [], ignored, container)
-    for path in files:
-        folder = _split(path)[: len(tops[0]) + 1]
+    for path, names in files.items():
+        folder = names[: len(tops[0]) + 1]
         if folder in labels:
-            name = "/".join(_split(path)[len(root) :])
+            name = "/".join(names[len(root) :])
             side = SIDES[folder[-2].lower()] if has_sides else ""
             source.members.append(Member(name, labels[folder], side, path))
         else:
             (source.homeless if looks_like_image(path) else source.ignored).append(path)
     source.homeless.sort()  # a tar has an order of its own
     return source
-
-
-def _split(path: str) -> Folder:
-    return tuple(path.split("/"))
 
 
 def _subfolders(folders: Iterable[Folder]) -> dict[Folder, set[str]]:

@@ -17,7 +17,6 @@ from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import Rejected, Row, digest, refuse, write_manifest, write_table
 
 NAMES_SHOWN = 3
-REJECTED = [field.name for field in fields(Rejected)]
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Pa
     manifest, listed = out_folder / "manifest.csv", out_folder / "rejected.csv"
     manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
     rows, rejected = judge_all(source, members, packing, out_folder / "images.bin")
-    rejected = [one for one in rejected if one.id not in task.exclude]
-    write_table(listed, REJECTED, (vars(one).values() for one in rejected))
+    rejected = [image for image in rejected if image.id not in task.exclude]
+    columns = [field.name for field in fields(Rejected)]
+    write_table(listed, columns, (vars(image).values() for image in rejected))
     _check_bad(rejected, len(rows) + len(rejected), data, listed)
     check_classes(source.path, {member.label for member in members}, rows)
     write_manifest(manifest, rows)
@@ -61,7 +61,7 @@ def judge_all(
     no_class = BadImageError("no_class", "an image outside the class folders")
     rejected += [refuse(name, "", no_class) for name in source.homeless]
     rejected += label_conflicts(rows)
-    refused = {one.id for one in rejected}
+    refused = {image.id for image in rejected}
     return mark_near([row for row in rows if row.id not in refused]), rejected
 
 
@@ -107,8 +107,8 @@ def select_members(
 def list_bad(rejected: list[Rejected]) -> str:
     """Say how many files are refused for which reason, with the first names."""
     parts = []
-    for reason, number in _counts(one.reason for one in rejected).items():
-        names = [one.id for one in rejected if one.reason == reason]
+    for reason, number in _counts(image.reason for image in rejected).items():
+        names = [image.id for image in rejected if image.reason == reason]
         shown = names[:NAMES_SHOWN] + ["…"] * (number > NAMES_SHOWN)
         parts.append(f"{number} {reason} ({', '.join(shown)})")
     return "; ".join(parts)
@@ -142,7 +142,7 @@ def summarise(rows: list[Row], rejected: list[Rejected]) -> dict[str, Any]:
         "images": len(rows),
         "classes": _counts(row.label for row in rows),
         "given_sides": _counts(row.side for row in rows if row.side),
-        "rejected": {"all": len(rejected), **_counts(one.reason for one in rejected)},
+        "rejected": {"all": len(rejected), **_counts(image.reason for image in rejected)},
         "duplicates": {  # copies beyond the first
             "exact": len(rows) - files,
             "same_pixels": files - groups,
