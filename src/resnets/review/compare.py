@@ -5,9 +5,9 @@ what, plots/<model>/predictions.csv and seeds.csv what was predicted for each te
 `resnets.evaluation.significance` explains the tests.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -23,14 +23,14 @@ from resnets.evaluation.significance import (
     holm,
     judge,
 )
-from resnets.review.revisions import Revision, changes, is_of_model
+from resnets.review.revisions import Record, Revision
 
 METRICS = metrics_for("compare")
+FIRST, *OTHERS = METRICS
 # The 5% of false verdicts are shared out: the first may use most of them, the others the rest, so
 # that in all of a report at most 5% are wrong
-SHARES = {tuple(METRICS)[:1]: 0.6, tuple(METRICS)[1:]: 0.4}
-Changes = list[tuple[str, object, object]]
-Record = Mapping[str, Any]
+SHARES = (([FIRST], 0.6), (OTHERS, 0.4))
+Pair = tuple[Predictions, Predictions]  # of base and head
 
 
 @dataclass(frozen=True)
@@ -38,36 +38,30 @@ class ModelComparison:
     """Hold all that was found about one model.
 
     `records` are the metrics of base and head, `pair` their predictions for the common images, in
-    one order. `obstacles` say why there is no verdict and `notes` what to bear in mind (Markdown).
-    `p` are the p values of `differences`, adjusted for the number of looks.
+    one order, if there are any. `obstacles` say why there is no verdict and `notes` what to bear
+    in mind (Markdown). `p` are the p values of `differences`, adjusted for the number of looks.
     """
 
     name: str
     records: tuple[Record, Record]
-    pair: tuple[Predictions, Predictions] | None = None
-    obstacles: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    differences: Mapping[str, Difference] = field(default_factory=dict)
-    p: Mapping[str, float] = field(default_factory=dict)
+    obstacles: list[str]
+    pair: Pair | None = None
+    notes: list[str] = field(default_factory=list)
+    differences: dict[str, Difference] = field(default_factory=dict)
+    p: dict[str, float] = field(default_factory=dict)
 
     def verdict(self, metric: str) -> Verdict | Literal["not comparable"]:
         """Return the verdict on head."""
         if metric not in self.differences:
             return "not comparable"
-        found = self.differences[metric]
-        return judge(found, self.p[metric], higher_is_better=METRICS[metric].higher_is_better)
+        difference, p = self.differences[metric], self.p.get(metric, 1.0)
+        return judge(difference, p, higher_is_better=METRICS[metric].higher_is_better)
 
     @property
     def is_unchanged(self) -> bool:
         """Say whether all runs predict the same for every image, as an untouched model does."""
-        found = self.differences.values()
-        return bool(found) and not self.notes and not any(x.decisive or x.value for x in found)
-
-    def shown(self, metric: str) -> tuple[float | None, float | None]:
-        """Return the numbers of base and head: of the common images, or else as recorded."""
-        if metric in self.differences:
-            return self.differences[metric].base, self.differences[metric].head
-        return self.records[0]["test"].get(metric), self.records[1]["test"].get(metric)
+        moved = any(x.decisive or x.value for x in self.differences.values())
+        return bool(self.differences) and not self.notes and not moved
 
     def broken_and_fixed(self) -> tuple[list[int], list[int]]:
         """Return the images that only base, and that only head got right (shipped models).
@@ -79,121 +73,83 @@ class ModelComparison:
         base, head = self.pair
         base_right, head_right = base.right()[0], head.right()[0]
         order = np.argsort(-np.abs(head.losses[0] - base.losses[0]), kind="stable")
-        moves = base_right & ~head_right, ~base_right & head_right
-        broken, fixed = (order[move[order]].tolist() for move in moves)
-        return broken, fixed
+        broken, fixed = base_right & ~head_right, ~base_right & head_right
+        return order[broken[order]].tolist(), order[fixed[order]].tolist()
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Hold the comparison of two revisions; changes are (key, base, head)."""
-
-    base: str
-    head: str
-    models: list[ModelComparison]
-    added: list[str]
-    removed: list[str]
-    params: Changes
-    data: Changes
+def compare_revisions(base: Revision, head: Revision) -> list[ModelComparison]:
+    """Compare all models that both revisions have."""
+    names = [name for name in head.models if name in base.models]
+    models = [_compare_model(name, base, head) for name in names]
+    _adjust(models)
+    return models
 
 
-def compare_revisions(base: Revision, head: Revision) -> Comparison:
-    """Compare all models that both revisions have, and list what else changed."""
-    metrics = base.metrics(), head.metrics()
-    before, after = (
-        {name: record for name, record in records.items() if is_of_model(record)}
-        for records in metrics
-    )
-    counts = (
-        {name: records[name] for name in records if name.startswith(("data_", "split_"))}
-        for records in metrics
-    )
-    models = [
-        _compare_model(name, (before[name], after[name]), (base, head))
-        for name in after
-        if name in before
-    ]
-    return Comparison(
-        base=base.name,
-        head=head.name,
-        models=_adjust(models),
-        added=[name for name in after if name not in before],
-        removed=[name for name in before if name not in after],
-        params=changes(base.yaml("params.yaml"), head.yaml("params.yaml")),
-        data=changes(*counts),
-    )
-
-
-def _compare_model(
-    name: str, records: tuple[Record, Record], revisions: tuple[Revision, Revision]
-) -> ModelComparison:
+def _compare_model(name: str, base: Revision, head: Revision) -> ModelComparison:
     """Compare one model on the images that both revisions tested."""
-    base = _results("base", revisions[0], name, records[0])
-    head = _results("head", revisions[1], name, records[1])
-    if isinstance(base, str) or isinstance(head, str):
-        obstacles = tuple(problem for problem in (base, head) if isinstance(problem, str))
-        return ModelComparison(name, records, obstacles=obstacles)
-    obstacles = _obstacles(records, base, head)
-    if base.classes != head.classes:
-        return ModelComparison(name, records, obstacles=obstacles)
-    notes: tuple[str, ...] = ()
-    if not _is_same_test(base, head):
-        base, head, note = _common(base, head)
-        notes = (note,)
-        if not base.ids:
-            obstacles += ("the tests have no image in common",)
-    differences = {} if obstacles else _measure(base, head)
-    return ModelComparison(name, records, (base, head), obstacles, notes, differences)
+    records = base.models[name], head.models[name]
+    sides = [_read(side, revision, name) for side, revision in (("base", base), ("head", head))]
+    pair = [side for side in sides if isinstance(side, Predictions)]
+    obstacles = [side for side in sides if isinstance(side, str)]
+    if obstacles:
+        return ModelComparison(name, records, obstacles)
+    obstacles += _obstacles(records, *pair)
+    if pair[0].classes != pair[1].classes:
+        return ModelComparison(name, records, obstacles)
+    common, notes = _common(*pair)
+    if not common[0].ids:
+        return ModelComparison(name, records, [*obstacles, "the tests have no image in common"])
+    differences = {} if obstacles else _measure(*common)
+    return ModelComparison(name, records, obstacles, common, notes, differences)
 
 
-def _results(side: str, revision: Revision, name: str, record: Record) -> Predictions | str:
+def _read(side: str, revision: Revision, name: str) -> Predictions | str:
     """Return a model's predictions, which must agree with its metrics, or why there are none."""
     tables = [f"plots/{name}/{table}.csv" for table in ("predictions", "seeds")]
-    for table in tables:
-        if table not in revision.files:
-            return f"{side} has no {code(table)}"
-    predictions, seeds = (revision.text(table) or "" for table in tables)
-    results = read_predictions(predictions, seeds, record, f"{tables[0]} at {revision.name}")
+    if missing := [table for table in tables if table not in revision.files]:
+        return f"{side} has no {code(missing[0])}"
+    predictions, seeds = (revision.files[table] for table in tables)
+    where = f"{tables[0]} at {revision.name}"
+    results = read_predictions(predictions, seeds, revision.models[name], where)
     if why := revision.stale.get(f"metrics/{name}.json"):
         others = f" and {len(why) - 1:,} more" if len(why) > 1 else ""
         return f"{side} is out of date, so no result of it: {code(why[0], 200)}{others}"
     return results
 
 
-def _is_same_test(base: Predictions, head: Predictions) -> bool:
-    """Say whether names, order and labels of the images are the same."""
-    return base.ids == head.ids and bool((base.labels == head.labels).all())
-
-
 def _obstacles(
     records: tuple[Record, Record], base: Predictions, head: Predictions
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """Say why the numbers mean different things, if they do."""
-    found = []
     base_on, head_on = (record["measured_on"] for record in records)
     if base_on.get("preprocess") != head_on.get("preprocess"):
-        found.append("the evaluation preprocessing differs")
+        yield "the evaluation preprocessing differs"
     if base.classes != head.classes:
         gone, new = set(base.classes) - set(head.classes), set(head.classes) - set(base.classes)
         listed = [f"−{code(x)}" for x in sorted(gone)] + [f"+{code(x)}" for x in sorted(new)]
-        found.append(f"the classes differ: {', '.join(listed[:10])}")
-    elif base_on.get("test_set") != head_on.get("test_set") and _is_same_test(base, head):
-        found.append("test images of the same names and labels have other pixels")
-    return tuple(found)
+        yield f"the classes differ: {', '.join(listed[:10])}"
+    elif base_on.get("test_set") != head_on.get("test_set") and (
+        base.ids == head.ids and np.array_equal(base.labels, head.labels)
+    ):
+        yield "test images of the same names and labels have other pixels"
 
 
-def _common(base: Predictions, head: Predictions) -> tuple[Predictions, Predictions, str]:
-    """Return both predictions for the common images, in head's order, and say how many they are."""
-    row_of = {name: row for row, name in enumerate(base.ids)}
-    both = [(row_of[name], row) for row, name in enumerate(head.ids) if name in row_of]
-    kept = [rows for rows in both if base.labels[rows[0]] == head.labels[rows[1]]]
-    moved = f", {len(both) - len(kept):,} more have another label" if len(both) > len(kept) else ""
-    note = (
-        f"the test sets differ ({len(base.ids):,} and {len(head.ids):,} images): compared on the "
-        f"{len(kept):,} images that have the same name and label in both{moved}"
-    )
-    base_rows, head_rows = [rows[0] for rows in kept], [rows[1] for rows in kept]
-    return base.take(base_rows), head.take(head_rows), note
+def _common(base: Predictions, head: Predictions) -> tuple[Pair, list[str]]:
+    """Return both predictions for the common images, in head's order; note if others are left."""
+    row_of = {key: row for row, key in enumerate(zip(base.ids, base.labels.tolist(), strict=True))}
+    head_keys = list(zip(head.ids, head.labels.tolist(), strict=True))
+    head_rows = [row for row, key in enumerate(head_keys) if key in row_of]
+    base_rows = [row_of[head_keys[row]] for row in head_rows]
+    notes = []
+    if not len(head_rows) == len(base.ids) == len(head.ids):
+        relabelled = len(set(base.ids) & set(head.ids)) - len(head_rows)
+        notes.append(
+            f"the test sets differ ({len(base.ids):,} and {len(head.ids):,} images): compared on "
+            f"the {len(head_rows):,} images that have the same name and label in both"
+            + f", {relabelled:,} more have another label"
+            * bool(relabelled)
+        )
+    return (base.take(base_rows), head.take(head_rows)), notes
 
 
 def _measure(base: Predictions, head: Predictions) -> dict[str, Difference]:
@@ -207,22 +163,19 @@ def _measure(base: Predictions, head: Predictions) -> dict[str, Difference]:
     return differences
 
 
-def _adjust(models: list[ModelComparison]) -> list[ModelComparison]:
+def _adjust(models: list[ModelComparison]) -> None:
     """Adjust p for the number of looks, so that verdicts at 5% are false in 5% of reports.
 
     An unchanged model is no look: it cannot turn out different by chance.
     """
-    adjusted: dict[tuple[str, str], float] = {}
-    for family, share in SHARES.items():
-        looks = {
-            (model.name, metric): model.differences[metric].p
+    for family, share in SHARES:
+        looks = [
+            (model, metric)
             for model in models
+            if not model.is_unchanged
             for metric in family
-            if metric in model.differences and not model.is_unchanged
-        }
-        together = (min(1.0, p / share) for p in holm(list(looks.values())))
-        adjusted |= zip(looks, together, strict=True)
-    return [
-        replace(model, p={metric: adjusted.get((model.name, metric), 1.0) for metric in METRICS})
-        for model in models
-    ]
+            if metric in model.differences
+        ]
+        adjusted = holm([model.differences[metric].p for model, metric in looks])
+        for (model, metric), p in zip(looks, adjusted, strict=True):
+            model.p[metric] = min(1.0, p / share)

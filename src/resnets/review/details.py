@@ -1,5 +1,6 @@
 """Show what changed inside one model: its classes, its confusions, and the images themselves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -8,7 +9,7 @@ import numpy as np
 from resnets.evaluation.predictions import Predictions
 from resnets.evaluation.report import chance, code, points, table
 from resnets.evaluation.significance import holm, mcnemar
-from resnets.review.compare import ModelComparison
+from resnets.review.compare import ModelComparison, Pair
 from resnets.system.errors import EnvironmentFault
 
 MOST_ROWS = 12  # of a table
@@ -17,43 +18,47 @@ MOST_PICTURES = 16  # fixed and broken together
 
 def details(model: ModelComparison) -> list[str]:
     """Return what changed inside one model: classes, confusions, images."""
-    if model.pair is None or not model.pair[0].ids:
+    if model.pair is None:
         return []
-    base, head = model.pair
-    blocks = [*_classes(base, head), *_confusions(base, head)]
-    for word, changed in zip(("broke", "were fixed"), model.broken_and_fixed(), strict=True):
-        if changed:
-            rows = [map(code, (base.ids[k], *_words(base, head, k))) for k in changed[:MOST_ROWS]]
-            title = f"### Images that {word}: {len(changed):,}"
-            blocks += [title, table(["image", "true", "base", "head"], map(list, rows), words=4)]
+    blocks = [*_classes(*model.pair), *_confusions(*model.pair)]
+    for word, images in zip(("broke", "were fixed"), model.broken_and_fixed(), strict=True):
+        ids = model.pair[0].ids
+        rows = [[code(ids[k]), *map(code, _words(model.pair, k))] for k in images[:MOST_ROWS]]
+        title = f"### Images that {word}: {len(images):,}"
+        blocks += section(title, ["image", "true", "base", "head"], rows, words=4)
     return [f"## {code(model.name)}", *blocks] if blocks else []
 
 
-def _words(base: Predictions, head: Predictions, k: int) -> tuple[str, str, str]:
+def section(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1
+) -> list[str]:
+    """Return a title and a table, if it has rows."""
+    return [title, table(header, rows, words=words)] if rows else []
+
+
+def _words(pair: Pair, k: int) -> list[str]:
     """Return an image's true class, and those that base and head predicted."""
-    places = base.labels[k], base.runs[0, k], head.runs[0, k]
-    true, base_class, head_class = (base.classes[place] for place in places)
-    return true, base_class, head_class
+    base, head = pair
+    return [base.classes[place] for place in (base.labels[k], base.runs[0, k], head.runs[0, k])]
 
 
 def _classes(base: Predictions, head: Predictions) -> list[str]:
     """Return the classes whose recall moved, most first; p is McNemar's within the class (Holm)."""
-    rows, moves, ps = [], [], []
-    for k in np.unique(base.labels):
-        base_right, head_right = (side.runs[0][base.labels == k] == k for side in (base, head))
-        moves.append(float(head_right.mean() - base_right.mean()))
-        num_broken, num_fixed = (base_right & ~head_right).sum(), (~base_right & head_right).sum()
-        ps.append(mcnemar(int(num_broken), int(num_fixed)))
-        recalls = [points(base_right.mean()), points(head_right.mean())]
-        move = points(moves[-1], signed=True)
-        rows.append([code(base.classes[k]), f"{len(base_right):,}", *recalls, move])
-    ps = holm(ps)
-    order = np.argsort(-np.abs(moves), kind="stable")[:MOST_ROWS]
-    full = [[*rows[k], chance(ps[k])] for k in order if moves[k]]
-    if not full:
-        return []
+    present, images = np.unique(base.labels, return_counts=True)
+    base_right, head_right = base.right()[0], head.right()[0]
+    outcomes = base_right, head_right, base_right & ~head_right, ~base_right & head_right
+    counts = (np.bincount(base.labels, outcome)[present] for outcome in outcomes)
+    base_hits, head_hits, broken, fixed = counts
+    ps = holm(list(map(mcnemar, broken.astype(int), fixed.astype(int))))
+    base_recall, head_recall = base_hits / images, head_hits / images
+    moves = head_recall - base_recall
+    rows = []
+    for k in np.argsort(-np.abs(moves), kind="stable")[:MOST_ROWS]:
+        recalls = points(base_recall[k]), points(head_recall[k]), points(moves[k], signed=True)
+        if moves[k]:
+            rows.append([code(base.classes[present[k]]), f"{images[k]:,}", *recalls, chance(ps[k])])
     header = ["class", "images", "base recall", "head recall", "difference", "p"]
-    return ["### Classes that moved", table(header, full)]
+    return section("### Classes that moved", header, rows)
 
 
 def _confusions(base: Predictions, head: Predictions) -> list[str]:
@@ -64,33 +69,33 @@ def _confusions(base: Predictions, head: Predictions) -> list[str]:
     moves = counts[1] - counts[0]
     moves[:: size + 1] = 0  # right answers
     rows = [
-        [*map(code, (names[k // size], names[k % size])), *counts[:, k], f"{moves[k]:+d}"]
+        [code(names[k // size]), code(names[k % size]), *counts[:, k], f"{moves[k]:+d}"]
         for k in np.argsort(-np.abs(moves), kind="stable")[:MOST_ROWS]
         if moves[k]
     ]
     header = ["true", "predicted", "base", "head", "difference"]
-    return ["### Confusions that changed", table(header, rows, words=2)] if rows else []
+    return section("### Confusions that changed", header, rows, words=2)
 
 
-def draw_sheet(model: ModelComparison, root: Path, report: Path) -> str:
+def draw_sheet(model: ModelComparison, root: Path, report: Path) -> list[str]:
     """Draw the images that broke and were fixed beside the report; return the link to them."""
     from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import open_task
 
-    changes = zip(("broke", "fixed"), model.broken_and_fixed(), strict=True)
-    chosen = [(word, k) for word, rows in changes for k in rows[: MOST_PICTURES // 2]]
+    changed = zip(("broke", "fixed"), model.broken_and_fixed(), strict=True)
+    chosen = [(word, k) for word, images in changed for k in images[: MOST_PICTURES // 2]]
     if not chosen or model.pair is None:
-        return ""
+        return []
     folder = root / "data" / "tasks" / ("source" if model.name == "backbone" else "target")
     try:
         test = open_task(folder).side("test")
     except EnvironmentFault:
-        return "No pictures: the images are not here (`dvc pull` or `dvc repro` brings them)."
+        return ["No pictures: the images are not here (`dvc pull` or `dvc repro` brings them)."]
     if test.digest() != model.records[1]["measured_on"].get("test_set"):
-        return "No pictures: the images here are not those that head was tested on."
+        return ["No pictures: the images here are not those that head was tested on."]
     row_of = {name: row for row, name in enumerate(test.ids)}
-    base, head = model.pair
-    captions = ["{}: {}\n{} → {}".format(word, *_words(base, head, k)) for word, k in chosen]
+    images = [test.images[row_of[model.pair[0].ids[k]]] for _, k in chosen]
+    captions = ["{}: {}\n{} → {}".format(word, *_words(model.pair, k)) for word, k in chosen]
     path = report.with_name(f"{report.stem}.{model.name}.png")
-    plot_sheet([test.images[row_of[base.ids[k]]] for _, k in chosen], captions, path)
-    return f"![Images that broke and that were fixed]({quote(path.name)})"
+    plot_sheet(images, captions, path)
+    return [f"![Images that broke and that were fixed]({quote(path.name)})"]

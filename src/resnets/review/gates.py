@@ -1,13 +1,16 @@
 """Hold a revision to the rules of gates.yaml."""
 
+import math
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Annotated
 
+from dvc.utils.flatten import flatten
 from pydantic import Field, TypeAdapter, ValidationError
 
 from resnets.params.section import Section
-from resnets.review.compare import METRICS, Comparison, ModelComparison
-from resnets.review.revisions import Revision, flatten
+from resnets.review.compare import METRICS, ModelComparison
+from resnets.review.revisions import Record, Revision
 from resnets.system.errors import ParamsError, ResNetsError
 
 
@@ -24,6 +27,20 @@ class MetricRule(Section):
     metric: Annotated[str, Field(pattern=f"^({'|'.join(METRICS)})$")]
     max_worse: Annotated[float, Field(ge=0)]
 
+    def faults(self, models: list[ModelComparison]) -> list[str]:
+        """Return the models that became worse, or are not comparable."""
+        faults = []
+        for model in models:
+            difference = model.differences.get(self.metric)
+            if difference is None:
+                faults.append(f"{model.name}: {self.metric} is not comparable")
+            elif model.verdict(self.metric) == "worse" and abs(difference.value) > self.max_worse:
+                faults.append(
+                    f"{model.name}: {self.metric} {difference.base:.4f} -> {difference.head:.4f} "
+                    f"is worse by {abs(difference.value):.4f}, allowed {self.max_worse:g}"
+                )
+        return faults
+
 
 class NumberRule(Section):
     """Keep a number of the metrics files at head between two bounds."""
@@ -31,16 +48,30 @@ class NumberRule(Section):
     name: str
     file: str  # may have wildcards
     key: str  # dotted
-    min: float | None = None
-    max: float | None = None
+    min: float = -math.inf
+    max: float = math.inf
+
+    def faults(self, metrics: Mapping[str, Record]) -> list[str]:
+        """Return the files whose number is missing or off limits."""
+        files = {f"metrics/{name}.json": record for name, record in metrics.items()}
+        paths = [path for path in files if fnmatch(path, self.file)]
+        faults = [] if paths else [f"{self.file}: no such file"]
+        for path in paths:
+            value = flatten(files[path]).get(self.key)
+            if not isinstance(value, int | float):
+                faults.append(f"{path}: {self.key} is missing")
+            elif value > self.max:
+                faults.append(f"{path}: {self.key} is {value:g}, allowed at most {self.max:g}")
+            elif not value >= self.min:
+                faults.append(f"{path}: {self.key} is {value:g}, allowed at least {self.min:g}")
+        return faults
 
 
+Faults = list[tuple[str, list[str]]]
 Rules = TypeAdapter(list[MetricRule | NumberRule])
 
 
-def check_gates(
-    base: Revision, head: Revision, comparison: Comparison
-) -> list[tuple[str, list[str]]]:
+def check_gates(models: list[ModelComparison], base: Revision, head: Revision) -> Faults:
     """Return each rule's name and how it is broken; an empty list where it holds.
 
     The rules are base's, if it has any, since a change may not choose what it is held to; the
@@ -49,43 +80,17 @@ def check_gates(
     """
     judge = base if "gates.yaml" in base.files else head
     try:
-        rules = Rules.validate_python(judge.yaml("gates.yaml") or [])
+        rules = Rules.validate_python(judge.files.get("gates.yaml") or [])
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise ParamsError(
-            f"gates.yaml at {judge.name}: {where}: {fault['msg']}",
-            "a rule has name, metric, max_worse; or name, file, key, and min or max",
-        ) from None
+        what = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        fix = "a rule has name, metric, max_worse; or name, file, key, and min or max"
+        raise ParamsError(f"gates.yaml at {judge.name}: {what}", fix) from None
     stale = list(dict.fromkeys(line for why in head.stale.values() for line in why))
-    faults = [(rule.name, _faults(rule, head, comparison.models)) for rule in rules]
-    return [("every result belongs to its parameters and code", stale), *faults]
-
-
-def _faults(
-    rule: MetricRule | NumberRule, head: Revision, models: list[ModelComparison]
-) -> list[str]:
-    """Return the models that became worse, or the files whose number is missing or off limits."""
-    faults = []
-    if isinstance(rule, MetricRule):
-        for model in models:
-            found = model.differences.get(rule.metric)
-            if found is None:
-                faults.append(f"{model.name}: {rule.metric} is not comparable")
-            elif model.verdict(rule.metric) == "worse" and abs(found.value) > rule.max_worse:
-                faults.append(
-                    f"{model.name}: {rule.metric} {found.base:.4f} -> {found.head:.4f} is worse "
-                    f"by {abs(found.value):.4f}, allowed {rule.max_worse:g}"
-                )
-        return faults
-    numbers = {f"metrics/{name}.json": record for name, record in head.metrics().items()}
-    paths = [path for path in numbers if fnmatch(path, rule.file)]
-    for path in paths:
-        value = flatten(numbers[path]).get(rule.key)
-        if not isinstance(value, int | float):
-            faults.append(f"{path}: {rule.key} is missing")
-        elif rule.max is not None and value > rule.max:
-            faults.append(f"{path}: {rule.key} is {value:g}, allowed at most {rule.max:g}")
-        elif rule.min is not None and value < rule.min:
-            faults.append(f"{path}: {rule.key} is {value:g}, allowed at least {rule.min:g}")
-    return faults if paths else [f"{rule.file}: no such file"]
+    faults = [("every result belongs to its parameters and code", stale)]
+    for rule in rules:
+        if isinstance(rule, MetricRule):
+            faults.append((rule.name, rule.faults(models)))
+        else:
+            faults.append((rule.name, rule.faults(head.metrics)))
+    return faults

@@ -6,15 +6,15 @@ from pathlib import Path
 from resnets.evaluation.report import chance, code, decimal, table
 from resnets.evaluation.significance import mcnemar
 from resnets.review.compare import (
+    FIRST,
     METRICS,
-    Changes,
-    Comparison,
+    OTHERS,
     ModelComparison,
     compare_revisions,
 )
-from resnets.review.details import details, draw_sheet
-from resnets.review.gates import GateError, check_gates
-from resnets.review.revisions import Revision, read_revision
+from resnets.review.details import details, draw_sheet, section
+from resnets.review.gates import Faults, GateError, check_gates
+from resnets.review.revisions import Record, Revision, changes, read_revision
 from resnets.system.errors import ParamsError
 from resnets.system.files import write_text
 
@@ -22,8 +22,8 @@ MAX_BYTES = 60_000  # GitHub takes comments of 64 KiB
 MOST_CHANGES = 40
 MOST_FAULTS = 12
 MOST_SHEETS = 4
+OF_DATA = ("data_", "split_")  # metrics that count images
 ORDER = ("worse", "better", "not comparable", "within noise")
-Faults = Sequence[tuple[str, list[str]]]
 
 
 def review(
@@ -39,31 +39,31 @@ def review(
     if gate and not any("gates.yaml" in revision.files for revision in revisions):
         sides = " nor ".join(revision.name for revision in revisions)
         raise ParamsError(f"no gates.yaml in {sides}", "add one, or leave out --gate")
-    comparison = compare_revisions(*revisions)
-    faults = check_gates(*revisions, comparison)
-    blocks = _summary(comparison, faults)
+    models = compare_revisions(*revisions)
+    faults = check_gates(models, *revisions)
+    blocks = _summary(models, faults, *revisions)
     yield from blocks
     if report:
-        for index, model in enumerate(sorted(comparison.models, key=_rank)):
+        for index, model in enumerate(sorted(models, key=_rank)):
             blocks += details(model)
-            if index < MOST_SHEETS and (picture := draw_sheet(model, revisions[1].root, report)):
-                blocks.append(picture)
+            if index < MOST_SHEETS:
+                blocks += draw_sheet(model, revisions[1].root, report)
         write_text(report, _cut("\n\n".join(blocks)))
         yield f"The whole report, with classes and images: {report}"
-    broken = [f"{name} ({'; '.join(found[:MOST_FAULTS])})" for name, found in faults if found]
+    broken = [f"{name} ({'; '.join(lines[:MOST_FAULTS])})" for name, lines in faults if lines]
     if gate and broken:
-        raise GateError(f"gate broken: {'; '.join(broken)}", _advice(revisions[1], comparison))
+        raise GateError(f"gate broken: {'; '.join(broken)}", _advice(models, *revisions))
 
 
-def _advice(head: Revision, comparison: Comparison) -> str:
+def _advice(models: list[ModelComparison], base: Revision, head: Revision) -> str:
     """Say what mends a broken gate."""
     if head.stale:
         return "run `dvc repro` and commit its results"
-    if any(model.obstacles for model in comparison.models):
+    if any(model.obstacles for model in models):
         return (
-            f"measure the base again: `git switch -c remeasured {comparison.base}`, give it this "
-            "change's preprocess, data, tasks and split, `dvc repro`, commit, switch back, and "
-            "compare with remeasured"
+            f"measure the base again: `git switch -c remeasured {base.name}`, give it "
+            "this change's preprocess, data, tasks and split, `dvc repro`, commit, switch back, "
+            "and compare with remeasured"
         )
     return "improve the model, or argue for another rule"
 
@@ -76,46 +76,48 @@ def _cut(text: str) -> str:
     return short + "\n\nThe rest is left out: this page would be too long.\n"
 
 
-def _summary(comparison: Comparison, faults: Faults) -> list[str]:
+def _summary(
+    models: list[ModelComparison], faults: Faults, base: Revision, head: Revision
+) -> list[str]:
     """Return what matters most: obstacles, verdicts, gates, and what else changed."""
-    models = sorted((m for m in comparison.models if not m.is_unchanged), key=_rank)
-    unchanged = [model.name for model in comparison.models if model.is_unchanged]
-    blocks = [f"# {code(comparison.base)} → {code(comparison.head)}"]
-    for model in models:
+    changed = sorted((model for model in models if not model.is_unchanged), key=_rank)
+    blocks = [f"# {code(base.name)} → {code(head.name)}"]
+    for model in changed:
         blocks += [f"**Not comparable**: {code(model.name)}: {x}." for x in model.obstacles]
         blocks += [f"**Note**: {code(model.name)}: {x}." for x in model.notes]
-    lines = [_sentence(model) for model in models]
-    for word, names in (
-        ("unchanged", unchanged),
-        ("new, nothing to compare with", comparison.added),
-        ("gone, nothing to compare with", comparison.removed),
-    ):
-        lines += [f"- {word}: {', '.join(map(code, names))}"] * bool(names)
+    others = {
+        "unchanged": [model.name for model in models if model.is_unchanged],
+        "new, nothing to compare with": [x for x in head.models if x not in base.models],
+        "gone, nothing to compare with": [x for x in base.models if x not in head.models],
+    }
+    lines = [_sentence(model) for model in changed]
+    lines += [f"- {word}: {', '.join(map(code, names))}" for word, names in others.items() if names]
     blocks.append("\n".join(lines) or "No model was measured at either revision.")
-    if compared := [model for model in models if model.differences]:
-        blocks += [_verdicts(compared), _footnote(compared)]
-    if faults:
-        blocks.append("\n".join(["## Gates", "", *(_gate_line(*one) for one in faults)]))
-    blocks += _changes("Changed parameters", comparison.params)
-    return blocks + _changes("Changed data", comparison.data)
+    blocks += _verdicts([model for model in changed if model.differences])
+    blocks.append("\n".join(["## Gates", "", *(_gate_line(*fault) for fault in faults)]))
+    params = (revision.files.get("params.yaml", {}) for revision in (base, head))
+    counts = (
+        {name: record for name, record in revision.metrics.items() if name.startswith(OF_DATA)}
+        for revision in (base, head)
+    )
+    return [*blocks, *_changes("parameters", *params), *_changes("data", *counts)]
 
 
 def _rank(model: ModelComparison) -> tuple[int, str]:
     """Sort models by what a reviewer must not miss."""
-    return ORDER.index(model.verdict("accuracy")), model.name
+    return ORDER.index(model.verdict(FIRST)), model.name
 
 
 def _sentence(model: ModelComparison) -> str:
     """Say in one line how a model changed."""
-    base, head, *rest = _numbers(model, "accuracy")
-    move = f"{base} → {head} ({rest[0]}, 95% {rest[1]})" if rest else f"{base} and {head}"
+    move = "{} → {} ({}, 95% {})" if model.differences else "{} and {}"
     others = [
         f"; {metric} is **{model.verdict(metric)}**"
-        for metric in tuple(METRICS)[1:]
+        for metric in OTHERS
         if model.verdict(metric) in ("better", "worse")
     ]
-    verdict = model.verdict("accuracy")
-    return f"- **{verdict}**: {code(model.name)}: accuracy {move}{''.join(others)}"
+    numbers = f"{FIRST} {move.format(*_numbers(model, FIRST))}{''.join(others)}"
+    return f"- **{model.verdict(FIRST)}**: {code(model.name)}: {numbers}"
 
 
 def _numbers(model: ModelComparison, metric: str) -> list[str]:
@@ -123,49 +125,43 @@ def _numbers(model: ModelComparison, metric: str) -> list[str]:
 
     Shares are written in percent.
     """
+    scale, digits = (100, 2) if METRICS[metric].higher_is_better else (1, 4)
 
-    def write(value: float | None, *, signed: bool = False) -> str:
-        if value is None:
-            return "–"
-        scale, digits = (100, 2) if METRICS[metric].higher_is_better else (1, 4)
+    def write(value: float, *, signed: bool = False) -> str:
         return decimal(scale * value, digits, signed=signed)
 
-    shown = [write(value) for value in model.shown(metric)]
-    if found := model.differences.get(metric):
-        value, low, high = (write(x, signed=True) for x in (found.value, found.low, found.high))
-        shown += [value, f"{low} to {high}"]
-    return shown
+    if difference := model.differences.get(metric):
+        changed = difference.value, difference.low, difference.high
+        value, low, high = (write(x, signed=True) for x in changed)
+        return [write(difference.base), write(difference.head), value, f"{low} to {high}"]
+    tests = (record["test"] for record in model.records)
+    return [write(test[metric]) if metric in test else "–" for test in tests]
 
 
-def _verdicts(models: Sequence[ModelComparison]) -> str:
-    """Return the table of all models and metrics."""
-    rows: list[list[str]] = []
+def _verdicts(models: Sequence[ModelComparison]) -> list[str]:
+    """Return a table of models and metrics, and which test was used and how p was adjusted."""
+    rows, notes = [], []
     for model in models:
-        exact = chance(mcnemar(*map(len, model.broken_and_fixed())))
+        broken, fixed = map(len, model.broken_and_fixed())
+        exact = {FIRST: chance(mcnemar(broken, fixed))}
         for metric in METRICS:
-            row = [code(model.name), f"{metric} {'↑' if METRICS[metric].higher_is_better else '↓'}"]
-            row += [*_numbers(model, metric), chance(model.p[metric])]
-            rows.append([*row, exact if metric == "accuracy" else "", model.verdict(metric)])
-    header = ["model", "metric", "base", "head", "difference", "95% interval", "p", "McNemar"]
-    return table([*header, "verdict"], rows, words=2)
-
-
-def _footnote(models: Sequence[ModelComparison]) -> str:
-    """Say which test was used, on how many images, and how p was adjusted."""
-    lines = []
-    for model in models:
-        accuracy, (broken, fixed) = model.differences["accuracy"], model.broken_and_fixed()
-        lines.append(
-            f"- {code(model.name)}: {accuracy.images:,} images, {accuracy.decisive:,} decided "
-            f"({accuracy.test}); the shipped model broke {len(broken):,} and fixed {len(fixed):,}."
+            arrow = "↑" if METRICS[metric].higher_is_better else "↓"
+            row = [code(model.name), f"{metric} {arrow}", *_numbers(model, metric)]
+            row += [chance(model.p[metric]), exact.get(metric, ""), model.verdict(metric)]
+            rows.append(row)
+        first = model.differences[FIRST]
+        notes.append(
+            f"- {code(model.name)}: {first.images:,} images, {first.decisive:,} decided "
+            f"({first.test}); the shipped model broke {broken:,} and fixed {fixed:,}."
         )
-    note = (
+    notes.append(
         "- ↑: more is better, in percent; ↓: less is. Numbers are means over runs. p is adjusted "
-        f"(Holm) for {len(lines)}× accuracy and {(len(METRICS) - 1) * len(lines)}× the other "
+        f"(Holm) for {len(models)}× accuracy and {len(OTHERS) * len(models)}× the other "
         "numbers, so that all verdicts together are false at most 5% of the time. Intervals are "
         "for one number alone. McNemar's exact test sees the shipped models, and no seeds."
     )
-    return "\n".join([*lines, note])
+    header = ["model", "metric", "base", "head", "difference", "95% interval", "p", "McNemar"]
+    return [table([*header, "verdict"], rows, words=2), "\n".join(notes)] if rows else []
 
 
 def _gate_line(name: str, faults: Sequence[str]) -> str:
@@ -175,10 +171,10 @@ def _gate_line(name: str, faults: Sequence[str]) -> str:
     return f"- **BROKEN**: {code(name)}: {', '.join(code(x, 200) for x in faults[:MOST_FAULTS])}"
 
 
-def _changes(title: str, found: Changes) -> list[str]:
+def _changes(what: str, base: Record, head: Record) -> list[str]:
     """Return a table of changed values, if there are any."""
-    if not found:
-        return []
-    rows = [[code(key), *("–" if x is None else code(x) for x in both)] for key, *both in found]
+    changed = changes(base, head)
+    rows = [[code(key), *("–" if x is None else code(x) for x in both)] for key, *both in changed]
     more = [f"and {len(rows) - MOST_CHANGES} more"] * (len(rows) > MOST_CHANGES)
-    return [f"## {title}", table(["key", "base", "head"], rows[:MOST_CHANGES], words=3), *more]
+    header = ["key", "base", "head"]
+    return [*section(f"## Changed {what}", header, rows[:MOST_CHANGES], words=3), *more]

@@ -1,21 +1,25 @@
-"""Read the small reviewed files of the project as they are at a Git revision, or on the disk."""
+"""Read the small reviewed files of the project as they are at a Git revision, or on the disk.
 
-import json
+DVC says, without any data, which outputs do not belong to the parameters and the code beside them.
+"""
+
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.repo import Repo
+from dvc.repo.brancher import switch
+from dvc.scm import RevError, SCMError
+from dvc.stage import Stage
+from dvc.utils.flatten import flatten
+from dvc.utils.serialize import load_path
+from networkx import dfs_preorder_nodes
 
-from resnets.review.stale import stale_outputs
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 REVIEWED = (
     "params.yaml",
@@ -24,81 +28,53 @@ REVIEWED = (
     "plots/*/predictions.csv",
     "plots/*/seeds.csv",
 )
-
-
-def is_of_model(record: Mapping[str, Any]) -> bool:
-    """Say whether a metrics file tells of a model, and not of data or of the export."""
-    return {"test", "measured_on"} <= set(record)
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Revision:
-    """Hold the reviewed files of one state of the project, by path.
+    """Hold the reviewed files of one state of the project.
 
-    `root` is the project's folder. `stale` says why outputs are no results of this state.
+    `files` are by path: values of JSON and YAML, the text of tables. `root` is the project's
+    folder. `stale` says of outputs why they are no results of this state.
     """
 
     name: str
     root: Path
-    files: Mapping[str, bytes] = field(repr=False)
-    stale: Mapping[str, Sequence[str]]
+    files: Mapping[str, Any]
+    stale: Mapping[str, list[str]]
 
-    def text(self, path: str) -> str | None:
-        """Return a file as text, None where this revision has no such file."""
-        content = self.files.get(path)
-        return None if content is None else content.decode("utf-8", "surrogateescape")
-
-    def json(self, path: str) -> dict[str, Any]:
-        """Return a JSON file that must hold an object; raises ArtefactError."""
-        try:
-            values = json.loads(self.text(path) or "{}")
-        except ValueError as error:
-            raise self._broken(path, str(error)) from None
-        if not isinstance(values, dict):
-            raise self._broken(path, "not an object")
-        return values
-
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return the files of the folder metrics, by name; raises ArtefactError.
+    @property
+    def metrics(self) -> dict[str, Record]:
+        """Return the files of the folder metrics, by name.
 
         What was measured of a variant that params.yaml no longer has is left out.
         """
-        params = self.yaml("params.yaml")
-        variants = params.get("transfer") if isinstance(params, dict) else None
-        records = {
-            path.removeprefix("metrics/").removesuffix(".json"): self.json(path)
-            for path in sorted(self.files)
-            if path.startswith("metrics/")
-        }
+        variants = self.files.get("params.yaml", {}).get("transfer")
+        records = {Path(x).stem: self.files[x] for x in self.files if x.startswith("metrics/")}
         return {
             name: record
             for name, record in records.items()
-            if variants is None or name in {"backbone", *variants} or not is_of_model(record)
+            if variants is None or name in {"backbone", *variants} or not _is_of_model(record)
         }
 
-    def yaml(self, path: str) -> object:
-        """Return a YAML file, None where there is none; raises ArtefactError."""
-        try:
-            return YAML(typ="safe", pure=True).load(self.text(path) or "")
-        except YAMLError as error:
-            raise self._broken(path, str(error).replace("\n", " ")) from None
+    @property
+    def models(self) -> dict[str, Record]:
+        """Return the metrics of models, and not of data or of the export."""
+        return {name: record for name, record in self.metrics.items() if _is_of_model(record)}
 
-    def _broken(self, path: str, problem: str) -> ArtefactError:
-        return ArtefactError(f"{path} at {self.name}: {problem}", "restore it from Git, or rerun")
+
+def _is_of_model(record: Record) -> bool:
+    return {"test", "measured_on"} <= set(record)
 
 
 def read_revision(name: str | None, root: Path) -> Revision:
     """Read a commit, branch, tag or experiment; None is what lies on the disk.
 
     `root` is the project's folder or one inside it. Raises ParamsError for a revision that Git
-    does not know, ArtefactError for a dvc.yaml that DVC cannot read, and EnvironmentFault where
-    there is no project.
+    does not know, ArtefactError for a file that DVC cannot read, and EnvironmentFault where there
+    is no project.
     """
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.repo import Repo
-    from dvc.repo.brancher import switch
-    from dvc.scm import RevError, SCMError
-
     shown = name or "workspace"
     try:
         with Repo(str(root)) as repo:
@@ -107,7 +83,7 @@ def read_revision(name: str | None, root: Path) -> Revision:
                 raise RevError("a file, not a commit")
             with switch(repo, shown):
                 files = dict(_reviewed(repo))
-                stale = stale_outputs(repo)
+                stale = _stale_outputs(repo)
     except RevError:
         fix = "see `git branch -a`; a shallow clone lacks commits until `git fetch --unshallow`"
         raise ParamsError(f"{shown}: Git knows no such revision here", fix) from None
@@ -118,12 +94,13 @@ def read_revision(name: str | None, root: Path) -> Revision:
         ) from None
     except DvcException as error:
         problem = str(error).replace("\n", " ")
-        raise ArtefactError(f"{shown}: {problem}", "see `dvc status` there") from None
+        fix = "restore it from Git, or see `dvc status` there"
+        raise ArtefactError(f"{shown}: {problem}", fix) from None
     shown = shown[:10] if re.fullmatch("[0-9a-f]{40}", shown) else shown
     return Revision(shown, folder, files, stale)
 
 
-def _reviewed(repo: "Repo") -> Iterator[tuple[str, bytes]]:
+def _reviewed(repo: Repo) -> Iterator[tuple[str, Any]]:
     """Yield path and content of the reviewed files, as the repository is switched."""
     fs, root = repo.fs, repo.root_dir
     for folder in sorted({pattern.split("/")[0] for pattern in REVIEWED}):
@@ -131,20 +108,47 @@ def _reviewed(repo: "Repo") -> Iterator[tuple[str, bytes]]:
         for file in [top] if fs.isfile(top) else sorted(fs.find(top)):
             path = fs.relpath(file, root)
             if any(fnmatch(path, pattern) for pattern in REVIEWED):
-                yield path, fs.read_bytes(file)
+                table = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+                is_table = path.endswith(".csv")
+                yield path, fs.read_text(file, **table) if is_table else load_path(file, fs)
 
 
-def flatten(values: object, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys; lists and scalars stay."""
-    if not isinstance(values, dict):
-        return {prefix: values} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def _stale_outputs(repo: Repo) -> dict[str, list[str]]:
+    """Return why outputs are no results of what lies beside them, by path.
+
+    What is made from the outputs of a stale stage is stale too; what was not pulled is no
+    difference.
+    """
+    graph = repo.index.graph  # from each stage to those that it needs
+    outs = [out for stage in graph for out in stage.outs]
+    absent = [out.fs_path for out in outs if out.use_cache and out.hash_info and not out.exists]
+    reasons = {stage: list(_differences(stage, absent)) for stage in graph}
+    stale: dict[str, list[str]] = {}
+    for stage in graph:
+        why = [line for needed in dfs_preorder_nodes(graph, stage) for line in reasons[needed]]
+        stale |= {repo.fs.relpath(out.fs_path, repo.root_dir): why for out in stage.outs if why}
+    return stale
 
 
-def changes(base: object, head: object) -> list[tuple[str, object, object]]:
+def _differences(stage: Stage, absent: list[str]) -> Iterator[str]:
+    """Yield what differs from dvc.lock in one stage, one line each."""
+    fs, root, name = stage.repo.fs, stage.repo.root_dir, stage.addressing.rpartition(":")[2]
+    if stage.changed_stage():
+        yield f"{name}: changed command"
+    for out in (new := [out for out in stage.outs if not out.hash_info]):
+        yield f"{name}: {fs.relpath(out.fs_path, root)} was never made"
+    for file in [] if new else [*stage.deps, *stage.outs]:
+        path = fs.relpath(file.fs_path, root)
+        if any(f"{out}/".startswith(f"{file.fs_path}/") for out in absent):
+            continue
+        for state in file.workspace_status().values():
+            if isinstance(state, dict):  # a file of parameters
+                yield from (f"{name}: {path} {key} is {how}" for key, how in state.items())
+            elif state != "deleted" or file in stage.outs:
+                yield f"{name}: {path} is {state}"
+
+
+def changes(base: Record, head: Record) -> list[tuple[str, object, object]]:
     """Return (key, base, head) of all that differs; what one side lacks is None."""
     before, after = flatten(base), flatten(head)
     return [
