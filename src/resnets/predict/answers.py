@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,10 @@ Write = Callable[[Answer], None]
 
 @dataclass(frozen=True)
 class Reports:
-    """Say what to write: None is not written, and without any table it goes to the terminal."""
+    """Say what to write: None is not written, and without any table it goes to the terminal.
+
+    Raises ParamsError for a kind of file that is not known.
+    """
 
     output: Path | None = None  # .csv or .json
     features: Path | None = None  # .npy; a table with the paths lies beside it
@@ -49,17 +53,15 @@ class Reports:
     threshold: float = 0.0
     raw: bool = False  # names in a CSV file as they are
 
-    def table(self) -> Path | None:
-        """Return the file for the table, None for the terminal.
-
-        Raises ParamsError for a kind of file that is not known.
-        """
+    def __post_init__(self) -> None:
         for path, kinds in ((self.output, (".csv", ".json")), (self.features, (".npy",))):
             if path and path.suffix not in kinds:
                 raise ParamsError(f"{path}: not a {' or '.join(kinds)} file", "rename the output")
-        if self.output is None and self.features:
-            return self.features.with_suffix(".csv")
-        return self.output
+
+    @property
+    def table(self) -> Path | None:
+        """Return the file for the table, None for the terminal."""
+        return self.output or (self.features and self.features.with_suffix(".csv"))
 
 
 @contextmanager
@@ -67,20 +69,17 @@ def open_writers(
     reports: Reports, classes: Sequence[str], num_features: int
 ) -> Iterator[list[Write]]:
     """Yield what writes the reports; an error on the way leaves no file behind."""
-    writers: list[Write] = []
+    table = reports.table
     with ExitStack() as stack:
-        if path := reports.table():
-            # a class that is called as a fixed column says what it is
-            names = [f"{name} (class)" if name in COLUMNS else name for name in classes]
-            add = stack.enter_context(_rows(path, [*COLUMNS, *names], raw=reports.raw))
-            writers.append(lambda answer: add(_row(answer, classes, reports.threshold)))
+        if table:
+            writers = [stack.enter_context(_table(table, reports, classes))]
         else:
-            writers.append(_print_table(reports, classes))
+            writers = [_print_table(reports, classes)]
         if reports.features:
             writers.append(stack.enter_context(_npy(reports.features, num_features)))
-        for folder, heat in ((reports.plot, False), (reports.explain, True)):
+        for folder, with_heat in ((reports.plot, False), (reports.explain, True)):
             if folder:
-                writers.append(_pictures(folder, classes, with_heat=heat))
+                writers.append(_pictures(folder, classes, with_heat=with_heat))
         yield writers
 
 
@@ -95,67 +94,65 @@ def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str |
 
 
 @contextmanager
-def _rows(
-    path: Path, columns: list[str], *, raw: bool
-) -> Iterator[Callable[[Sequence[object]], None]]:
+def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Write]:
     """Yield what adds a row to a CSV file, or an object to a list in a JSON file."""
+    # a class that is called as a fixed column says what it is
+    names = [f"{name} (class)" if name in COLUMNS else name for name in classes]
+    columns = [*COLUMNS, *names]
+
     is_json, between = path.suffix == ".json", "\n"
     with (
         atomic_path(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
 
-        def add(row: Sequence[object]) -> None:
+        def add(answer: Answer) -> None:
             nonlocal between
-            if is_json:
-                file.write(between + json.dumps(dict(zip(columns, row, strict=True))))
-                between = ",\n"
-            else:
-                file.write(",".join(_cell(x if raw else _guard(x)) for x in row) + "\n")
+            row = _row(answer, classes, reports.threshold)
+            as_object = json.dumps(dict(zip(columns, row, strict=True))) if is_json else ""
+            file.write(between + (as_object or _csv(row, raw=reports.raw)))
+            between = ",\n" if is_json else "\n"
 
-        if is_json:
-            file.write("[")
-        else:
-            add(columns)
+        file.write("[" if is_json else _csv(columns, raw=reports.raw))
         yield add
-        file.write("\n]\n" if is_json else "")
+        file.write("\n]\n" if is_json else "\n")
 
 
-def _guard(value: object) -> object:
-    """Make text harmless for spreadsheets (OWASP, CSV injection) and terminals."""
-    if not isinstance(value, str):
-        return value
-    text = CONTROL.sub(lambda control: repr(control[0])[1:-1], value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+def _csv(values: Sequence[object], *, raw: bool) -> str:
+    """Write a line, harmless for spreadsheets (OWASP, CSV injection) and terminals unless raw.
 
-
-def _cell(value: object) -> str:
-    """Write one CSV cell; Python's own writer leaves a lone carriage return unquoted."""
-    text = "" if value is None else str(value)
-    return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text
+    Python's own writer leaves a lone carriage return unquoted.
+    """
+    cells = []
+    for value in values:
+        text = "" if value is None else str(value)
+        if isinstance(value, str) and not raw:
+            text = CONTROL.sub(lambda control: repr(control[0])[1:-1], text)
+            text = f"'{text}" if text.startswith(FORMULA) else text
+        quoted = f'"{text.replace(chr(34), 2 * chr(34))}"'
+        cells.append(quoted if set(text) & set(',"\r\n') else text)
+    return ",".join(cells)
 
 
 @contextmanager
 def _npy(path: Path, width: int) -> Iterator[Write]:
     """Yield what adds a row to a matrix (inputs, width) in a file; a bad input is a row of NaN."""
     with atomic_path(path) as part, part.open("wb") as file:
-        num_rows = 0
 
-        def write_header() -> None:  # numpy leaves room in it, so that a file can grow in place
-            shape = (num_rows, width)
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        def write_header(num_rows: int) -> int:  # numpy leaves room in it to grow in place
+            header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, width)}
             np.lib.format.write_array_header_1_0(file, header)
+            return file.tell()
 
         def add(answer: Answer) -> None:
-            nonlocal num_rows
             row = np.full(width, np.nan) if answer.features is None else answer.features
             file.write(row.astype("<f4").tobytes())
-            num_rows += 1
 
-        write_header()
+        start = write_header(0)
         yield add
+        num_bytes = file.tell() - start
         file.seek(0)
-        write_header()
+        write_header(num_bytes // (4 * width))
 
 
 def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write:
@@ -164,18 +161,16 @@ def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write
     from resnets.tasks.sheet import draw_prediction
 
     folder.mkdir(parents=True, exist_ok=True)
-    number = 0
+    numbers = count(1)
 
     def add(answer: Answer) -> None:
-        nonlocal number
-        number += 1
+        number = next(numbers)
         if answer.crop is None or answer.probabilities is None:
             return
         name = re.sub(r"[^\w.-]", "_", Path(answer.path).name, flags=re.ASCII)[:100]
         path = folder / f"{number:05d}_{name}{'_explained' if with_heat else ''}.png"
-        explained = None
-        if with_heat and answer.heat is not None:
-            explained = overlay(answer.crop, answer.heat)
+        heat = answer.heat if with_heat else None
+        explained = None if heat is None else overlay(answer.crop, heat)
         draw_prediction(path, answer.crop, classes, answer.probabilities, explained)
 
     return add

@@ -43,8 +43,7 @@ def check_import(
     """
     source = open_source(data)
     _, meta, _ = import_backbone(weights, network, preprocess)
-    places = class_places(source.classes, len(meta.classes), order, data)
-    form = meta.preprocess
+    places, form = class_places(source.classes, len(meta.classes), order, data), meta.preprocess
     right: dict[str, NDArray[np.bool_]] = {}
     with tempfile.TemporaryDirectory() as folder:
         packing = Packing(form.channels, form.resize, form.fit, max_megapixels)
@@ -53,17 +52,18 @@ def check_import(
             raise DataError(f"{data}: no image can be read", "look at it with `resnets check`")
         images = Images(Path(folder) / "images.bin", rows)
         labels = np.array([places[row.label] for row in rows])
-        for name, one in {OURS: network, **look_alikes(network)}.items():
-            model, *_ = import_backbone(weights, one, preprocess)
+        for name, candidate in {OURS: network, **look_alikes(network)}.items():
+            model, *_ = import_backbone(weights, candidate, preprocess)
             logits = infer(
                 model, images, preprocess=form, batch_size=BATCH, device=device, precision="fp32"
             )
             right[name] = logits.argmax(1) == labels
     chance = float(np.bincount(labels).max() / len(labels))
+    shares = {name: hits.mean() for name, hits in right.items()}
     print(f"{len(rows)} images of {printable(str(data))}; {len(bad)} could not be read")
-    for name, share in {**{k: v.mean() for k, v in right.items()}, "chance": chance}.items():
-        print(f"{share:7.1%}  {name}{' (always the most frequent class)' * (name == 'chance')}")
-    best = max(right, key=lambda name: right[name].sum())
+    for name, share in {**shares, "chance (always the most frequent class)": chance}.items():
+        print(f"{share:7.1%}  {name}")
+    best = max(shares, key=shares.__getitem__)
     ours, theirs = right[OURS], right[best]
     if wilson(int(theirs.sum()), len(theirs))[0] <= chance:
         raise ArtefactError(
@@ -71,7 +71,7 @@ def check_import(
             "compare model, data.resize, preprocess and the order of the classes with their source",
         )
     if mcnemar(int((ours & ~theirs).sum()), int((theirs & ~ours).sum())) < ALPHA:
-        what = f"{ours.mean():.1%} are right {OURS}, and {theirs.mean():.1%} with {best}"
+        what = f"{shares[OURS]:.1%} are right {OURS}, and {shares[best]:.1%} with {best}"
         raise ArtefactError(f"{weights}: {what}", f"set {best} in params.yaml")
 
 
@@ -79,18 +79,14 @@ def class_places(
     classes: list[str], num_places: int, order: list[str] | None, data: Path
 ) -> dict[str, int]:
     """Return the place of each class in a head of so many; raise DataError where one has none."""
+    fix = "call each class folder by its number in the head, or give all names with --order"
     places = {name: place for place, name in enumerate(order or classes)}
     if order is None and all(name.isdecimal() for name in classes):
         places = {name: int(name) for name in classes}
     elif len(places) != num_places:
-        raise DataError(
-            f"{data}: {len(places)} classes, but the head has {num_places}",
-            "call each class folder by its number in the head, or give all names with --order",
-        )
+        raise DataError(f"{data}: {len(places)} classes, but the head has {num_places}", fix)
     for name in classes:
         if places.get(name, num_places) >= num_places:
-            raise DataError(
-                f"{data}: class {name!r} has no place in a head of {num_places}",
-                "correct the folder's name, or the names that --order gives",
-            )
+            what = f"{data}: class {name!r} has no place in a head of {num_places}"
+            raise DataError(what, fix)
     return places

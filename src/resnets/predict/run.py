@@ -5,27 +5,26 @@ Images are decoded in threads while the model computes, and nothing grows with t
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnets.evaluation.gradcam import grad_cam
-from resnets.export.classifier import Classifier, open_classifier, read_onnx
+from resnets.export.classifier import Classifier, open_classifier
 from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import Output
 from resnets.predict.answers import Answer, Reports, open_writers
-from resnets.predict.inputs import Content, find_inputs
-from resnets.system.errors import ArtefactError, DataError, EnvironmentFault, printable
+from resnets.predict.inputs import Content, Input, find_inputs
+from resnets.system.errors import DataError, EnvironmentFault
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import allowed_cpus
-from resnets.tasks.decode import BadImageError, center_crop, decode, resize
+from resnets.tasks.decode import BadImageError, Crops, center_crop, decode, resize
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model
 EXACT, INT8 = Path("artifacts/export/model.onnx"), Path("artifacts/export/model_int8.onnx")
-
-Crop = NDArray[np.uint8]
 
 
 def predict(
@@ -48,16 +47,14 @@ def predict(
     path = model or default_model()
     classifier = open_classifier(path, output=output, device=device, precision=precision)
     answers = classify(find_inputs(arguments, lines), classifier, batch_size=batch_size)
-    if "-" not in arguments and (reports.table() or not sys.stdout.isatty()):
+    if "-" not in arguments and (reports.table or not sys.stdout.isatty()):
         total = sum(1 for _ in find_inputs(arguments, (), read=False))
         answers = follow(answers, f"predicting with {path}", "images", total)
     num_inputs = num_bad = 0
-    classes = classifier.meta.classes
     width = classifier.head[0].shape[1] if classifier.head else 0
-    with open_writers(reports, classes, width) as writers:
+    with open_writers(reports, classifier.meta.classes, width) as writers:
         for answer in answers:
-            num_inputs += 1
-            num_bad += bool(answer.error)
+            num_inputs, num_bad = num_inputs + 1, num_bad + bool(answer.error)
             for write in writers:
                 write(answer)
         if not num_inputs:
@@ -68,80 +65,50 @@ def predict(
 
 
 def default_model() -> Path:
-    """Return what the export stage made: the int8 model if it was made of the exact one beside it.
-
-    An export keeps an int8 model only if it is good enough; a line says when one is left aside.
-    """
+    """Return what the export stage made: the int8 model if it was good enough to be kept."""
     if not EXACT.is_file():
         raise EnvironmentFault(f"{EXACT}: no such file", "run `dvc repro`, or give --model")
-    if INT8.is_file():
-        try:
-            int8, exact = (read_onnx(path)[1].hashes.get("weights") for path in (INT8, EXACT))
-            if int8 == exact and exact:
-                return INT8
-            what = f"{INT8}: made of another model than {EXACT.name}"
-        except ArtefactError as error:
-            what = error.what
-        print(printable(f"{what}; using {EXACT}"), file=sys.stderr)
-    return EXACT
+    return INT8 if INT8.is_file() else EXACT
 
 
 def classify(
-    inputs: Iterable[tuple[str, Content]], classifier: Classifier, *, batch_size: int
+    inputs: Iterable[Input], classifier: Classifier, *, batch_size: int
 ) -> Iterator[Answer]:
     """Yield an answer for every input, in order."""
-    ready = _read_ahead(inputs, classifier.meta.preprocess, ahead=2 * batch_size)
-    while batch := list(islice(ready, batch_size)):
-        good = [(path, crop) for path, crop in batch if not isinstance(crop, str)]
-        answers = iter(_answer(good, classifier))
-        for path, crop in batch:
-            yield Answer(path, crop) if isinstance(crop, str) else next(answers)
-
-
-def _answer(good: list[tuple[str, Crop]], classifier: Classifier) -> list[Answer]:
-    """Run the model once on the crops of a batch."""
-    if not good:
-        return []
-    scores = classifier.score(np.stack([crop for _, crop in good]))
-    heat = None
-    if scores.feature_map is not None and classifier.head:
-        predicted = scores.probabilities.argmax(axis=1)
-        heat = grad_cam(scores.feature_map, classifier.head[0], predicted)
-    features = scores.features
-    return [
-        Answer(
-            path,
-            crop=crop,
-            probabilities=scores.probabilities[row],
-            features=None if features is None else features[row],
-            heat=None if heat is None else heat[row],
-        )
-        for row, (path, crop) in enumerate(good)
-    ]
-
-
-def _read_ahead(
-    inputs: Iterable[tuple[str, Content]], preprocess: FullPreprocess, *, ahead: int
-) -> Iterator[tuple[str, Crop | str]]:
-    """Yield each input's path with its crop or its error, decoded in threads ahead of time."""
-    return map_ahead(
-        lambda one: (one[0], _prepare(one[1], preprocess)),
+    prepared = map_ahead(
+        lambda named: _prepare(*named, classifier.meta.preprocess),
         inputs,
         workers=len(allowed_cpus()),
-        ahead=ahead,
-        size=lambda one: len(one[1]) if isinstance(one[1], bytes) else 0,
+        ahead=2 * batch_size,
+        size=lambda named: len(named[1]) if isinstance(named[1], bytes) else 0,
     )
+    while batch := list(islice(prepared, batch_size)):
+        crops = [answer.crop for answer in batch if answer.crop is not None]
+        scored = _score(np.stack(crops), classifier) if crops else iter(())
+        yield from (answer if answer.error else replace(answer, **next(scored)) for answer in batch)
 
 
-def _prepare(content: Content, preprocess: FullPreprocess) -> Crop | str:
+def _prepare(path: str, content: Content, preprocess: FullPreprocess) -> Answer:
     """Return what the model sees of a file, as the training's store does it, or the error."""
     try:
         if isinstance(content, BadImageError):
             raise content
         pixels = decode(content, channels=preprocess.channels, max_megapixels=MAX_MEGAPIXELS)
         small = resize(pixels, preprocess.resize, preprocess.fit)
-        return np.array(center_crop(small, preprocess.crop))  # a copy: the whole picture is let go
+        crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go
+        return Answer(path, crop=crop)
     except BadImageError as error:
-        return error.detail
+        return Answer(path, error.detail)
     except MemoryError:
-        return "not enough memory to decode it"
+        return Answer(path, "not enough memory to decode it")
+
+
+def _score(crops: Crops, classifier: Classifier) -> Iterator[dict[str, Any]]:
+    """Run the model once; yield what each answer gets of it."""
+    scores = classifier.score(crops)
+    columns = {"probabilities": scores.probabilities, "features": scores.features}
+    if scores.feature_map is not None and classifier.head:
+        predicted = scores.probabilities.argmax(axis=1)
+        columns["heat"] = grad_cam(scores.feature_map, classifier.head[0], predicted)
+    for row in range(len(crops)):
+        yield {name: values[row] for name, values in columns.items() if values is not None}
