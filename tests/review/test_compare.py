@@ -15,7 +15,7 @@ from resnets.evaluation.predictions import read_predictions
 from resnets.review.compare import compare_revisions
 from resnets.review.gates import GateError, check_gates
 from resnets.review.page import MAX_BYTES, review
-from resnets.review.revisions import changes, read_revision
+from resnets.review.revisions import read_revision
 from resnets.system.errors import ArtefactError, ParamsError
 from resnets.tasks.task import open_task
 from tests.data.photos import prepare
@@ -238,23 +238,17 @@ def test_missing_predictions_are_said(project):
 
 
 def test_changed_parameters_and_data_are_listed(project):
-    project.write("params.yaml", "transfer: {net: {lr: 0.1, epochs: 5}}\n")
+    project.write("params.yaml", "transfer: {net: {lr: 0.1, epochs: 5, sizes: [1]}}\n")
     project.write("metrics/data_target.json", '{"images": 10, "rejected": {"empty": 0}}')
     two_states(project, runs(0.8, 1), runs(0.8, 1))
-    project.write("params.yaml", "transfer: {net: {lr: 0.2, epochs: 5}}\n")
+    project.write("params.yaml", "transfer: {net: {lr: 0.2, epochs: 5, sizes: [2]}}\n")
     project.write("metrics/data_target.json", '{"images": 9, "rejected": {"empty": 1}}')
     project.commit()
     text = text_of(project)
     assert re.search(r"`transfer\.net\.lr` +\| `0\.1` +\| `0\.2`", text)
+    assert re.search(r"`transfer\.net\.sizes` +\| `\[1\]` +\| `\[2\]`", text)
     assert re.search(r"`data_target\.rejected\.empty` +\| `0` +\| `1`", text)
     assert "epochs" not in text
-
-
-def test_changes_of_nested_values():
-    assert changes({"a": {"b": 1, "c": [1]}}, {"a": {"b": 1, "c": [2]}, "d": 3}) == [
-        ("a.c", [1], [2]),
-        ("d", None, 3),
-    ]
 
 
 def test_report_lists_what_broke_and_what_was_fixed(project):

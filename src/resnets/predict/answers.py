@@ -5,7 +5,7 @@ Every writer holds one row at a time, and a file takes its name only when it is 
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -69,17 +69,15 @@ def open_writers(
     reports: Reports, classes: Sequence[str], num_features: int
 ) -> Iterator[list[Write]]:
     """Yield what writes the reports; an error on the way leaves no file behind."""
-    table = reports.table
     with ExitStack() as stack:
-        if table:
-            writers = [stack.enter_context(_table(table, reports, classes))]
+        if reports.table:
+            writers = [stack.enter_context(_table(reports.table, reports, classes))]
         else:
             writers = [_print_table(reports, classes)]
         if reports.features:
             writers.append(stack.enter_context(_npy(reports.features, num_features)))
-        for folder, with_heat in ((reports.plot, False), (reports.explain, True)):
-            if folder:
-                writers.append(_pictures(folder, classes, with_heat=with_heat))
+        if reports.plot or reports.explain:
+            writers.append(_pictures(reports, classes))
         yield writers
 
 
@@ -98,9 +96,7 @@ def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Wri
     """Yield what adds a row to a CSV file, or an object to a list in a JSON file."""
     # a class that is called as a fixed column says what it is
     names = [f"{name} (class)" if name in COLUMNS else name for name in classes]
-    columns = [*COLUMNS, *names]
-
-    is_json, between = path.suffix == ".json", "\n"
+    columns, is_json, between = [*COLUMNS, *names], path.suffix == ".json", "\n"
     with (
         atomic_path(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -108,9 +104,9 @@ def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Wri
 
         def add(answer: Answer) -> None:
             nonlocal between
-            row = _row(answer, classes, reports.threshold)
-            as_object = json.dumps(dict(zip(columns, row, strict=True))) if is_json else ""
-            file.write(between + (as_object or _csv(row, raw=reports.raw)))
+            row = dict(zip(columns, _row(answer, classes, reports.threshold), strict=True))
+            line = json.dumps(row) if is_json else _csv(row.values(), raw=reports.raw)
+            file.write(between + line)
             between = ",\n" if is_json else "\n"
 
         file.write("[" if is_json else _csv(columns, raw=reports.raw))
@@ -118,7 +114,7 @@ def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Wri
         file.write("\n]\n" if is_json else "\n")
 
 
-def _csv(values: Sequence[object], *, raw: bool) -> str:
+def _csv(values: Iterable[object], *, raw: bool) -> str:
     """Write a line, harmless for spreadsheets (OWASP, CSV injection) and terminals unless raw.
 
     Python's own writer leaves a lone carriage return unquoted.
@@ -155,23 +151,24 @@ def _npy(path: Path, width: int) -> Iterator[Write]:
         write_header(num_bytes // (4 * width))
 
 
-def _pictures(folder: Path, classes: Sequence[str], *, with_heat: bool) -> Write:
-    """Return what draws each answer into a folder, under its number and its name."""
+def _pictures(reports: Reports, classes: Sequence[str]) -> Write:
+    """Return what draws each answer into the folders asked for, under its number and its name."""
     from resnets.evaluation.gradcam import overlay
     from resnets.tasks.sheet import draw_prediction
 
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = count(1)
 
     def add(answer: Answer) -> None:
-        number = next(numbers)
+        name = re.sub(r"[^\w.-]", "_", Path(answer.path).name, flags=re.ASCII)[:100]
+        name = f"{next(numbers):05d}_{name}"
         if answer.crop is None or answer.probabilities is None:
             return
-        name = re.sub(r"[^\w.-]", "_", Path(answer.path).name, flags=re.ASCII)[:100]
-        path = folder / f"{number:05d}_{name}{'_explained' if with_heat else ''}.png"
-        heat = answer.heat if with_heat else None
-        explained = None if heat is None else overlay(answer.crop, heat)
-        draw_prediction(path, answer.crop, classes, answer.probabilities, explained)
+        shown = answer.crop, classes, answer.probabilities
+        if reports.plot:
+            draw_prediction(reports.plot / f"{name}.png", *shown)
+        if reports.explain and answer.heat is not None:
+            heat = overlay(answer.crop, answer.heat)
+            draw_prediction(reports.explain / f"{name}_explained.png", *shown, heat)
 
     return add
 

@@ -168,14 +168,9 @@ def _adjust(models: list[ModelComparison]) -> None:
 
     An unchanged model is no look: it cannot turn out different by chance.
     """
+    changed = [model for model in models if not model.is_unchanged]
     for family, share in SHARES:
-        looks = [
-            (model, metric)
-            for model in models
-            if not model.is_unchanged
-            for metric in family
-            if metric in model.differences
-        ]
+        looks = [(x, metric) for x in changed for metric in x.differences if metric in family]
         adjusted = holm([model.differences[metric].p for model, metric in looks])
         for (model, metric), p in zip(looks, adjusted, strict=True):
             model.p[metric] = min(1.0, p / share)

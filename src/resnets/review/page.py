@@ -3,18 +3,14 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dvc.utils.flatten import flatten
+
 from resnets.evaluation.report import chance, code, decimal, table
 from resnets.evaluation.significance import mcnemar
-from resnets.review.compare import (
-    FIRST,
-    METRICS,
-    OTHERS,
-    ModelComparison,
-    compare_revisions,
-)
+from resnets.review.compare import FIRST, METRICS, OTHERS, ModelComparison, compare_revisions
 from resnets.review.details import details, draw_sheet, section
 from resnets.review.gates import Faults, GateError, check_gates
-from resnets.review.revisions import Record, Revision, changes, read_revision
+from resnets.review.revisions import Record, Revision, read_revision
 from resnets.system.errors import ParamsError
 from resnets.system.files import write_text
 
@@ -94,13 +90,12 @@ def _summary(
     lines += [f"- {word}: {', '.join(map(code, names))}" for word, names in others.items() if names]
     blocks.append("\n".join(lines) or "No model was measured at either revision.")
     blocks += _verdicts([model for model in changed if model.differences])
-    blocks.append("\n".join(["## Gates", "", *(_gate_line(*fault) for fault in faults)]))
-    params = (revision.files.get("params.yaml", {}) for revision in (base, head))
+    blocks += [_gates(faults), *_changes("parameters", base.params, head.params)]
     counts = (
-        {name: record for name, record in revision.metrics.items() if name.startswith(OF_DATA)}
-        for revision in (base, head)
+        {name: record for name, record in side.metrics.items() if name.startswith(OF_DATA)}
+        for side in (base, head)
     )
-    return [*blocks, *_changes("parameters", *params), *_changes("data", *counts)]
+    return [*blocks, *_changes("data", *counts)]
 
 
 def _rank(model: ModelComparison) -> tuple[int, str]:
@@ -164,17 +159,24 @@ def _verdicts(models: Sequence[ModelComparison]) -> list[str]:
     return [table([*header, "verdict"], rows, words=2), "\n".join(notes)] if rows else []
 
 
-def _gate_line(name: str, faults: Sequence[str]) -> str:
-    """Say whether a rule holds."""
-    if not faults:
-        return f"- holds: {code(name)}"
-    return f"- **BROKEN**: {code(name)}: {', '.join(code(x, 200) for x in faults[:MOST_FAULTS])}"
+def _gates(faults: Faults) -> str:
+    """Say which rules hold, and how the others are broken."""
+    lines = ["## Gates", ""]
+    for name, broken in faults:
+        listed = ", ".join(code(x, 200) for x in broken[:MOST_FAULTS])
+        lines.append(
+            f"- **BROKEN**: {code(name)}: {listed}" if broken else f"- holds: {code(name)}"
+        )
+    return "\n".join(lines)
 
 
 def _changes(what: str, base: Record, head: Record) -> list[str]:
-    """Return a table of changed values, if there are any."""
-    changed = changes(base, head)
-    rows = [[code(key), *("–" if x is None else code(x) for x in both)] for key, *both in changed]
-    more = [f"and {len(rows) - MOST_CHANGES} more"] * (len(rows) > MOST_CHANGES)
-    header = ["key", "base", "head"]
-    return [*section(f"## Changed {what}", header, rows[:MOST_CHANGES], words=3), *more]
+    """Return a table of all values that differ, by their dotted keys, if there are any."""
+    sides = flatten(base), flatten(head)
+    changed = [key for key in sorted(sides[0] | sides[1]) if sides[0].get(key) != sides[1].get(key)]
+    rows = [
+        [code(key), *("–" if side.get(key) is None else code(side[key]) for side in sides)]
+        for key in changed[:MOST_CHANGES]
+    ]
+    more = [f"and {len(changed) - MOST_CHANGES} more"] * (len(changed) > MOST_CHANGES)
+    return [*section(f"## Changed {what}", ["key", "base", "head"], rows, words=3), *more]

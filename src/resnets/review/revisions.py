@@ -6,7 +6,6 @@ DVC says, without any data, which outputs do not belong to the parameters and th
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,12 @@ from dvc.repo import Repo
 from dvc.repo.brancher import switch
 from dvc.scm import RevError, SCMError
 from dvc.stage import Stage
-from dvc.utils.flatten import flatten
 from dvc.utils.serialize import load_path
 from networkx import dfs_preorder_nodes
 
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
-REVIEWED = (
-    "params.yaml",
-    "gates.yaml",
-    "metrics/*.json",
-    "plots/*/predictions.csv",
-    "plots/*/seeds.csv",
-)
+TABLES = ("predictions.csv", "seeds.csv")
 Record = Mapping[str, Any]
 
 
@@ -46,17 +38,20 @@ class Revision:
 
     @property
     def metrics(self) -> dict[str, Record]:
-        """Return the files of the folder metrics, by name.
-
-        What was measured of a variant that params.yaml no longer has is left out.
-        """
-        variants = self.files.get("params.yaml", {}).get("transfer")
-        records = {Path(x).stem: self.files[x] for x in self.files if x.startswith("metrics/")}
+        """Return the files of the folder metrics, but those of variants that params.yaml lost."""
+        paths = sorted(path for path in self.files if path.startswith("metrics/"))
+        records = {Path(path).stem: self.files[path] for path in paths}
+        variants = self.params.get("transfer", records)
         return {
             name: record
             for name, record in records.items()
-            if variants is None or name in {"backbone", *variants} or not _is_of_model(record)
+            if name in {"backbone", *variants} or not _is_of_model(record)
         }
+
+    @property
+    def params(self) -> Record:
+        """Return params.yaml, as far as there is one."""
+        return dict(self.files.get("params.yaml", {}))
 
     @property
     def models(self) -> dict[str, Record]:
@@ -88,14 +83,11 @@ def read_revision(name: str | None, root: Path) -> Revision:
         fix = "see `git branch -a`; a shallow clone lacks commits until `git fetch --unshallow`"
         raise ParamsError(f"{shown}: Git knows no such revision here", fix) from None
     except (NotDvcRepoError, SCMError):
-        raise EnvironmentFault(
-            f"{root.resolve()}: not a Git repository with a DVC project",
-            "run it in a clone of the project",
-        ) from None
+        what = f"{root.resolve()}: not a Git repository with a DVC project"
+        raise EnvironmentFault(what, "run it in a clone of the project") from None
     except DvcException as error:
-        problem = str(error).replace("\n", " ")
-        fix = "restore it from Git, or see `dvc status` there"
-        raise ArtefactError(f"{shown}: {problem}", fix) from None
+        what = f"{shown}: {error}".replace("\n", " ")
+        raise ArtefactError(what, "restore it from Git, or see `dvc status` there") from None
     shown = shown[:10] if re.fullmatch("[0-9a-f]{40}", shown) else shown
     return Revision(shown, folder, files, stale)
 
@@ -103,14 +95,13 @@ def read_revision(name: str | None, root: Path) -> Revision:
 def _reviewed(repo: Repo) -> Iterator[tuple[str, Any]]:
     """Yield path and content of the reviewed files, as the repository is switched."""
     fs, root = repo.fs, repo.root_dir
-    for folder in sorted({pattern.split("/")[0] for pattern in REVIEWED}):
-        top = fs.join(root, folder)
-        for file in [top] if fs.isfile(top) else sorted(fs.find(top)):
-            path = fs.relpath(file, root)
-            if any(fnmatch(path, pattern) for pattern in REVIEWED):
-                table = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-                is_table = path.endswith(".csv")
-                yield path, fs.read_text(file, **table) if is_table else load_path(file, fs)
+    tops = [fs.join(root, name) for name in ("params.yaml", "gates.yaml", "metrics", "plots")]
+    for file in (file for top in tops for file in ([top] if fs.isfile(top) else fs.find(top))):
+        if file.endswith((".json", ".yaml")):
+            yield fs.relpath(file, root), load_path(file, fs)
+        elif fs.name(file) in TABLES:
+            text = fs.read_text(file, encoding="utf-8", errors="surrogateescape", newline="")
+            yield fs.relpath(file, root), text
 
 
 def _stale_outputs(repo: Repo) -> dict[str, list[str]]:
@@ -146,13 +137,3 @@ def _differences(stage: Stage, absent: list[str]) -> Iterator[str]:
                 yield from (f"{name}: {path} {key} is {how}" for key, how in state.items())
             elif state != "deleted" or file in stage.outs:
                 yield f"{name}: {path} is {state}"
-
-
-def changes(base: Record, head: Record) -> list[tuple[str, object, object]]:
-    """Return (key, base, head) of all that differs; what one side lacks is None."""
-    before, after = flatten(base), flatten(head)
-    return [
-        (key, before.get(key), after.get(key))
-        for key in sorted(before | after)
-        if before.get(key) != after.get(key)
-    ]
