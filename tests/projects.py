@@ -5,9 +5,10 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from resnets.evaluation.evaluate import evaluate
-from resnets.evaluation.predictions import predictions_table, seeds_table
+from resnets.evaluation.predictions import prediction_tables, predictions_of
 from resnets.evaluation.scoring import metrics_record
 
 MEASURED_ON = {
@@ -69,14 +70,17 @@ class Project:
     ) -> None:
         """Write what the evaluate stage writes of a model; `runs` are logits (runs, N, K)."""
         ids = ids or [f"{classes[label]}/{k:05d}.png" for k, label in enumerate(labels)]
-        scored = [evaluate(logits, labels, classes) for logits in runs]
-        record = metrics_record(
-            {k: (one, one) for k, one in enumerate(scored)},
-            training=TRAINING,
-            measured_on=MEASURED_ON | dict(measured_on),
-        )
+        labels = np.asarray(labels)
+        scores = [evaluate(logits, labels, classes) for logits in runs]
+        table = pd.DataFrame({"repeat": range(len(runs)), **TRAINING, "val_leaked": 0.0})
+        for metric in ("accuracy", "nll"):
+            for side in ("test", "val"):
+                table[f"{side}_{metric}"] = [run.value(metric) for run in scores]
+        record = metrics_record(table, scores[0], scores[0])
+        record["measured_on"] = MEASURED_ON | dict(measured_on)
         self.write(f"metrics/{name}.json", json.dumps(record, indent=2))
-        table = predictions_table(ids, labels, runs[0], classes, 1.0)
-        self.write(f"plots/{name}/predictions.csv", table.to_csv(index=False, lineterminator="\n"))
-        seeds = seeds_table(ids, labels, dict(enumerate(runs)), classes, groups or ids)
-        self.write(f"plots/{name}/seeds.csv", seeds.to_csv(index=False, lineterminator="\n"))
+        words = {"classes": classes, "ids": ids, "groups": groups or ids}
+        tables = prediction_tables(predictions_of(runs, labels, **words), range(len(runs)))
+        for kind, predictions in tables.items():
+            text = predictions.to_csv(index=False, lineterminator="\n")
+            self.write(f"plots/{name}/{kind}.csv", text)

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,11 +13,12 @@ from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
 from resnets.evaluation.evaluate import evaluate
-from resnets.evaluation.metrics import METRICS, Outcomes, metrics_for, reliability
-from resnets.evaluation.predictions import predictions_table
+from resnets.evaluation.metrics import METRICS, metrics_for, reliability
+from resnets.evaluation.predictions import Predictions, prediction_tables, predictions_of
 from resnets.evaluation.scoring import metrics_record
 from resnets.models.calibration import fit_temperature, log_softmax
 from resnets.system.errors import DataError, NumericalError
+from tests.projects import TRAINING
 
 
 def some_logits(num_images, num_classes, *, seed=0, strength=2.0):
@@ -74,8 +76,8 @@ def test_two_bins_of_calibration_error_by_hand():
     result = evaluate(logits, labels, names(2))
     by_hand = (4 * abs(0.9 - 0.75) + 2 * abs(0.6 - 0.0)) / 6
     assert result.scores["ece"].value == pytest.approx(by_hand)
-    rows = reliability(log_softmax(logits), labels)
-    assert [(row["images"], row["accuracy"]) for row in rows] == [(2, 0.0), (4, 0.75)]
+    bins = reliability(log_softmax(logits), labels)
+    assert (bins["images"].tolist(), bins["accuracy"].tolist()) == ([2, 4], [0.0, 0.75])
 
 
 def test_per_class_numbers_by_hand():
@@ -178,7 +180,7 @@ def test_compared_metrics_have_terms_of_every_run_without_all_probabilities():
     rng = np.random.default_rng(0)
     labels, runs = rng.integers(0, 3, 60), rng.integers(0, 3, (2, 60))
     for name, metric in metrics_for("compare").items():
-        assert metric.terms(Outcomes(labels, runs, rng.random((2, 60)))).shape == (2, 60), name
+        assert metric.terms(Predictions(labels, runs, rng.random((2, 60)))).shape == (2, 60), name
 
 
 def test_order_of_the_images_does_not_matter():
@@ -226,7 +228,8 @@ def test_no_images_and_bad_logits_are_refused():
 
 def test_predictions_table_keeps_awkward_class_names():
     logits, labels = some_logits(4, 3)
-    table = predictions_table(list("abcd"), labels, logits, ["id", "label", 'x,"y"'], 2.0)
+    words = {"classes": ["id", "label", 'x,"y"'], "ids": list("abcd"), "groups": list("abcd")}
+    table = prediction_tables(predictions_of([logits], labels, **words), [0])["predictions"]
     assert table.columns.tolist() == ["id", "label", "predicted", "id", "label", 'x,"y"']
     assert table.iloc[:, 3:].sum(axis=1).to_numpy() == pytest.approx(1.0, abs=2e-6)
     text = table.to_csv(index=False)
@@ -235,8 +238,14 @@ def test_predictions_table_keeps_awkward_class_names():
 
 def test_record_has_mean_and_spread_over_seeds_and_no_lists():
     sides = [evaluate(*some_logits(50, 3, seed=seed), names(3)) for seed in range(6)]
-    runs = {7: (sides[0], sides[1]), 8: (sides[2], sides[3]), 9: (sides[4], sides[5])}
-    record = metrics_record(runs, training={"epochs": 3}, measured_on={"data": "0123"})
+    numbers = {
+        f"{name}_{metric}": [side.value(metric) for side in sides[start::2]]
+        for start, name in enumerate(("test", "val"))
+        for metric in ("accuracy", "nll")
+    }
+    runs = pd.DataFrame({"repeat": [7, 8, 9], **numbers, **TRAINING, "val_leaked": 0.5})
+    record = metrics_record(runs, sides[0], sides[1])
+    assert record["val"]["leaked"] == 0.5
     accuracies = [side.scores["accuracy"].value for side in sides[::2]]
     assert record["test"]["accuracy"] == pytest.approx(accuracies[0])
     assert record["seeds"]["mean"] == pytest.approx(np.mean(accuracies))
@@ -244,9 +253,11 @@ def test_record_has_mean_and_spread_over_seeds_and_no_lists():
     assert list(record["seeds"]["test"]) == ["7", "8", "9"]
     text = json.dumps(record, allow_nan=False)
     assert "[" not in text
-    assert list(record) == ["test", "val", "seeds", "training", "measured_on"]
+    assert list(record) == ["test", "val", "seeds", "training"]
 
 
 def test_one_run_has_no_spread():
     side = evaluate(*some_logits(50, 3), names(3))
-    assert "std" not in metrics_record({0: (side, side)}, training={}, measured_on={})["seeds"]
+    columns = {f"{s}_{m}": [0.5] for s in ("test", "val") for m in ("accuracy", "nll")}
+    runs = pd.DataFrame({"repeat": [0], **columns, **TRAINING, "val_leaked": 0.0})
+    assert "std" not in metrics_record(runs, side, side)["seeds"]

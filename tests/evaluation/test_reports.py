@@ -48,8 +48,8 @@ def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, l
     ).assign(**TRAINING, model="m.safetensors", weights="0123", val_leaked=leaked)
     predicted = np.stack([x.argmax(1) for x in logits])
     ids = [str(k) for k in range(num_images)]
-    losses, groups = np.zeros(predicted.shape), np.arange(num_images)
-    predictions = Predictions(ids, CLASSES, labels, predicted, losses, groups)
+    losses = np.zeros(predicted.shape)
+    predictions = Predictions(labels, predicted, losses, ids=ids, groups=ids)
     return Standing(runs, predictions, pd.DataFrame())
 
 

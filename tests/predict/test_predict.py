@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from resnets.evaluation.predictions import predictions_table
+from resnets.evaluation.predictions import prediction_tables, predictions_of
 from resnets.export.classifier import open_classifier, settle
 from resnets.export.onnx import to_onnx
 from resnets.models.bundle import KEY, load_bundle
@@ -107,7 +107,9 @@ def test_answers_are_those_of_the_evaluation(trained: Trained, tmp_path: Path) -
         bundle.model, test.images, preprocess=PREPROCESS, batch_size=64, device="cpu",
         precision="fp32",
     )  # fmt: skip
-    wanted = predictions_table(test.ids, test.labels, logits, CLASSES, bundle.meta.temperature)
+    words = {"classes": CLASSES, "ids": test.ids, "groups": test.ids}
+    predictions = predictions_of([logits / bundle.meta.temperature], test.labels, **words)
+    wanted = prediction_tables(predictions, [0])["predictions"]
     files = [trained.photos / name for name in test.ids]
     for name in ("plain.onnx", "inside.onnx", "model.safetensors"):
         rows = table(files, trained.bundle.parent / name, tmp_path)

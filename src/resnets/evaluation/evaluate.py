@@ -1,9 +1,8 @@
 """Score logits against labels with every metric of the table, and with 95% intervals.
 
 A metric has one if it is the mean of one term per image: Wilson's for a proportion, else a normal
-one from the spread of the terms within each class, since the split fixes how many images a class
-has. What cannot be known is None, never NaN: the recall of a class without images, an AUC of one
-class, an interval without any spread.
+one from the spread of the terms within each class, as the split fixes how many images a class has.
+What cannot be known is None, never NaN.
 """
 
 import math
@@ -13,9 +12,9 @@ from dataclasses import asdict, astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.evaluation.metrics import METRICS, Metric, Outcomes, metrics_for
-from resnets.evaluation.significance import Labels, Z, wilson
-from resnets.models.calibration import log_softmax
+from resnets.evaluation.metrics import METRICS, Metric, class_ranks, metrics_for
+from resnets.evaluation.predictions import Labels, Predictions, predictions_of
+from resnets.evaluation.significance import Z, wilson
 from resnets.system.errors import DataError, NumericalError
 
 ScoreRow = dict[str, str | int | float | None]
@@ -51,11 +50,7 @@ class Evaluation:
 
 
 def evaluate(
-    logits: NDArray[np.floating],
-    labels: Labels,
-    classes: Sequence[str],
-    *,
-    temperature: float = 1.0,
+    logits: NDArray[np.floating], labels: Labels, classes: Sequence[str], *, temperature: float = 1
 ) -> Evaluation:
     """Score logits (N, K) against labels (N,).
 
@@ -65,12 +60,8 @@ def evaluate(
         raise DataError("there are no images to evaluate", "check the split: one side is empty")
     if not np.isfinite(logits).all():
         raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
-    predicted, images = logits.argmax(1), np.arange(len(labels))
-    uncalibrated, calibrated = (
-        Outcomes(labels, predicted[None], -logs[images, labels][None], logs)
-        for logs in (log_softmax(logits), log_softmax(logits / temperature))
-    )
+    exact = np.asarray(logits, np.float64)
+    uncalibrated, calibrated = (predictions_of([exact / t], labels) for t in (1, temperature))
     scores = {
         metric.name: score
         for metric in METRICS
@@ -79,9 +70,9 @@ def evaluate(
     return Evaluation(len(labels), scores, _per_class(calibrated, classes))
 
 
-def _score(metric: Metric, outcomes: Outcomes) -> Score | None:
+def _score(metric: Metric, predictions: Predictions) -> Score | None:
     """Return a metric of the first run with the interval that its terms give it."""
-    measured, labels = metric.measure(outcomes), outcomes.labels
+    measured, labels = metric.measure(predictions), predictions.labels
     if not isinstance(measured, np.ndarray):
         return None if measured is None else Score(measured)
     terms = measured[0]
@@ -101,10 +92,10 @@ def _proportion(successes: int, total: int) -> Score:
     return Score(successes / total, *wilson(successes, total))
 
 
-def _per_class(outcomes: Outcomes, classes: Sequence[str]) -> list[ScoreRow]:
+def _per_class(predictions: Predictions, classes: Sequence[str]) -> list[ScoreRow]:
     """Return per class: support; precision and recall with intervals; F1, AUC and AP."""
-    labels, predicted = outcomes.labels, outcomes.runs[0]
-    counted = labels[outcomes.right[0]], predicted, labels
+    labels, ranks = predictions.labels, class_ranks(predictions)
+    counted = labels[predictions.right()[0]], predictions.runs[0], labels
     counts = np.stack([np.bincount(x, minlength=len(classes)) for x in counted], 1).tolist()
     rows = []
     for k, (hits, picks, support) in enumerate(counts):
@@ -113,5 +104,5 @@ def _per_class(outcomes: Outcomes, classes: Sequence[str]) -> list[ScoreRow]:
             numbers = astuple(_proportion(hits, total)) if total else (None, None, None)
             row |= zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True)
         row["f1"] = 2 * hits / (support + picks) if support else None
-        rows.append(row | {name: values.get(k) for name, values in outcomes.ranks.items()})
+        rows.append(row | {name: values.get(k) for name, values in ranks.items()})
     return rows

@@ -1,9 +1,8 @@
 """Show where in a picture the evidence for a class is: Grad-CAM (Selvaraju et al. 2017).
 
 In a network that ends in average pooling and one linear layer, the gradient of a logit with
-respect to the last feature map is the row of the layer's weights, divided by the number of places.
-So Grad-CAM needs no backward pass there, and an ONNX file will do; it equals CAM (Zhou et al. 2016)
-up to a factor that scaling removes.
+respect to the last feature map is the row of the layer's weights, up to a factor that scaling
+removes. So it needs no backward pass, and an ONNX file will do.
 """
 
 import numpy as np

@@ -1,58 +1,24 @@
 """Keep the table of metrics, which all that computes, shows or compares them reads.
 
-Values are scikit-learn's, and computed by it where they are no plain means. Macro averages run over
-the classes that have images.
+Values are scikit-learn's. Averages over classes run over those that have images.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.evaluation.significance import Labels, Terms, balanced_terms, macro_f1_terms
+from resnets.evaluation.predictions import Labels, Predictions
+from resnets.evaluation.significance import Terms, balanced_terms, macro_f1_terms
 from resnets.models.calibration import LogProbabilities
 
 Use = Literal["headline", "card", "compare", "rank"]
+Floats = NDArray[np.float64]
 
 BINS = 15  # of confidence, equally wide (Guo et al. 2017, arXiv 1706.04599)
 TOP = 5  # top-5 accuracy, where there are more classes than that
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Hold what runs of a model made of N images, whose classes are `labels` (N,).
-
-    `runs` (R, N) are the classes that each run predicted, `losses` (R, N) -log of the probability
-    of the true class, `logs` (N, K) all log-probabilities of the first run, where they are known.
-    """
-
-    labels: Labels
-    runs: Labels
-    losses: NDArray[np.float64]
-    logs: LogProbabilities = field(default_factory=lambda: np.empty((0, 0)))
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Return (R, N): which images were classified as what they are."""
-        return np.equal(self.runs, self.labels)
-
-    @cached_property
-    def ranks(self) -> dict[str, dict[int, float]]:
-        """Return one-vs-rest ROC AUC and average precision of each class that can have them."""
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
-        present = np.unique(self.labels)
-        if len(present) == 1:
-            return {"roc_auc": {}, "average_precision": {}}
-        sides = np.equal.outer(self.labels, present), self.logs[:, present]
-        values = {
-            "roc_auc": roc_auc_score(*sides, average=None).tolist(),
-            "average_precision": average_precision_score(*sides, average=None).tolist(),
-        }
-        return {name: dict(zip(present.tolist(), x, strict=True)) for name, x in values.items()}
 
 
 @dataclass(frozen=True)
@@ -66,71 +32,83 @@ class Metric:
     """
 
     name: str
-    measure: Callable[[Outcomes], Terms | float | None]
+    measure: Callable[[Predictions], Terms | float | None]
     uses: tuple[Use, ...] = ()
     higher_is_better: bool = True  # then it is a share, and can be shown in percent
     is_calibrated: bool = True  # of softmax(logits / temperature), not softmax(logits)
 
-    def terms(self, outcomes: Outcomes) -> Terms:
+    def terms(self, predictions: Predictions) -> Terms:
         """Return the terms (R, N) of a metric that is compared."""
-        terms = self.measure(outcomes)
+        terms = self.measure(predictions)
         assert isinstance(terms, np.ndarray)
         return terms
 
 
-def reliability(logs: LogProbabilities, labels: Labels) -> list[dict[str, float]]:
+def reliability(logs: LogProbabilities, labels: Labels) -> dict[str, Floats]:
     """Return images, mean confidence and accuracy of every bin of confidence that holds images.
 
     The bins are (0, 1/15], (1/15, 2/15] and so on.
     """
     confidence, right = np.exp(logs.max(1)), logs.argmax(1) == labels
-    bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1)
-    groups = [bins == k for k in np.unique(bins)]
-    return [
-        {
-            "images": int(group.sum()),
-            "confidence": float(confidence[group].mean()),
-            "accuracy": float(right[group].mean()),
-        }
-        for group in groups
-    ]
+    bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
+    images = np.bincount(bins)
+    sums = {"confidence": np.bincount(bins, confidence), "accuracy": np.bincount(bins, right)}
+    held = images > 0
+    return {
+        "images": images[held].astype(np.float64),
+        **{k: x[held] / images[held] for k, x in sums.items()},
+    }
 
 
-def _top(x: Outcomes) -> Terms | None:
+def class_ranks(x: Predictions) -> dict[str, dict[int, float]]:
+    """Return one-vs-rest ROC AUC and average precision of each class that can have them."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    scores = {"roc_auc": roc_auc_score, "average_precision": average_precision_score}
+    present = np.unique(x.labels).tolist()
+    if len(present) == 1:
+        return {name: {} for name in scores}
+    sides = np.equal.outer(x.labels, present), x.logs[:, present]
+    values = {name: score(*sides, average=None) for name, score in scores.items()}
+    return {k: dict(zip(present, v.tolist(), strict=True)) for k, v in values.items()}
+
+
+def _mean_rank(x: Predictions, name: str) -> float | None:
+    values = class_ranks(x)[name].values()
+    return float(np.mean(list(values))) if values else None
+
+
+def _top(x: Predictions) -> Terms | None:
     likeliest = np.argsort(x.logs, axis=1, kind="stable")[:, -TOP:]
     return (likeliest == x.labels[:, None]).any(1)[None] if x.logs.shape[1] > TOP else None
 
 
-def _brier(x: Outcomes) -> Terms:
+def _brier(x: Predictions) -> Terms:
     truth = np.eye(x.logs.shape[1])[x.labels]
     halved = 0.5 if truth.shape[1] == 2 else 1.0  # scikit-learn's, of two classes in [0, 1]
     return np.asarray(halved * np.square(np.exp(x.logs) - truth).sum(1))[None]
 
 
-def _ece(x: Outcomes) -> float:
+def _ece(x: Predictions) -> float:
     bins = reliability(x.logs, x.labels)
-    gaps = (row["images"] * abs(row["confidence"] - row["accuracy"]) for row in bins)
-    return sum(gaps) / len(x.labels)
+    return float(bins["images"] @ abs(bins["confidence"] - bins["accuracy"])) / len(x.labels)
 
 
-def _mean_rank(x: Outcomes, name: str) -> float | None:
-    return float(np.mean(list(x.ranks[name].values()))) if x.ranks[name] else None
-
-
-def _average(x: Outcomes, score: Literal["precision", "f1"], average: str) -> float:
+def _average(x: Predictions, place: int, average: str) -> float:
+    """Return an average over classes of scikit-learn's precision (place 0) or F1 (place 2)."""
     from sklearn.metrics import precision_recall_fscore_support
 
     present = np.unique(x.labels)
-    precision, _, f1, _ = precision_recall_fscore_support(
+    scores = precision_recall_fscore_support(
         x.labels, x.runs[0], labels=present, average=average, zero_division=0
     )
-    return float(precision if score == "precision" else f1)
+    return float(scores[place])
 
 
 SHOWN: tuple[Use, ...] = ("headline", "card")
 METRICS = (
-    Metric("accuracy", lambda x: x.right, (*SHOWN, "compare", "rank")),
-    Metric("balanced_accuracy", lambda x: balanced_terms(x.right, x.labels), (*SHOWN, "compare")),
+    Metric("accuracy", Predictions.right, (*SHOWN, "compare", "rank")),
+    Metric("balanced_accuracy", lambda x: balanced_terms(x.right(), x.labels), (*SHOWN, "compare")),
     Metric("macro_f1", lambda x: macro_f1_terms(x.runs, x.labels), (*SHOWN, "compare")),
     Metric("top5", _top, SHOWN),
     Metric("roc_auc", lambda x: _mean_rank(x, "roc_auc"), ("card",)),
@@ -141,11 +119,11 @@ METRICS = (
     Metric("brier", _brier, higher_is_better=False),
     Metric("brier_uncalibrated", _brier, higher_is_better=False, is_calibrated=False),
     Metric("average_precision", lambda x: _mean_rank(x, "average_precision")),
-    Metric("macro_precision", lambda x: _average(x, "precision", "macro")),
-    Metric("macro_recall", lambda x: balanced_terms(x.right, x.labels)),
-    Metric("weighted_precision", lambda x: _average(x, "precision", "weighted")),
-    Metric("weighted_recall", lambda x: x.right),
-    Metric("weighted_f1", lambda x: _average(x, "f1", "weighted")),
+    Metric("macro_precision", lambda x: _average(x, 0, "macro")),
+    Metric("macro_recall", lambda x: balanced_terms(x.right(), x.labels)),
+    Metric("weighted_precision", lambda x: _average(x, 0, "weighted")),
+    Metric("weighted_recall", Predictions.right),
+    Metric("weighted_f1", lambda x: _average(x, 2, "weighted")),
 )
 
 

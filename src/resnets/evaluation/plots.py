@@ -74,20 +74,14 @@ def plot_confusion(confusion: NDArray[np.integer], classes: Sequence[str], path:
                 panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
 
 
-def plot_reliability(sides: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw accuracy over confidence, one line per entry of `sides` (rows of `reliability`).
-
-    The lower panel shows how many images have that confidence.
-    """
+def plot_reliability(lines: Mapping[str, Mapping[str, NDArray[Any]]], path: Path) -> None:
+    """Draw accuracy over confidence, and below it the images, of each result of `reliability`."""
     with _figure(path, 5, 5.5) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         upper.plot([0, 1], [0, 1], "--", color="0.6", label="perfect")
-        for (name, rows), colour in zip(sides.items(), COLOURS, strict=False):
-            confidence, accuracy, images = (
-                [row[key] for row in rows] for key in ("confidence", "accuracy", "images")
-            )
-            upper.plot(confidence, accuracy, "o-", color=colour, label=name)
-            lower.vlines(confidence, 0, images, color=colour, lw=5, alpha=0.6)
+        for (name, bins), colour in zip(lines.items(), COLOURS, strict=False):
+            upper.plot(bins["confidence"], bins["accuracy"], "o-", color=colour, label=name)
+            lower.vlines(bins["confidence"], 0, bins["images"], color=colour, lw=5, alpha=0.6)
         upper.set(ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
         lower.set(xlabel="confidence", ylabel="images", ylim=(0, None))
         upper.legend(loc="upper left")

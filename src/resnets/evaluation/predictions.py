@@ -1,180 +1,165 @@
-"""Write and read what a model and its repeats predicted for each test image.
+"""Hold, write and read what the training runs of one variant predicted for each test image.
 
 predictions.csv has id, label, predicted and one calibrated probability per class, of the model
 that is shipped. seeds.csv has id, label, group and, of every repeat, what it predicted and its
-calibrated loss; images of one group, of which there are several, stand or fall together. Both are
-read without pandas, which takes long to import, and the first by position, since a class may be
-called `id`.
+calibrated loss. Both are read without pandas, which takes long to import.
 """
 
 import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.models.calibration import log_softmax
+from resnets.models.calibration import LogProbabilities, log_softmax
 from resnets.system.errors import ArtefactError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Labels = NDArray[np.int64]
 FIX = "restore it from Git, or run `dvc repro`, which measures it again"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Hold what one variant predicted on one test set.
+    """Hold what R runs, the shipped one first, predicted of N images.
 
-    `labels` is (images,) and `runs` (runs, images): places in `classes`, which are sorted, of the
-    true class and of the classes that every training run predicted, the shipped one first.
-    `losses` is (runs, images), or (1, images) of the shipped one alone in an older table: -log of
-    the probability of the true class. `groups` is (images,): one number for images that stand or
-    fall together.
+    `labels` (N,) and `runs` (R, N) are places in `classes`: the true one and those predicted.
+    `losses` (R, N) are -log of the probability of the true class, `logs` (N, K) all
+    log-probabilities of the shipped run, where they are known. Images with one word in `groups`
+    (N,) stand or fall together.
     """
 
-    ids: list[str]
-    classes: list[str]
-    labels: NDArray[np.int64]
-    runs: NDArray[np.int64]
+    labels: Labels
+    runs: Labels
     losses: NDArray[np.float64]
-    groups: NDArray[np.int64]
+    logs: LogProbabilities = field(default_factory=lambda: np.empty((0, 0)))
+    classes: Sequence[str] = ()
+    ids: Sequence[str] = ()
+    groups: Sequence[str] = ()
 
     def take(self, rows: Sequence[int]) -> "Predictions":
-        """Return some of the images."""
-        where = list(rows)
-        ids = [self.ids[row] for row in where]
+        """Return some of the images, of predictions that were read from tables."""
+        where = np.array(rows, int)
         labels, runs, losses = self.labels[where], self.runs[:, where], self.losses[:, where]
-        return Predictions(ids, self.classes, labels, runs, losses, self.groups[where])
+        ids, groups = ([words[row] for row in rows] for words in (self.ids, self.groups))
+        return replace(self, labels=labels, runs=runs, losses=losses, ids=ids, groups=groups)
 
     def right(self) -> NDArray[np.bool_]:
-        """Return (runs, images): which images were classified as what they are."""
+        """Return (R, N): which images were classified as what they are."""
         return np.equal(self.runs, self.labels)
 
 
-def predictions_table(
-    ids: Sequence[str],
-    labels: NDArray[np.int64],
-    logits: NDArray[np.floating],
-    classes: Sequence[str],
-    temperature: float,
-) -> "pd.DataFrame":
-    """Return the table for predictions.csv."""
-    import pandas as pd
+def predictions_of(
+    logits: Iterable[NDArray[np.floating]], labels: Labels, **words: Sequence[str]
+) -> Predictions:
+    """Return the predictions of runs, given each one's logits (N, K) over its temperature.
 
-    names = np.asarray(classes, dtype=object)
-    words = {"id": list(ids), "label": names[labels], "predicted": names[logits.argmax(1)]}
-    probabilities = np.exp(log_softmax(logits / temperature)).round(6)
-    numbers = pd.DataFrame(probabilities, columns=list(classes))
-    return pd.concat([pd.DataFrame(words), numbers], axis=1)
-
-
-def seeds_table(
-    ids: Sequence[str],
-    labels: NDArray[np.int64],
-    logits: Mapping[int, NDArray[np.floating]],
-    classes: Sequence[str],
-    groups: Sequence[str],
-) -> "pd.DataFrame":
-    """Return the table for seeds.csv; `logits` are each repeat's, divided by its temperature.
-
-    `groups` has one word for all images that stand or fall together.
+    `words` are `classes`, `ids` and `groups`, where these matter.
     """
+    logs, images = [log_softmax(run) for run in logits], np.arange(len(labels))
+    runs = np.stack([run.argmax(1) for run in logs])
+    losses = np.stack([-run[images, labels] for run in logs])
+    return Predictions(labels, runs, losses, logs[0], **words)
+
+
+def prediction_tables(
+    predictions: Predictions, repeats: Iterable[int]
+) -> dict[str, "pd.DataFrame"]:
+    """Return the tables for predictions.csv and seeds.csv."""
     import pandas as pd
 
-    names, sizes = np.asarray(classes, dtype=object), Counter(groups)
-    shared = [word if sizes[word] > 1 else "" for word in groups]
-    table = {"id": list(ids), "label": names[labels], "group": shared}
-    for repeat, values in logits.items():
-        table[str(repeat)] = names[values.argmax(1)]
-        table[f"nll {repeat}"] = -log_softmax(values)[np.arange(len(labels)), labels].round(5)
-    return pd.DataFrame(table)
+    names, groups = np.array(predictions.classes, dtype=object), predictions.groups
+    images = pd.DataFrame({"id": predictions.ids, "label": names[predictions.labels]})
+    sizes = Counter(groups)
+    seeds = images.assign(group=[word if sizes[word] > 1 else "" for word in groups])
+    for repeat, run, losses in zip(repeats, predictions.runs, predictions.losses, strict=True):
+        seeds[str(repeat)], seeds[f"nll {repeat}"] = names[run], losses.round(5)
+    shipped = images.assign(predicted=names[predictions.runs[0]])
+    shares = pd.DataFrame(np.exp(predictions.logs).round(6), columns=names)
+    # not assigned: a class may be called `id`
+    return {"predictions": pd.concat([shipped, shares], axis=1), "seeds": seeds}
 
 
 def read_predictions(
     predictions: str, seeds: str, record: Mapping[str, Any], where: str
 ) -> Predictions:
-    """Read the texts of predictions.csv and seeds.csv.
+    """Read the texts of predictions.csv, which is called `where`, and seeds.csv.
 
-    `record` is what metrics/<model>.json says of the model, or a part of it; `where` names
-    predictions.csv in errors. Raises ArtefactError for a table that is not ours, and where the
-    three contradict each other.
+    `record` is metrics/<model>.json or a part of it. Raises ArtefactError for a table that is not
+    ours, and where the three contradict each other.
     """
-    header, (ids, labels, predicted, *columns) = _read(predictions, where)
     seeds_where = where.replace("predictions.csv", "seeds.csv")
-    table = dict(zip(*_read(seeds, seeds_where), strict=True))
-    repeats = [name for name in table if name.isdigit()]
-    if not repeats or len(table["id"]) != len(ids):
+    (header, cells), (names, table) = _read(predictions, where), _read(seeds, seeds_where)
+    columns = dict(zip(names, table.T, strict=True))
+    repeats = [name for name in names if name.isdigit()]
+    if not repeats or len(table) != len(cells):
         raise _broken(seeds_where)
-    of_class = dict(zip(header[3:], columns, strict=True))
-    place = {name: k for k, name in enumerate(sorted(of_class))}
-    named = (labels, predicted, *(table[repeat] for repeat in repeats))
+    ids, *named = *cells[:, :3].T, *(columns[repeat] for repeat in repeats)
+    order = sorted(range(3, len(header)), key=header.__getitem__)
+    place = {header[column]: k for k, column in enumerate(order)}
     try:
-        probabilities = np.array([of_class[name] for name in place], np.float64)
-        truth, shipped, *places = (np.array([place[name] for name in names]) for names in named)
-        losses = np.array([table[f"nll {repeat}"] for repeat in repeats], np.float64)
+        probabilities = cells[:, order].astype(np.float64)
+        labels, shipped, *runs = (np.array([place[name] for name in words]) for words in named)
+        losses = np.array([columns[f"nll {repeat}"] for repeat in repeats], np.float64)
     except (KeyError, ValueError):
         raise _broken(where) from None
-    rows = np.arange(len(ids))
-    is_likeliest = probabilities[shipped, rows] >= probabilities.max(0)  # ties, as it is rounded
-    _hold(is_likeliest, ids, f"{where}: predicted is not the class of the highest probability")
-    pairs = zip(ids, labels, table["id"], table["label"], strict=True)
-    is_same = np.array([(a, b) == (c, d) for a, b, c, d in pairs])
-    _hold(is_same, ids, f"{seeds_where}: id or label is not that of predictions.csv")
-    _hold(shipped == places[0], ids, f"{seeds_where}: the first run is not that of predictions.csv")
-    groups = [word or name for name, word in zip(ids, table["group"], strict=True)]
-    read = Predictions(
-        ids=list(ids),
-        classes=list(place),
-        labels=truth,
-        runs=np.array(places),
-        losses=losses,
-        groups=np.unique(groups, return_inverse=True)[1],
+    likeliest = probabilities.max(1)  # two may be equal, as they are rounded
+    _check(
+        probabilities[np.arange(len(ids)), shipped] == likeliest,
+        ids,
+        f"{where}: predicted is not the class of the highest probability",
     )
-    _agree(record, read, repeats, where)
+    is_same = (table[:, :2] == cells[:, :2]).all(1)
+    _check(is_same, ids, f"{seeds_where}: id or label is not that of predictions.csv")
+    problem = f"{seeds_where}: the first run is not that of predictions.csv"
+    _check(shipped == runs[0], ids, problem)
+    groups = np.where(columns["group"] == "", ids, columns["group"]).tolist()
+    words = {"classes": list(place), "ids": ids.tolist(), "groups": groups}
+    read = Predictions(labels, np.array(runs), losses, **words)
+    _check_record(record, read, repeats, where)
     return read
 
 
-def _hold(is_right: NDArray[np.bool_], ids: Sequence[str], problem: str) -> None:
+def _check(is_right: NDArray[np.bool_], ids: Sequence[str], problem: str) -> None:
     """Raise ArtefactError, with the first of the wrong rows, unless all are right."""
     if not is_right.all():
-        row, wrong = int(is_right.argmin()), int((~is_right).sum())
-        what = f"{problem}, in row {row + 1} ({ids[row]}) and {wrong - 1:,} more of {len(ids):,}"
+        row, more = int(is_right.argmin()), int((~is_right).sum()) - 1
+        what = f"{problem}, in row {row + 1} ({ids[row]}) and {more:,} more of {len(ids):,}"
         raise ArtefactError(what, FIX)
 
 
-def _agree(
+def _check_record(
     record: Mapping[str, Any], read: Predictions, repeats: Sequence[str], where: str
 ) -> None:
     """Raise ArtefactError where a record has other numbers than the tables give."""
     accuracies = read.right().mean(1).tolist()
     computed = {"test.images": len(read.ids), "test.accuracy": accuracies[0]}
+    computed |= zip((f"seeds.test.{repeat}" for repeat in repeats), accuracies, strict=True)
     computed["seeds.n"] = len(repeats)
-    computed |= {f"seeds.test.{k}": x for k, x in zip(repeats, accuracies, strict=True)}
     test, seeds = record.get("test", {}), record.get("seeds", {})
-    told = {f"test.{key}": test[key] for key in ("images", "accuracy") if key in test}
-    told |= {f"seeds.test.{key}": value for key, value in seeds.get("test", {}).items()}
-    told |= {"seeds.n": seeds["n"]} if "n" in seeds else {}
-    for key, value in told.items():
-        if not abs(value - computed.get(key, math.nan)) <= 1e-6:
-            what = (
-                f"{where}: {key} is {computed.get(key)} by the predictions, {value} in the metrics"
-            )
-            raise ArtefactError(what, FIX)
+    recorded = {f"test.{key}": test.get(key) for key in ("images", "accuracy")}
+    recorded |= {f"seeds.test.{key}": value for key, value in seeds.get("test", {}).items()}
+    recorded["seeds.n"] = seeds.get("n")
+    for key, value in recorded.items():
+        if value is not None and not abs(value - computed.get(key, math.nan)) <= 1e-6:
+            numbers = f"{computed.get(key)} by the predictions, {value} in the metrics"
+            raise ArtefactError(f"{where}: {key} is {numbers}", FIX)
 
 
-def _read(text: str, where: str) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return header and columns of a table that starts with id, label and a prediction."""
+def _read(text: str, where: str) -> tuple[list[str], NDArray[np.object_]]:
+    """Return header and cells of a table that starts with id, label and a prediction."""
     header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     is_ours = header[:2] == ["id", "label"] and len(header) > 2
     if not rows or not is_ours or {len(row) for row in rows} != {len(header)}:
         raise _broken(where)
-    return header, list(zip(*rows, strict=True))
+    return header, np.array(rows, dtype=object)
 
 
 def _broken(where: str) -> ArtefactError:

@@ -22,15 +22,14 @@ def code(text: object, most_letters: int = 60) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1) -> str:
     """Return a table with aligned columns; all but the first `words` columns hold numbers."""
     cells = [[str(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        pairs = enumerate(zip(row, widths, strict=True))
-        parts = (cell.ljust(w) if k < words else cell.rjust(w) for k, (cell, w) in pairs)
-        return f"| {' | '.join(parts)} |"
-
-    rule = ["-" * w if k < words else "-" * (w - 1) + ":" for k, w in enumerate(widths)]
-    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+    columns = []
+    for k, column in enumerate(zip(*cells, strict=True)):
+        width = max(3, *map(len, column))
+        rule = "-" * width if k < words else "-" * (width - 1) + ":"
+        align = str.ljust if k < words else str.rjust
+        first, *others = (align(cell, width) for cell in column)
+        columns.append([first, rule, *others])
+    return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
 
 
 def points(share: float, *, signed: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.evaluation.gradcam import explain
 from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability
-from resnets.evaluation.predictions import predictions_table, seeds_table
+from resnets.evaluation.predictions import (
+    Predictions,
+    prediction_tables,
+    predictions_of,
+)
 from resnets.models.bundle import Bundle, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import infer
@@ -31,7 +35,6 @@ PASSED_ON = ("runs", "predictions", "seeds")
 TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
-TestAndVal = tuple[Evaluation, Evaluation]
 
 
 def bundles_of(model: Path, history: Path) -> dict[int, Path]:
@@ -40,17 +43,14 @@ def bundles_of(model: Path, history: Path) -> dict[int, Path]:
     A backbone that was not trained has no history, and so nothing that can be scored.
     """
     repeats = pd.read_csv(history)["repeat"].unique().tolist()
-    names = [f"repeat-{repeat}" if place else "model" for place, repeat in enumerate(repeats)]
-    return {
-        repeat: model / f"{name}.safetensors" for repeat, name in zip(repeats, names, strict=True)
-    }
+    names = ["model", *(f"repeat-{repeat}" for repeat in repeats[1:])]
+    return {k: model / f"{name}.safetensors" for k, name in zip(repeats, names, strict=False)}
 
 
 def pass_on(bundles: Mapping[int, Path], history: Path, plots: Path, candidate: Path) -> None:
-    """Copy what ranks and ships a variant, and nothing else, into a folder of its own.
+    """Copy what ranks and ships a variant into a folder beside those of the other variants.
 
-    The leaderboard and the export can depend on no single files: DVC knows no stage whose
-    dependencies are those of all variants, only a folder in which each variant has one.
+    DVC knows no stage whose dependencies are files of all variants; it can depend on that folder.
     """
     shipped = next(iter(bundles.values()))
     for file in (shipped, history, *(plots / f"{name}.csv" for name in PASSED_ON)):
@@ -66,84 +66,95 @@ def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
         plot_sheet([], [], plots / f"{name}.png")
 
 
+@dataclass(frozen=True)
+class ScoredRun:
+    """Hold a run's logits on the test side, what it scores, and its row of runs.csv."""
+
+    logits: Logits
+    test: Evaluation
+    val: Evaluation
+    row: dict[str, Any]
+
+
 def score_models(
     bundles: Mapping[int, Path], task: Task, device: str, *, metrics: Path, plots: Path
 ) -> None:
-    """Score the bundles of all repeats; the first one is the one that is shipped.
+    """Score the bundles of all repeats, the shipped one first, in fp32 as what is exported.
 
-    Everything is computed in fp32, so that the exported file must give the same. Writes the
-    headline numbers to `metrics` and all tables and pictures into the folder `plots`. Raises
-    ArtefactError where a bundle was trained on other data, another split or other classes.
+    Writes the headline numbers to `metrics`, and tables and pictures into the folder `plots`.
+    Raises ArtefactError where a bundle was trained on other data, another split or other classes.
     """
-    trained_on, test = set(task.side("train").ids), task.side("test")
-    runs: dict[int, TestAndVal] = {}
-    logits: dict[int, Logits] = {}
-    rows = []
-    for repeat, path in bundles.items():
-        bundle = load_bundle(path)
-        check_origin(bundle.meta, task.hashes(), path)
-        val = task.redrawn(bundle.meta.training.get("redraw_split")).side("val")
-        logits[repeat], test_scores = _score(bundle, test, device)
-        runs[repeat] = test_scores, _score(bundle, val, device)[1]
-        leaked = round(len(trained_on.intersection(val.ids)) / len(val.ids), 6)
-        rows.append(_run_row(repeat, path, bundle, runs[repeat]) | {"val_leaked": leaked})
-    shipped, path = next(iter(bundles.items()))
-    bundle, scores = load_bundle(path), runs[shipped][0]
-    training = {key: rows[0][key] for key in (*TRAINING, "model_bytes")}
-    record = metrics_record(runs, training=training, measured_on=measured_on(bundle, task, test))
-    record["val"]["leaked"] = rows[0]["val_leaked"]  # share of val images that were trained on
-    write_json(metrics, record)
-    whole = (test.ids, test.labels, logits[shipped], task.classes, bundle.meta.temperature)
-    calibrated = {row["repeat"]: logits[row["repeat"]] / row["temperature"] for row in rows}
-    groups = task.groups("test")
-    score_rows = [{"metric": name, **asdict(score)} for name, score in scores.scores.items()]
+    scored = [_score_run(repeat, path, task, device) for repeat, path in bundles.items()]
+    shipped, runs, test = scored[0], pd.DataFrame([run.row for run in scored]), task.side("test")
+    bundle = load_bundle(next(iter(bundles.values())))
+    record = metrics_record(runs, shipped.test, shipped.val)
+    write_json(metrics, record | {"measured_on": _measured_on(bundle, task, test)})
+    calibrated = [run.logits / run.row["temperature"] for run in scored]
+    words = {"classes": task.classes, "ids": test.ids, "groups": task.groups("test")}
+    predictions = predictions_of(calibrated, test.labels, **words)
+    scores = [{"metric": name, **asdict(score)} for name, score in shipped.test.scores.items()]
     tables = {
-        "runs": pd.DataFrame(rows),
-        "scores": pd.DataFrame(score_rows).round(6),
-        "per_class": pd.DataFrame(scores.per_class).round(6),
-        "predictions": predictions_table(*whole),
-        "seeds": seeds_table(test.ids, test.labels, calibrated, task.classes, groups),
+        "runs": runs,
+        "scores": pd.DataFrame(scores).round(6),
+        "per_class": pd.DataFrame(shipped.test.per_class).round(6),
+        **prediction_tables(predictions, bundles),
     }
     for name, table in tables.items():
         write_text(plots / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    _draw(plots, logits[shipped], test, bundle, device)
+    _draw_scores(plots, shipped.logits, predictions, bundle.meta.temperature)
+    _draw_mistakes(plots, predictions, test, bundle, device)
 
 
-def _score(bundle: Bundle, side: Side, device: str) -> tuple[Logits, Evaluation]:
-    """Return a bundle's logits on a side, and what they score."""
-    given, temperature = bundle.meta.preprocess, bundle.meta.temperature
-    logits = infer(
-        bundle.model, side.images, preprocess=given, batch_size=256, device=device, precision="fp32"
-    )
-    return logits, evaluate(logits, side.labels, side.classes, temperature=temperature)
+def _score_run(repeat: int, path: Path, task: Task, device: str) -> ScoredRun:
+    """Score one bundle on the test side, and on the validation side that it was chosen on."""
+    bundle = load_bundle(path)
+    check_origin(bundle.meta, task.hashes(), path)
+    training, temperature = bundle.meta.training, bundle.meta.temperature
+    val = task.redrawn(training.get("redraw_split")).side("val")
+    leaked = len(set(task.side("train").ids).intersection(val.ids)) / len(val.ids)
+    how: dict[str, Any] = {"preprocess": bundle.meta.preprocess, "batch_size": 256}
+    logits, scores = {}, {}
+    for name, side in (("test", task.side("test")), ("val", val)):
+        logits[name] = infer(bundle.model, side.images, device=device, precision="fp32", **how)
+        scores[name] = evaluate(logits[name], side.labels, side.classes, temperature=temperature)
+    row = {
+        "repeat": repeat,
+        "seed": training["seed"],
+        **{f"{s}_{m}": scores[s].value(m) for s in scores for m in metrics_for("rank")},
+        **{key: training[key] for key in TRAINING},
+        "temperature": temperature,
+        "model_bytes": path.stat().st_size,
+        "model": path.as_posix(),
+        "weights": bundle.sha256,
+        "val_leaked": round(leaked, 6),  # share of val images that were trained on
+    }
+    return ScoredRun(logits["test"], scores["test"], scores["val"], row)
 
 
-def metrics_record(
-    runs: Mapping[int, TestAndVal],
-    *,
-    training: Mapping[str, int | float | str],
-    measured_on: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return what metrics/<variant>.json holds.
+def metrics_record(runs: pd.DataFrame, test: Evaluation, val: Evaluation) -> dict[str, Any]:
+    """Return what metrics/<variant>.json holds, but for what it was measured on.
 
-    `runs` are those of each repeat; the first is the one that is shipped, and gives `test` and
-    `val`. `seeds` has `n`, mean and sample standard deviation of the accuracies (no deviation of
-    one run), and the numbers of each repeat, as mappings because DVC drops lists.
+    The first row of `runs` (runs.csv), `test` and `val` are of the run that is shipped. The numbers
+    of each repeat are mappings, because DVC drops lists.
     """
-    test, val = next(iter(runs.values()))
+    shipped = runs.to_dict("records")[0]
+    by_repeat = runs.set_index(runs["repeat"].astype(str))
     seeds: dict[str, Any] = {"n": len(runs)}
-    for side, prefix in enumerate(("", "val_")):
-        accuracies = [run[side].value("accuracy") for run in runs.values()]
-        seeds[f"{prefix}mean"] = round(float(np.mean(accuracies)), 6)
+    for prefix in ("", "val_"):
+        accuracies = runs[f"{prefix or 'test_'}accuracy"]
+        seeds[f"{prefix}mean"] = round(accuracies.mean(), 6)
         if len(runs) > 1:
-            seeds[f"{prefix}std"] = round(float(np.std(accuracies, ddof=1)), 6)
-    for name, side, metric in (("test", 0, "accuracy"), ("val", 1, "accuracy"), ("nll", 0, "nll")):
-        seeds[name] = {str(repeat): run[side].value(metric) for repeat, run in runs.items()}
-    record = {"test": test.headline(), "val": val.headline(), "seeds": seeds}
-    return record | {"training": dict(training), "measured_on": dict(measured_on)}
+            seeds[f"{prefix}std"] = round(accuracies.std(), 6)
+    columns = {"test": "test_accuracy", "val": "val_accuracy", "nll": "test_nll"}
+    return {
+        "test": test.headline(),
+        "val": val.headline() | {"leaked": shipped["val_leaked"]},
+        "seeds": seeds | {name: by_repeat[column].to_dict() for name, column in columns.items()},
+        "training": {key: shipped[key] for key in (*TRAINING, "model_bytes")},
+    }
 
 
-def measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
+def _measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
     """Return what a reviewer must know to compare two numbers, as short hashes."""
     preprocess = bundle.meta.preprocess.model_dump_json()
     return {
@@ -155,31 +166,26 @@ def measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
     }
 
 
-def _run_row(repeat: int, path: Path, bundle: Bundle, scores: TestAndVal) -> dict[str, Any]:
-    """Return the row of one training run in runs.csv."""
-    training, sides = bundle.meta.training, dict(zip(("test", "val"), scores, strict=True))
-    return {
-        "repeat": repeat,
-        "seed": training["seed"],
-        **{f"{s}_{m}": side.value(m) for s, side in sides.items() for m in metrics_for("rank")},
-        **{key: training[key] for key in TRAINING},
-        "temperature": bundle.meta.temperature,
-        "model_bytes": path.stat().st_size,
-        "model": path.as_posix(),
-        "weights": bundle.sha256,
-    }
-
-
-def _draw(plots: Path, logits: Logits, test: Side, bundle: Bundle, device: str) -> None:
-    """Draw confusion, reliability, and the most confident mistakes, plain and explained."""
-    temperature, names, predicted = bundle.meta.temperature, test.classes, logits.argmax(1)
-    confusion = confusion_matrix(test.labels, predicted, labels=range(len(names)))
+def _draw_scores(plots: Path, logits: Logits, predictions: Predictions, temperature: float) -> None:
+    """Draw confusion and reliability of the shipped run."""
+    labels, names = predictions.labels, predictions.classes
+    confusion = confusion_matrix(labels, predictions.runs[0], labels=range(len(names)))
     plot_confusion(confusion, names, plots / "confusion.png")
     scales = {"as trained": 1.0, f"temperature {temperature:g}": temperature}
     logs = {name: log_softmax(logits.astype(np.float64) / scale) for name, scale in scales.items()}
-    lines = {name: reliability(values, test.labels) for name, values in logs.items()}
+    lines = {name: reliability(values, labels) for name, values in logs.items()}
     plot_reliability(lines, plots / "reliability.png")
-    confidence = np.exp(log_softmax(logits / temperature)).max(1)
+
+
+def _draw_mistakes(
+    plots: Path, predictions: Predictions, test: Side, bundle: Bundle, device: str
+) -> None:
+    """Show the most confident mistakes of the shipped run, plain and explained."""
+    names, predicted, confidence = (
+        test.classes,
+        predictions.runs[0],
+        np.exp(predictions.logs).max(1),
+    )
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
     crops = [center_crop(test.images[row], bundle.meta.preprocess.crop) for row in worst]

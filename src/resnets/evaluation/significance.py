@@ -1,21 +1,10 @@
 """Say whether a difference between trained models is more than noise.
 
-Two kinds of noise stand between two numbers measured on the same images: other images might have
-been drawn, and another seed would have given another model. A test on images alone (McNemar's)
-sees only the first: of real runs that differ in nothing but the seed it calls 12 to 24% different
-on 2,000 images, and the more the more images there are. Therefore the variances of both are added
-to that of the difference, and the interval is Student's t with Satterthwaite's degrees of freedom:
-few runs, or few images, widen it by as much as they leave its width unknown.
-
-- Images enter in pairs. Near-duplicates, or photos of one patient, stand or fall together, so a
-  group of them counts as one image.
-- The spread from seed to seed is each side's own where both have three runs (Welch); where both
-  together have four, it is taken to be the same on both; with fewer nothing can measure it, so it
-  is assumed (SEED_SPREAD, LOSS_SPREAD).
-- An accuracy of single runs must pass McNemar's exact test as well.
-
-A metric enters as one term per image whose mean is the metric, so that one test serves them all.
-`benchmarks/calibration.py` measures how often all this is wrong, and what it finds.
+Other images might have been drawn, and another seed would have given another model. A test on
+images alone (McNemar's) calls 12 to 24% of real runs different that differ in nothing but the seed,
+on 2,000 images; so the variances of both are added, for Student's t with Satterthwaite's degrees of
+freedom. A metric enters as one term per image whose mean is the metric.
+`benchmarks/calibration.py` measures how often all this is wrong.
 """
 
 import math
@@ -69,10 +58,7 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 def mcnemar(base_only: int, head_only: int) -> float:
-    """Return the exact two-sided p value of McNemar's test.
-
-    The arguments count the images that only base, and only head, got right.
-    """
+    """Return McNemar's exact two-sided p; counted are images that only one side got right."""
     from scipy.special import bdtr
 
     fewer, total = min(base_only, head_only), base_only + head_only
@@ -81,10 +67,9 @@ def mcnemar(base_only: int, head_only: int) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p values adjusted for looking at all of them (Holm 1979), in their order."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = largest
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted: list[float] = np.minimum(np.maximum.accumulate(steps), 1)[order.argsort()].tolist()
     return adjusted
 
 
@@ -96,31 +81,32 @@ def judge(difference: Difference, p: float, *, higher_is_better: bool) -> Verdic
 
 
 def compare_runs(
-    base: Terms, head: Terms, *, spread: float = SEED_SPREAD, groups: Labels | None = None
+    base: Terms,
+    head: Terms,
+    *,
+    spread: float = SEED_SPREAD,
+    groups: Labels | Sequence[str] | None = None,
 ) -> Difference:
     """Compare the terms of runs, (runs, images) each, on the same images.
 
-    `groups` (images,) has one number for all images that stand or fall together. Booleans (right
-    or wrong) of single runs must pass McNemar's test as well.
+    Images with one number or word in `groups` (images,), as near-duplicates, count as one. Booleans
+    (right or wrong) of single runs must pass McNemar's test as well. Where no side's runs can tell
+    the standard deviation from seed to seed, it is taken to be `spread`.
 
-    A term is its side's mean + image + seed + rest, all random (two-way random effects). With the
-    mean squares S over the runs of a side and R of its rest (Searle, Casella & McCulloch 1992,
-    chapter 4), n runs and I images, the variance of the difference of means is estimated by
-
-        variance of the mean gap over images + sum over sides of (S - R / I) / n
-
-    without bias: the chance in single answers is in the gap and in S, so it is subtracted once.
-    The seeds' part is never below 0. The degrees of freedom are those of Satterthwaite (1946).
+    A term is its side's mean + image + seed + rest, all random. With the mean squares S over the
+    runs of a side and R of its rest (Searle, Casella & McCulloch 1992, chapter 4), n runs and
+    I images, the variance of the difference is the mean gap's over images + sum over sides of
+    (S - R / I) / n: the chance in single answers is in the gap and in S, so it is subtracted once.
     """
     from scipy.special import stdtr, stdtrit
 
     gap, value = head.mean(0) - base.mean(0), float(head.mean() - base.mean())
-    _, group = np.unique(np.arange(gap.size) if groups is None else groups, return_inverse=True)
+    group = np.unique(np.arange(gap.size) if groups is None else groups, return_inverse=True)[1]
     sides = [_per_group(side, group) for side in (base, head)]
+    num_groups, num_runs = sides[0].shape[1], (len(base), len(head))
     over_images = _image_variance(sides[1].mean(0) - sides[0].mean(0))
     over_seeds, chance, freedom = _seed_variances(sides, spread)
     variance = over_images + max(0.0, float(over_seeds.sum() - chance.sum()))
-    num_runs, num_groups = (len(base), len(head)), sides[0].shape[1]
     squares = over_images**2 / (num_groups + 1) + float((over_seeds**2 / freedom).sum())
     least = min(num_groups + 1.0, float(freedom.min()))  # a difference could bring it below
     error, degrees = math.sqrt(variance), max(least, variance**2 / squares)
@@ -133,15 +119,9 @@ def compare_runs(
         wins = np.bincount(group, gap)
         p = max(p, mcnemar(int((wins < 0).sum()), int((wins > 0).sum())))
         test = f"McNemar's, and {test}"
+    bounds, decisive = (value - half, value + half), int((np.abs(gap) > 1e-9).sum())
     return Difference(
-        base=float(base.mean()),
-        head=float(head.mean()),
-        low=value - half,
-        high=value + half,
-        p=p,
-        test=test,
-        images=gap.size,
-        decisive=int((np.abs(gap) > 1e-9).sum()),
+        float(base.mean()), float(head.mean()), *bounds, p, test, images=gap.size, decisive=decisive
     )
 
 
@@ -167,7 +147,7 @@ def _image_variance(gap: Floats) -> float:
 def _seed_variances(sides: list[Floats], spread: float) -> tuple[Floats, Floats, Floats]:
     """Return variances of the means over seeds, the part of them by chance, degrees of freedom.
 
-    There is one of each per side, or one for both where a side's runs are too few for its own.
+    There is one of each per side (Welch), or one for both where a side's runs are too few.
     """
     num_runs = np.array([len(side) for side in sides])
     squares, freedom = np.array([_squares(side) for side in sides]), num_runs - 1.0
@@ -183,10 +163,9 @@ def _seed_variances(sides: list[Floats], spread: float) -> tuple[Floats, Floats,
 def _squares(terms: Floats) -> tuple[float, float]:
     """Return the sum of squares of the runs' means, and what chance in single answers adds."""
     means, size = terms.mean(1), terms.shape[1]
-    rest = terms - terms.mean(0)
-    rest -= rest.mean(1, keepdims=True)
+    rest = terms - terms.mean(0) - (means - means.mean())[:, None]
     by_chance = float((rest**2).sum()) / (size * max(1, size - 1))
-    return float(((means - means.mean()) ** 2).sum()), by_chance
+    return float(means.var()) * means.size, by_chance
 
 
 def balanced_terms(right: NDArray[np.bool_], labels: Labels) -> Floats:
@@ -196,21 +175,16 @@ def balanced_terms(right: NDArray[np.bool_], labels: Labels) -> Floats:
 
 
 def macro_f1_terms(predicted: Labels, labels: Labels) -> Floats:
-    """Return terms (runs, images) whose mean is the macro F1, by its first-order expansion.
+    """Return terms (runs, images) whose mean is the macro F1, as the delta method has them.
 
-    The terms' variance is the delta method's. Classes without images do not count.
+    Classes without images do not count.
     """
     present = np.unique(labels)
-    position = np.full(int(max(labels.max(), predicted.max())) + 1, -1)
-    position[present] = np.arange(len(present))
-    support = np.bincount(position[labels])
-    terms = []
+    is_true, terms = np.equal.outer(labels, present), []  # (images, classes)
     for run in predicted:
-        picked, true = position[run], position[labels]
-        picks = np.bincount(picked[picked >= 0], minlength=len(present))
-        hits = np.bincount(true[run == labels], minlength=len(present))
-        f1, total = 2 * hits / (support + picks), support + picks
-        of_label = (2 * (run == labels) - f1[true]) / total[true]
-        of_pick = np.where(picked >= 0, f1[picked] / total[picked], 0)
-        terms.append(f1.mean() + (of_label - of_pick) * labels.size / len(present))
+        is_picked = np.equal.outer(run, present)
+        hits, either = is_true & is_picked, is_true.astype(float) + is_picked
+        f1, total = 2 * hits.sum(0) / either.sum(0), either.sum(0)
+        moves = (2 * hits - f1 * either) / total
+        terms.append(f1.mean() + moves.sum(1) * labels.size / len(present))
     return np.stack(terms)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from resnets.evaluation.metrics import Outcomes, metrics_for
+from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import Predictions, read_predictions
 from resnets.evaluation.report import code
 from resnets.evaluation.significance import (
@@ -154,10 +154,9 @@ def _common(base: Predictions, head: Predictions) -> tuple[Pair, list[str]]:
 
 def _measure(base: Predictions, head: Predictions) -> dict[str, Difference]:
     """Return the paired differences on the same images."""
-    sides = [Outcomes(side.labels, side.runs, side.losses) for side in (base, head)]
     differences = {}
     for name, metric in METRICS.items():
-        terms = [metric.terms(side) for side in sides]
+        terms = [metric.terms(side) for side in (base, head)]
         spread = SEED_SPREAD if metric.higher_is_better else LOSS_SPREAD * float(terms[0].mean())
         differences[name] = compare_runs(*terms, spread=spread, groups=head.groups)
     return differences
