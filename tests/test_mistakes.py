@@ -30,7 +30,9 @@ SPLIT = "split target --task task --metrics m.json"
 BACKBONE = "backbone --out out --history h.csv"
 TRANSFER = "transfer finetune --task task --init init --out out --history h.csv"
 EVALUATE = "evaluate model --task task --history h.csv --metrics m.json --plots p"
-LEADERBOARD = "leaderboard --candidates plots --metrics m.json --report r.md --curves c.png"
+LEADERBOARD = (
+    "leaderboard --candidates plots --yardsticks y --metrics m.json --report r --curves c.png"
+)
 EXPORT = "export --leaderboard l.json --candidates c --task task --out out --metrics m.json"
 PREDICT = "predict photos --model model/model.safetensors"
 

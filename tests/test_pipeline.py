@@ -101,8 +101,9 @@ def test_tracked_files_hold_no_path_or_name_of_this_machine(project):
 def test_stages_without_torch_do_not_import_it(project):
     for command in (
         ["split", "target", "--task", "data/tasks/target", "--metrics", "l.json"],
-        ["leaderboard", "--candidates", "artifacts/candidates", "--metrics", "l.json",
-         "--report", "l.md", "--curves", "l.png"],
+        ["leaderboard", "--candidates", "artifacts/candidates", "--yardsticks",
+         "artifacts/yardsticks.csv", "--metrics", "l.json", "--report", "l.md", "--curves",
+         "l.png"],
     ):  # fmt: skip
         text = run(
             sys.executable, "-X", "importtime", "-m", f"resnets.stages.{command[0]}", *command[1:],
@@ -169,7 +170,7 @@ def rename(project: Path, new: str | None) -> None:
 VARIANTS = ("scratch", "frozen", "finetune")
 PREPARE = {"prepare@source", "prepare@target"}
 TRANSFER = {f"transfer@{variant}" for variant in VARIANTS}
-EVALUATE = {f"evaluate@{variant}" for variant in VARIANTS} | {"evaluate_backbone"}
+EVALUATE = {f"evaluate@{variant}" for variant in VARIANTS} | {"evaluate_backbone", "yardsticks"}
 TRAINING = {"backbone"} | TRANSFER
 
 # the stages that the change itself makes stale; what reads their files follows if these differ
@@ -183,11 +184,11 @@ CHANGES = {
     "precision": (value("runtime.precision", "fp32"), TRAINING),
     "processes": (value("runtime.processes", 2), TRAINING),
     "resize": (value("data.resize", 15), PREPARE | TRAINING),
-    "mean": (value("preprocess.mean", [0.4] * 3), TRAINING),
+    "mean": (value("preprocess.mean", [0.4] * 3), TRAINING | {"yardsticks"}),
     "init": (value("model.init", "xavier"), TRAINING),
     "channels": (value("model.in_channels", 1), PREPARE | TRAINING),
-    "repeat": (value("repeat", [0, 1, 2]), TRANSFER),
-    "seed": (value("seed", 1), TRAINING),
+    "repeat": (value("repeat", [0, 1, 2]), TRANSFER | {"yardsticks"}),
+    "seed": (value("seed", 1), TRAINING | {"yardsticks"}),
     "excluded images": (value("tasks.target.exclude", ["a.png"]), {"prepare@target"}),
     "seed of a split": (value("split.target.seed", 1), {"split@target"}),
     "tolerance": (value("export.tolerance", 0.001), {"export"}),

@@ -20,7 +20,16 @@ from resnets.models import build_model
 from resnets.models.bundle import load_bundle
 from resnets.models.inference import infer
 from resnets.params import load_params
-from resnets.stages import backbone, evaluate, export, leaderboard, prepare, split, transfer
+from resnets.stages import (
+    backbone,
+    evaluate,
+    export,
+    leaderboard,
+    prepare,
+    split,
+    transfer,
+    yardsticks,
+)
 from resnets.tasks.task import open_task
 
 ROOT = Path(__file__).parents[1]
@@ -109,8 +118,9 @@ def run_stages() -> dict:
         record, candidate = metrics / f"{name}.json", candidates / name
         evaluate.main(out, task, history, record, plots / name, candidate, params)
         done.add(name)
-    ranking = metrics / "leaderboard.json"
-    leaderboard.main(candidates, ranking, Path("l.md"), Path("curves.png"), params)
+    ranking, measured = metrics / "leaderboard.json", Path("artifacts/yardsticks.csv")
+    yardsticks.main(target, Path("artifacts/backbone"), measured, params)
+    leaderboard.main(candidates, measured, ranking, Path("l.md"), Path("curves.png"), params)
     return json.loads(ranking.read_text())
 
 
@@ -123,7 +133,7 @@ def test_pipeline_resolves_with_a_recipe(tmp_path, recipe):
     values = load_params(recipe)
     Repo.init(str(tmp_path), no_scm=True)
     stages = {stage.name for stage in Repo(str(tmp_path)).index.stages}
-    expected = {"backbone", "evaluate_backbone", "leaderboard", "export"}
+    expected = {"backbone", "evaluate_backbone", "yardsticks", "leaderboard", "export"}
     expected |= {f"{stage}@{name}" for name in values.tasks for stage in ("prepare", "split")}
     expected |= {
         f"{stage}@{name}" for name in values.transfer for stage in ("transfer", "evaluate")

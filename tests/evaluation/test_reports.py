@@ -1,11 +1,13 @@
 """Rank variants, and write pages and pictures."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from statsmodels.stats.proportion import proportion_confint
 
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.leaderboard import (
@@ -13,6 +15,7 @@ from resnets.evaluation.leaderboard import (
     leaderboard,
     leaderboard_markdown,
     read_standing,
+    yardstick_rows,
 )
 from resnets.evaluation.metrics import reliability
 from resnets.evaluation.plots import (
@@ -57,6 +60,58 @@ def ranked(**variants):
     return leaderboard(variants)
 
 
+def page_of(yardstick=0.6, **variants):
+    """Return the page of variants beside yardsticks, one of which has this accuracy."""
+    rows = leaderboard(variants)
+    best = variants[rows[0]["variant"]].predictions
+    return leaderboard_markdown(rows, yardstick_rows(measured(majority=0.3, svm=yardstick), best))
+
+
+def measured(**accuracies):
+    """Return the table of two simulated runs of each yardstick."""
+    rows = []
+    for name, accuracy in accuracies.items():
+        for seed in (1, 2):
+            right = np.random.default_rng([5, seed]).random(2000) < accuracy
+            scores = {"val_accuracy": accuracy, "test_accuracy": round(right.mean(), 6)}
+            digits = "".join(map(str, right.astype(int)))
+            rows.append({"yardstick": name, "seed": seed, **scores, "right": digits})
+    return pd.DataFrame(rows)
+
+
+def test_yardsticks_stand_below_the_variants_without_a_rank():
+    page = page_of(net=variant(0.9, 1), small=variant(0.7, 2))
+    lines = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line] for line in lines[2:]]
+    assert [line[:2] for line in cells] == [
+        ["1", "`net`"], ["2", "`small`"], ["–", "yardstick: svm"], ["–", "yardstick: majority"],
+    ]  # fmt: skip
+    assert cells[2][2] == "60.00"
+    assert "does not show" not in page
+
+
+@pytest.mark.parametrize("accuracy", [0.899, 0.97])
+def test_page_says_which_yardsticks_the_best_variant_does_not_beat(accuracy):
+    page = page_of(accuracy, net=variant(0.9, 1))
+    assert "\n\n**The test does not show that `net` (" in page
+    assert ") beats these yardsticks**: svm (" in page
+
+
+def test_rows_of_yardsticks_have_means_intervals_and_paired_differences():
+    best = variant(0.9, 1).predictions
+    table = measured(svm=0.6)
+    [row] = yardstick_rows(table, best)
+    right = np.array([[digit == "1" for digit in run] for run in table["right"]])
+    assert row["test_accuracy"] == pytest.approx(right[0].mean(), abs=1e-6)
+    assert row["seeds_mean"] == pytest.approx(right.mean(), abs=1e-6)
+    interval = proportion_confint(right[0].sum(), 2000, method="wilson")
+    assert (row["test_low"], row["test_high"]) == pytest.approx(interval, abs=1e-6)
+    assert row["difference"] == pytest.approx(right.mean() - best.right().mean(), abs=1e-6)
+    assert row["low"] < row["difference"] < row["high"] < 0
+    assert row["p"] < 1e-4
+    json.dumps(row, allow_nan=False)
+
+
 def test_validation_ranks_and_the_test_tells_apart():
     rows = ranked(
         low=variant(0.5, 1), lucky=variant(0.9, 2, val_accuracy=0.7),
@@ -92,16 +147,14 @@ def test_equal_validation_is_told_apart_by_loss_then_size():
 
 
 def test_a_leaked_validation_number_is_shown_and_never_wins():
-    rows = ranked(honest=variant(0.8, 1), redrawn=variant(0.8, 5, val_accuracy=0.99, leaked=0.75))
-    assert [row["variant"] for row in rows] == ["honest", "redrawn"]
-    page = leaderboard_markdown(rows)
+    page = page_of(honest=variant(0.8, 1), redrawn=variant(0.8, 5, val_accuracy=0.99, leaked=0.75))
     assert page.startswith("# Leaderboard\n\n**`honest`** is best")
-    assert "| –    | `redrawn` | leaked: 9" in page
+    assert re.search(r"\| –    \| `redrawn` +\| leaked: 9", page)
     assert "75.00% of the images that `redrawn` was validated on" in page
 
 
 def test_leaderboard_reads_well():
-    page = leaderboard_markdown(ranked(a=variant(0.9, 1), b=variant(0.9, 9), c=variant(0.5, 20)))
+    page = page_of(a=variant(0.9, 1), b=variant(0.9, 9), c=variant(0.5, 20))
     assert page.startswith(
         "# Leaderboard\n\n**`a`** is best on validation" if "`a`**" in page else "# Leaderboard"
     )
@@ -113,9 +166,9 @@ def test_leaderboard_reads_well():
 
 
 def test_one_variant_with_one_run_is_a_leaderboard_too():
-    page = leaderboard_markdown(ranked(only=variant(0.9, 1, num_runs=1)))
+    page = page_of(only=variant(0.9, 1, num_runs=1))
     assert "(n = 1)" in page
-    assert "±" not in page.split("\n\n")[2]
+    assert "±" not in page.splitlines()[6]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import Predictions, read_predictions
@@ -18,7 +20,15 @@ from resnets.system.errors import ArtefactError, ParamsError
 
 RankedVariant = dict[str, Any]  # a row of the leaderboard
 
-OF_SHIPPED = ("parameters_trained", "model_bytes", "epochs", "best_epoch", "model", "weights")
+SHIPPED = ("parameters_trained", "model_bytes", "epochs", "best_epoch", "model", "weights")
+HEADER = (
+    "rank|variant|val|test (95% interval)|test over seeds|test − best (95%)|trained|MB|best epoch"
+)
+YARDSTICKS = (
+    "Yardsticks are never shipped: the majority class; logistic regression (linear) and an RBF SVM "
+    "(svm) on the pixels of 32-pixel thumbnails; logistic regression on what the backbone computes "
+    "before its head (probe). They learn from at most 2,000 training images; validation chooses C."
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,10 @@ def read_standing(folder: Path) -> Standing:
     """Read the folder of a candidate; the history is that of the repeat that is shipped."""
     runs, history = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "history"))
     predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
-    shipped = history[history["repeat"] == runs.loc[0, "repeat"]]
     accuracies = dict(zip(runs["repeat"].astype(str), runs["test_accuracy"], strict=True))
     record = {"seeds": {"n": len(runs), "test": accuracies}}
-    where = str(folder / "predictions.csv")
-    return Standing(runs, read_predictions(predictions, seeds, record, where), shipped)
+    read = read_predictions(predictions, seeds, record, str(folder / "predictions.csv"))
+    return Standing(runs, read, history[history["repeat"] == runs.loc[0, "repeat"]])
 
 
 def remove_others(candidates: Path, variants: Collection[str]) -> None:
@@ -55,96 +64,138 @@ def leaderboard(standings: Mapping[str, Standing]) -> list[RankedVariant]:
     (with `low`, `high`, and `p`, which is adjusted for all variants) is the paired test accuracy
     minus that of the best; `is_like_best` says that it may be noise.
     """
-    rows = [_row(variant, standing) for variant, standing in standings.items()]
-    rows.sort(key=_order)
-    best, *others = (standings[row["variant"]].predictions.right() for row in rows)
-    groups = standings[rows[0]["variant"]].predictions.groups
-    found = [compare_runs(best, right, groups=groups) for right in others]
-    rows[0] |= {"rank": 1, "is_like_best": True}
-    adjusted = holm([one.p for one in found])
-    for rank, (row, one, p) in enumerate(zip(rows[1:], found, adjusted, strict=True), start=2):
-        row |= {"rank": rank, "is_like_best": p >= ALPHA, "p": round(p, 6), "test": one.test}
-        numbers = {"difference": one.value, "low": one.low, "high": one.high}
-        row |= {key: round(value, 6) for key, value in numbers.items()}
+    rows = sorted((_row(*item) for item in standings.items()), key=_order)
+    best, *others = (standings[row["variant"]].predictions for row in rows)
+    for rank, row in enumerate(rows, start=1):
+        row |= {"rank": rank, "is_like_best": True}
+    _add_differences(rows[1:], [predictions.right() for predictions in others], best)
     return rows
+
+
+def yardstick_rows(table: pd.DataFrame, best: Predictions) -> list[RankedVariant]:
+    """Return the row of each yardstick, best on validation first, beside the best variant.
+
+    `table` is that of `measure_yardsticks`; `p` is adjusted for all yardsticks.
+    """
+    means = table.groupby("yardstick")["val_accuracy"].mean()
+    rows, rights = [], []
+    for name, val in means.sort_values(ascending=False, kind="stable").items():
+        runs = table[table["yardstick"] == name]
+        rights.append(np.array([list(digits) for digits in runs["right"]]) == "1")
+        scores = _test(runs["test_accuracy"], images=rights[-1].shape[1])
+        rows.append({"yardstick": name, "val_accuracy": round(val, 6), **scores})
+    _add_differences(rows, rights, best)
+    return rows
+
+
+def _add_differences(
+    rows: list[RankedVariant], rights: list[NDArray[np.bool_]], best: Predictions
+) -> None:
+    """Add to each row how its test accuracy differs from that of the best, with Holm's p."""
+    gaps = [compare_runs(best.right(), right, groups=best.groups) for right in rights]
+    for row, gap, p in zip(rows, gaps, holm([gap.p for gap in gaps]), strict=True):
+        row |= {"is_like_best": p >= ALPHA, "p": round(p, 6), "test": gap.test}
+        numbers = {"difference": gap.value, "low": gap.low, "high": gap.high}
+        row |= {key: round(value, 6) for key, value in numbers.items()}
 
 
 def _order(row: RankedVariant) -> tuple[Any, ...]:
     """Return what variants are sorted by, smallest first."""
-    ranks = [(row[f"val_{name}"], metric) for name, metric in metrics_for("rank").items()]
-    values = [-value if metric.higher_is_better else value for value, metric in ranks]
+    values = [
+        -row[f"val_{name}"] if metric.higher_is_better else row[f"val_{name}"]
+        for name, metric in metrics_for("rank").items()
+    ]
     return row["val_leaked"] > 0, *values, row["parameters_trained"], row["variant"]
 
 
 def _row(variant: str, standing: Standing) -> RankedVariant:
     """Return what a row of the leaderboard says of one variant alone."""
-    runs, images = standing.runs, len(standing.predictions.ids)
-    shipped = runs.to_dict("records")[0]
-    low, high = wilson(round(shipped["test_accuracy"] * images), images)
-    spread = round(float(runs["test_accuracy"].std()), 6) if len(runs) > 1 else None
+    runs, shipped = standing.runs, standing.runs.to_dict("records")[0]
     return {
         "variant": variant,
         **{f"val_{name}": round(runs[f"val_{name}"].mean(), 6) for name in metrics_for("rank")},
         "val_leaked": shipped["val_leaked"],
-        "test_accuracy": shipped["test_accuracy"],
-        "test_low": round(low, 6),
-        "test_high": round(high, 6),
-        "images": images,
-        "seeds": len(runs),
-        "seeds_mean": round(float(runs["test_accuracy"].mean()), 6),
-        "seeds_std": spread,
-        **{key: shipped[key] for key in OF_SHIPPED},
+        **_test(runs["test_accuracy"], images=len(standing.predictions.ids)),
+        **{key: shipped[key] for key in SHIPPED},
     }
 
 
-def leaderboard_markdown(rows: list[RankedVariant]) -> str:
+def _test(accuracies: "pd.Series[float]", *, images: int) -> dict[str, Any]:
+    """Return the first run's accuracy with its interval, and mean and spread of all runs."""
+    shipped, spread = float(accuracies.iloc[0]), round(float(accuracies.std()), 6)
+    low, high = wilson(round(shipped * images), images)
+    return {
+        "test_accuracy": shipped,
+        "test_low": round(low, 6),
+        "test_high": round(high, 6),
+        "images": images,
+        "seeds": len(accuracies),
+        "seeds_mean": round(float(accuracies.mean()), 6),
+        "seeds_std": spread if len(accuracies) > 1 else None,
+    }
+
+
+def leaderboard_markdown(rows: list[RankedVariant], yardsticks: list[RankedVariant]) -> str:
     """Return the leaderboard as a page of Markdown."""
-    header = [
-        "rank", "variant", "val", "test (95% interval)", "test over seeds", "test − best (95%)",
-        "trained", "MB", "best epoch",
-    ]  # fmt: skip
-    best = f"**{code(rows[0]['variant'])}** is best on validation."
-    like = ", ".join(code(row["variant"]) for row in rows[1:] if row["is_like_best"])
+    best, *others = rows
+    like = ", ".join(code(row["variant"]) for row in others if row["is_like_best"])
     verdict = f" The test cannot tell {like} apart from it." if like else ""
-    if len(rows) > 1 and not like:
+    if others and not like:
         verdict = " The test tells every other variant apart from it."
-    note = (
+    unbeaten = [row for row in yardsticks if row["is_like_best"] or row["difference"] > 0]
+    cells = map(_cells, [*rows, *yardsticks])
+    blocks = [
+        "# Leaderboard",
+        f"**{code(best['variant'])}** is best on validation.{verdict}",
+        *([_warning(best, unbeaten)] if unbeaten else []),
+        table(HEADER.split("|"), cells, words=2),
         "Validation ranks (mean over seeds), the test only reports. Accuracies are in percent, "
-        f"the test has {rows[0]['images']:,} images. The interval of the test is that of the "
-        "shipped model over other images; ± is the standard deviation from seed to seed."
-    )
-    blocks = ["# Leaderboard", best + verdict, table(header, map(_cells, rows), words=2), note]
-    if len(rows) > 1:
-        blocks.append(
-            "≈ may be noise: p ≥ 0.05, after Holm's correction for looking at "
-            f"{len(rows) - 1}. Test: {rows[1]['test']}."
-        )
-    blocks += [
-        f"leaked: {points(row['val_leaked'])}% of the images that {code(row['variant'])} was "
-        "validated on had trained the variant that it started from. Its validation number says "
-        "nothing, so it is neither ranked nor shipped; its test number is honest."
-        for row in rows if row["val_leaked"]
-    ]  # fmt: skip
+        f"the test has {best['images']:,} images. The interval of the test is that of the "
+        "shipped model over other images; ± is the standard deviation from seed to seed.",
+        f"≈ may be noise: p ≥ 0.05, after Holm's correction for looking at {len(others)} other "
+        f"variants and at {len(yardsticks)} yardsticks. Test: {(others or yardsticks)[0]['test']}.",
+        YARDSTICKS,
+    ]
+    for row in rows:
+        if row["val_leaked"]:
+            blocks.append(
+                f"leaked: {points(row['val_leaked'])}% of the images that {code(row['variant'])} "
+                "was validated on had trained the variant that it started from. Its validation "
+                "number says nothing, so it is neither ranked nor shipped; its test number is "
+                "honest."
+            )
     return "\n\n".join(blocks) + "\n"
 
 
+def _warning(best: RankedVariant, unbeaten: list[RankedVariant]) -> str:
+    """Say which yardsticks the best variant does not beat."""
+    scores = ", ".join(f"{row['yardstick']} ({points(row['seeds_mean'])})" for row in unbeaten)
+    name = f"{code(best['variant'])} ({points(best['seeds_mean'])})"
+    return f"**The test does not show that {name} beats these yardsticks**: {scores}."
+
+
 def _cells(row: RankedVariant) -> list[str]:
-    """Write one row of the table."""
+    """Write the row of a variant, or of a yardstick, which has no rank and no network."""
     spread = "" if row["seeds_std"] is None else f" ± {points(row['seeds_std'])}"
     gap = "best"
     if "difference" in row:
         value, low, high = (points(row[key], signed=True) for key in ("difference", "low", "high"))
         gap = f"{'≈ ' if row['is_like_best'] else ''}{value} ({low} to {high})"
+    rank, name, val, network = "–", f"yardstick: {row.get('yardstick')}", "", ["", "", ""]
+    if "variant" in row:
+        rank, name = str(row["rank"]), code(row["variant"])
+        epochs = f"{row['best_epoch']} of {row['epochs']}"
+        network = [f"{row['parameters_trained']:,}", f"{row['model_bytes'] / 1e6:.2f}", epochs]
+    if row.get("val_leaked"):
+        rank, val = "–", "leaked: "
     return [
-        "–" if row["val_leaked"] else str(row["rank"]),
-        code(row["variant"]),
-        ("leaked: " if row["val_leaked"] else "") + points(row["val_accuracy"]),
+        rank,
+        name,
+        val + points(row["val_accuracy"]),
         f"{points(row['test_accuracy'])} ({points(row['test_low'])} to {points(row['test_high'])})",
         f"{points(row['seeds_mean'])}{spread} (n = {row['seeds']})",
         gap,
-        f"{row['parameters_trained']:,}",
-        f"{row['model_bytes'] / 1e6:.2f}",
-        f"{row['best_epoch']} of {row['epochs']}",
+        *network,
     ]
 
 
@@ -161,10 +212,8 @@ def read_choice(ranking: Path, candidates: Path, wanted: str) -> tuple[Path, Ran
             f"export.variant is {name!r}, which the leaderboard does not have",
             f"ranked are {', '.join(ranked['variants'])}",
         )
-    row = ranked["variants"][name]
-    path = candidates / name / "model.safetensors"
+    row, path = ranked["variants"][name], candidates / name / "model.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != row["weights"]:
-        raise ArtefactError(
-            f"{path}: not the model that was evaluated", "run `dvc repro`, which evaluates it again"
-        )
+        what = f"{path}: not the model that was evaluated"
+        raise ArtefactError(what, "run `dvc repro`, which evaluates it again")
     return path, row

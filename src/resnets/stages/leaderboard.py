@@ -11,6 +11,7 @@ from resnets.system.files import locked, write_json, write_text
 
 def main(
     candidates: Annotated[Path, typer.Option(help="Folder with a folder for each variant.")],
+    yardsticks: Annotated[Path, typer.Option(help="CSV file of what the variants must beat.")],
     metrics: Annotated[Path, typer.Option(help="JSON file for the ranking.")],
     report: Annotated[Path, typer.Option(help="Markdown file for the ranking.")],
     curves: Annotated[Path, typer.Option(help="PNG file for all learning curves.")],
@@ -21,8 +22,8 @@ def main(
     \b
     Example:
       python -m resnets.stages.leaderboard --candidates artifacts/candidates
-        --metrics metrics/leaderboard.json --report reports/leaderboard.md
-        --curves reports/curves.png
+        --yardsticks artifacts/yardsticks.csv --metrics metrics/leaderboard.json
+        --report reports/leaderboard.md --curves reports/curves.png
     """
     from resnets.params import load_params
 
@@ -35,18 +36,25 @@ def main(
         leaderboard_markdown,
         read_standing,
         remove_others,
+        yardstick_rows,
     )
     from resnets.evaluation.plots import plot_curves
 
     standings = {name: read_standing(candidates / name) for name in variants}
     rows = leaderboard(standings)
-    page = leaderboard_markdown(rows)
-    ranked = {row.pop("variant"): row for row in rows}
+    beside = pd.read_csv(yardsticks, dtype={"right": str})
+    measured = yardstick_rows(beside, standings[rows[0]["variant"]].predictions)
+    page = leaderboard_markdown(rows, measured)
+    ranking = {
+        "best": rows[0]["variant"],
+        "variants": {row.pop("variant"): row for row in rows},
+        "yardsticks": {row.pop("yardstick"): row for row in measured},
+    }
     histories = {name: standing.history for name, standing in standings.items()}
     table = pd.concat(histories, names=["variant"]).reset_index(level=0)
     with locked(Path(".state/leaderboard"), "leaderboard"):
         remove_others(candidates, variants)
-        write_json(metrics, {"best": next(iter(ranked)), "variants": ranked})
+        write_json(metrics, ranking)
         write_text(report, page)
         write_text(curves.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
         plot_curves(histories, curves)

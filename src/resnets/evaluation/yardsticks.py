@@ -1,0 +1,99 @@
+"""Measure what a network must beat: the majority class, two classics on pixels, a linear probe.
+
+They learn from at most MOST_IMAGES images of the training side, and take their only parameter, C,
+from the validation side.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
+
+from resnets.models.bundle import load_bundle
+from resnets.models.inference import infer
+from resnets.params.schema import Preprocess
+from resnets.tasks.decode import Images, resize
+from resnets.tasks.task import Task
+
+THUMBNAIL = 32  # pixels
+MOST_IMAGES = 2000
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # C; of equally good ones the first
+
+Values = NDArray[np.floating]
+Describe = Callable[[Images], Values]  # images to (N, numbers)
+Yardstick = tuple[str, list[Any], Sequence[Values]]  # name, estimators, train, val and test
+
+
+def thumbnails(images: Images) -> Values:
+    """Return the pixels (N, 32 * 32 * C), 0 to 1, of images that are stretched to a square."""
+    small = [resize(images[row], THUMBNAIL, "stretch") for row in range(len(images))]
+    return np.stack(small).reshape(len(small), -1) / 255
+
+
+def backbone_features(folder: Path, preprocess: Preprocess, device: str) -> Describe | None:
+    """Return what computes a backbone's features (N, F); None for a folder without a model."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        return None
+    options: dict[str, Any] = {"preprocess": preprocess, "batch_size": 256, "device": device}
+    model = load_bundle(path).model
+    return lambda images: infer(model, images, precision="fp32", output="features", **options)
+
+
+def measure_yardsticks(task: Task, seeds: Sequence[int], features: Describe | None) -> pd.DataFrame:
+    """Return a row per yardstick and run: its scores, and `right`, a 0 or 1 per test image.
+
+    `features` (N, F) are the backbone's; without it the probe is left out. Each seed draws its own
+    training images where there are more than MOST_IMAGES; else all runs would be the same, and
+    there is one.
+    """
+    train, val, test = task.side("train"), task.side("val"), task.side("test")
+    ways = {"pixels": thumbnails} | ({"features": features} if features else {})
+    others = {name: [way(side.images) for side in (val, test)] for name, way in ways.items()}
+    rows: list[dict[str, Any]] = []
+    for seed in seeds if len(train.ids) > MOST_IMAGES else seeds[:1]:
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(train.ids))[:MOST_IMAGES])
+        images, labels = train.images.take(drawn), [train.labels[drawn], val.labels, test.labels]
+        values = {name: [way(images), *others[name]] for name, way in ways.items()}
+        with threadpool_limits(1):  # the number of threads changes the last bits of sums
+            for name, estimators, sides in _yardsticks(**values):
+                rows.append({"yardstick": name, "seed": seed, **_score(estimators, sides, labels)})
+    return pd.DataFrame(rows)
+
+
+def _yardsticks(
+    pixels: Sequence[Values], features: Sequence[Values] | None = None
+) -> Iterator[Yardstick]:
+    """Yield each yardstick with what it sees of train, val and test."""
+    linear = [LogisticRegression(C=c, max_iter=1000) for c in STRENGTHS]
+    gamma = 1 / (pixels[0].shape[1] * pixels[0].var())  # scikit-learn's "scale"
+    kernels = [rbf_kernel(side, pixels[0], gamma) for side in pixels]  # many times SVC's own speed
+    yield "majority", [DummyClassifier()], pixels
+    yield "linear", linear, pixels
+    yield "svm", [SVC(C=c, kernel="precomputed") for c in STRENGTHS], kernels
+    if features:
+        yield "probe", linear, features
+
+
+def _score(
+    estimators: Iterable[Any], values: Sequence[Values], labels: Sequence[NDArray[np.int64]]
+) -> dict[str, Any]:
+    """Return what the estimator that is best on validation scores."""
+    fitted = [estimator.fit(values[0], labels[0]) for estimator in estimators]
+    accuracies = [estimator.score(values[1], labels[1]) for estimator in fitted]
+    best = fitted[int(np.argmax(accuracies))]
+    right = best.predict(values[2]) == labels[2]
+    return {
+        "C": getattr(best, "C", None),
+        "val_accuracy": round(max(accuracies), 6),
+        "test_accuracy": round(float(right.mean()), 6),
+        "right": "".join(map(str, right.astype(int))),
+    }
