@@ -1,5 +1,6 @@
 """Test the model bundle: the same bytes, the same model, and a refusal of everything else."""
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -59,13 +60,13 @@ def test_loaded_model_computes_the_same_logits(
     tmp_path: Path, name: str, options: dict[str, Any]
 ) -> None:
     model, meta = make_model(name, **options)
-    sha256 = save_bundle(tmp_path / "m.safetensors", model, meta)
+    save_bundle(tmp_path / "m.safetensors", model, meta)
     bundle = load_bundle(tmp_path / "m.safetensors")
     images = torch.rand(2, meta.preprocess.channels, 33, 33)
     with torch.inference_mode():
         assert torch.equal(bundle.model(images), model(images))
     assert bundle.meta == meta
-    assert bundle.sha256 == sha256
+    assert bundle.sha256 == hashlib.sha256((tmp_path / "m.safetensors").read_bytes()).hexdigest()
     assert not bundle.model.training
 
 
@@ -145,9 +146,9 @@ def test_older_format_without_the_optional_keys_is_read(saved: Path, tmp_path: P
         ({"preprocess": {**GREY, "mean": [128.0]}}, r"preprocess\.mean\.0: .*larger than 1"),
         ({"preprocess": {**GREY, "std": [0.0]}}, r"preprocess\.std\.0: .* greater than 0"),
         ({"surprise": 1}, "surprise"),
-        ({"text": "{"}, "damaged"),
-        ({"text": "[1]"}, "damaged"),
-        ({"text": "[" * 100_000}, "damaged"),
+        ({"text": "{"}, "Invalid JSON"),
+        ({"text": "[1]"}, "metadata: Input should be an object"),
+        ({"text": "[" * 100_000}, "Invalid JSON"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(
@@ -169,7 +170,7 @@ def test_weights_of_another_network_are_listed_and_not_saved(tmp_path: Path) -> 
     other = meta.model_copy(update={"architecture": {**meta.architecture, "name": "resnet14"}})
     with pytest.raises(ArtefactError, match=r"missing \(layer1\.1\.bn1\.bias"):
         save_bundle(tmp_path / "m.safetensors", model, other)
-    with pytest.raises(ArtefactError, match=r"2 of another shape \(fc"):
+    with pytest.raises(ArtefactError, match=r"2 mismatched \(fc"):
         save_bundle(tmp_path / "m.safetensors", build_model("resnet8", in_channels=1), meta)
     assert not list(tmp_path.iterdir())
 
@@ -180,7 +181,7 @@ def test_weights_of_another_type_are_refused(saved: Path, tmp_path: Path, dtype:
     tensors["conv1.weight"] = tensors["conv1.weight"].to(dtype)
     with safe_open(saved, "pt") as file:
         save_file(tensors, tmp_path / "m.safetensors", metadata=file.metadata())
-    with pytest.raises(ArtefactError, match=r"1 of another type \(conv1\.weight"):
+    with pytest.raises(ArtefactError, match=r"1 mismatched \(conv1\.weight"):
         load_bundle(tmp_path / "m.safetensors")
 
 

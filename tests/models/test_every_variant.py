@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnets.models import build_model
 from resnets.models.resnet import BasicBlock, Bottleneck, ResNet
-from resnets.params.architecture import VARIANTS
+from resnets.params.architecture import NETWORKS, VARIANTS
 
 CLASSES = 10
 # bounds on errors of logits, as shares of the largest logit; the worst over all variants and
@@ -128,7 +128,7 @@ KINDS = {(row.block, row.planes, row.groups > 1): name for name, row in reversed
 @pytest.mark.parametrize("name", sorted(KINDS.values()))
 def test_onnx_runtime_computes_the_same_logits(name, monkeypatch, tmp_path):
     row = VARIANTS[name]
-    monkeypatch.setitem(VARIANTS, name, replace(row, blocks=(2, 1), planes=row.planes[:2]))
+    monkeypatch.setitem(NETWORKS, name, replace(row, blocks=(2, 1), planes=row.planes[:2]))
     assert_exports(build_model(name, num_classes=CLASSES).eval(), tmp_path)
 
 

@@ -5,6 +5,7 @@ temperature come from the file, and everything but the network itself is shared.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class Classifier:
     meta: BundleMeta
     forward: Forward
     output: str  # one of `Output`, or probabilities
-    head: tuple[Floats, Floats] | None  # weight (K, F) and bias (K,); needed for features
+    head: tuple[Floats, Floats]  # weight (K, F) and bias (K,)
 
     def score(self, crops: Crops) -> Scores:
         """Classify uint8 crops (N, crop, crop, C); raise NumericalError for NaN and Inf."""
@@ -60,7 +61,7 @@ class Classifier:
         feature_map = features = None
         if self.output == "feature_map":
             feature_map, values = values, values.mean(axis=(2, 3))
-        if self.head:
+        if self.output != "logits":
             features, values = values, values @ self.head[0].T + self.head[1]
         probabilities = np.exp(log_softmax(values / self.meta.temperature))
         return Scores(probabilities, features, feature_map)
@@ -78,20 +79,12 @@ def open_classifier(
         return _open_onnx(path, output)
     if path.suffix != ".safetensors":
         raise ParamsError(f"{path}: not a model file", "give a .safetensors or an .onnx file")
-    bundle = load_bundle(path)
-    head = None if output == "logits" else bundle.head()
-    device = resolve_device(device)
-
-    def compute(precision: str) -> Forward:
-        return torch_forward(
-            bundle.model, preprocess=bundle.meta.preprocess, device=device, precision=precision,
-            output=output,
-        )  # fmt: skip
-
-    forward = compute("fp32")
+    bundle, device = load_bundle(path), resolve_device(device)
+    compute = partial(torch_forward, preprocess=bundle.meta.preprocess, device=device)
+    forward = compute(bundle.model, output=output)
     if output == "logits" and resolve_precision(precision, device) == "bf16":
-        forward = settle(compute("bf16"), forward)
-    return Classifier(bundle.meta, forward, output, head)
+        forward = settle(compute(bundle.model, precision="bf16"), forward)
+    return Classifier(bundle.meta, forward, output, bundle.head())
 
 
 def settle(quick: Forward, exact: Forward) -> Forward:
@@ -111,22 +104,27 @@ def settle(quick: Forward, exact: Forward) -> Forward:
 def _open_onnx(path: Path, output: Output) -> Classifier:
     """Open an ONNX file with ONNX Runtime."""
     model, meta = read_onnx(path)
-    head = None if output == "logits" else _expose(model, output, path)
+    head = _head(model, path)
+    if output != "logits":
+        model.graph.output.add(name=output)  # a value inside becomes a result too
     session = _start(model, path)
-    values = (*session.get_inputs(), *session.get_outputs())
+    given, *results = values = (*session.get_inputs(), *session.get_outputs())
     shapes = [(value.type, value.shape[1:]) for value in values]
-    crop, channels, num_classes = meta.preprocess.crop, meta.preprocess.channels, len(meta.classes)
-    inside = shapes[:1] == [("tensor(uint8)", [crop, crop, channels])]
-    fits = inside or shapes[:1] == [("tensor(float)", [channels, crop, crop])]
-    fits = fits and shapes[1:2] == [("tensor(float)", [num_classes])]
-    if not fits or (head and list(head[0].shape) != [num_classes, *shapes[-1][1][:1]]):
+    form, num_classes = meta.preprocess, len(meta.classes)
+    pixels = ("tensor(uint8)", [form.crop, form.crop, form.channels])
+    planes = ("tensor(float)", [form.channels, form.crop, form.crop])
+    scores = ("tensor(float)", [num_classes])
+    fits = shapes[:2] in ([pixels, scores], [planes, scores])
+    if output != "logits":
+        fits = fits and list(head[0].shape) == [num_classes, *shapes[-1][1][:1]]
+    if not fits:
         raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
-    given, name = values[0].name, values[1].name if output == "logits" else output
+    name = results[-1].name
 
     def forward(crops: Crops) -> Floats:
-        batch = crops if inside else normalise_on_host(crops, meta.preprocess)
+        batch = crops if shapes[0] == pixels else normalise_on_host(crops, form)
         try:
-            computed: Floats = session.run([name], {given: batch})[0]
+            computed: Floats = session.run([name], {given.name: batch})[0]
         except Exception as error:
             fix = f"lower the batch size if it needs too much memory; otherwise, {REMAKE}"
             raise ArtefactError(f"{path}: its graph cannot be computed ({error})", fix) from None
@@ -143,9 +141,10 @@ def _start(model: "onnx.ModelProto", path: Path) -> "onnxruntime.InferenceSessio
     options.log_severity_level = 4  # what goes wrong is raised as well
     # waiting threads would take the cores from those that decode
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    raw, providers = model.SerializeToString(), ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(raw, options, providers=providers)
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # its classes have no common base
         raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
 
@@ -162,38 +161,36 @@ def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
         raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
-    nodes, weights = model.graph.node, model.graph.initializer
-    operators = {".".join(filter(None, (node.domain, node.op_type))) for node in nodes}
-    foreign = {f"the operator {name}" for name in operators - OPERATORS}
-    foreign |= {"functions" for _ in model.functions}
-    foreign |= {"sparse weights" for _ in model.graph.sparse_initializer}
-    foreign |= {"weights in other files" for w in weights if w.data_location or w.external_data}
+    graph = model.graph
+    operators = {".".join(filter(None, (node.domain, node.op_type))) for node in graph.node}
+    foreign = [f"the operator {name}" for name in sorted(operators - OPERATORS)][:5]
+    foreign += ["functions"] if model.functions else []
+    foreign += ["sparse weights"] if graph.sparse_initializer else []
+    if any(weight.data_location or weight.external_data for weight in graph.initializer):
+        foreign.append("weights in other files")
     text = next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
     if foreign or text is None:
-        what = f"has {', '.join(sorted(foreign)[:5])}" if foreign else f"has no {KEY!r} metadata"
+        what = f"has {', '.join(foreign)}" if foreign else f"has no {KEY!r} metadata"
         raise ArtefactError(f"{path}: {what}", "give the file of the export stage")
     return model, parse_meta(text, path)
 
 
-def _expose(model: "onnx.ModelProto", name: str, path: Path) -> tuple[Floats, Floats]:
-    """Make an internal value an output of an ONNX model too, and return the head's weights."""
+def _head(model: "onnx.ModelProto", path: Path) -> tuple[Floats, Floats]:
+    """Return the head's weights in an ONNX model."""
     import onnx
 
-    tensors = {t.name: t for t in model.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     try:
         weight, bias = (onnx.numpy_helper.to_array(tensors[key]) for key in HEAD)
     except (KeyError, TypeError, ValueError):
         raise ArtefactError(f"{path}: has no weights {', '.join(HEAD)}", REMAKE) from None
-    model.graph.output.append(onnx.ValueInfoProto(name=name))
     return weight, bias
 
 
 def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Floats:
     """Do with numpy what `normalise` does with torch, to the bit; returns (N, C, crop, crop)."""
     batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
-    center, scale = (
-        np.array(v, np.float32)[:, None, None] for v in (preprocess.mean, preprocess.std)
-    )
+    center, scale = np.array([preprocess.mean, preprocess.std], np.float32)[..., None, None]
     batch /= np.float32(255)
     batch -= center
     batch /= scale

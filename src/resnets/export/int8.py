@@ -3,15 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from resnets.export.classifier import INPUT, Classifier, normalise_on_host, open_classifier
 from resnets.models.inference import run_batches
@@ -28,19 +21,15 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # has no types
 
     def __init__(self, images: Images, model: Classifier) -> None:
         preprocess = model.meta.preprocess
-        step = max(-(-len(images) // CALIBRATION_IMAGES), 1)
-        rows = range(0, len(images), step)
-        crops = (
-            crop_batch(images, rows[start : start + BATCH], preprocess.crop)
-            for start in range(0, len(rows), BATCH)
-        )
+        rows = range(0, len(images), max(-(-len(images) // CALIBRATION_IMAGES), 1))
+        batches = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+        crops = (crop_batch(images, batch, preprocess.crop) for batch in batches)
         inside = model.output == "probabilities"
-        self.batches = (c if inside else normalise_on_host(c, preprocess) for c in crops)
+        self.inputs = ({INPUT: c if inside else normalise_on_host(c, preprocess)} for c in crops)
 
-    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+    def get_next(self) -> dict[str, Any] | None:
         """Return the next batch, None after the last."""
-        batch = next(self.batches, None)
-        return None if batch is None else {INPUT: batch}
+        return next(self.inputs, None)
 
 
 def quantize_int8(exact: Path, small: Path, images: Images) -> None:
@@ -54,10 +43,8 @@ def quantize_int8(exact: Path, small: Path, images: Images) -> None:
         model,
         str(small),
         calibration,
-        quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
         op_types_to_quantize=OPERATORS,
     )
     quantised = onnx.load_model(small)
@@ -70,19 +57,19 @@ def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> di
     """Compare the int8 file with the exact one; validation decides if it may be the default."""
     report: dict[str, Any] = {}
     models = [open_classifier(path) for path in (exact, small)]
-    for name, side in (("val", task.side("val")), ("test", task.side("test"))):
+    crop = models[0].meta.preprocess.crop
+    for name in ("val", "test"):
+        side = task.side(name)
         wanted, found = (
-            run_batches(
-                model.forward, side.images, crop=model.meta.preprocess.crop, batch_size=BATCH
-            ).argmax(axis=1)
+            run_batches(model.forward, side.images, crop=crop, batch_size=BATCH).argmax(axis=1)
             for model in models
         )
         scores = {
-            "accuracy": (found == side.labels).mean(),
-            "fp32_accuracy": (wanted == side.labels).mean(),
-            "agreement": (found == wanted).mean(),
+            "accuracy": found == side.labels,
+            "fp32_accuracy": wanted == side.labels,
+            "agreement": found == wanted,
         }
-        report[name] = {key: round(float(value), 6) for key, value in scores.items()}
+        report[name] = {key: round(float(right.mean()), 6) for key, right in scores.items()}
     drop = round(report["val"]["fp32_accuracy"] - report["val"]["accuracy"], 6)
     sizes = {"bytes": small.stat().st_size, "fp32_bytes": exact.stat().st_size}
     return report | sizes | {"drop": drop, "is_default": drop <= max_drop}

@@ -11,27 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from resnets.models.calibration import TEMPERATURES
 from resnets.params.schema import Preprocess
 from resnets.params.section import Section, Side
-from resnets.system.errors import ArtefactError, NumericalError
+from resnets.system.errors import ArtefactError
 from resnets.system.files import write_bytes
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
+    from resnets.models.inference import Floats
     from resnets.models.resnet import ResNet
 
 KEY = "resnets"  # the metadata key, in safetensors and in ONNX files
 UNSCORED = "unscored.json"  # in a model's folder: it cannot be scored, and what is known of it
 FORMAT_VERSION = 1  # raise it when a reader must know; a new field with a default needs no raise
 REMAKE = "make it again with `dvc repro`, or restore it with `dvc checkout`"
-
-Temperature = Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
 
 
 class FullPreprocess(Preprocess):
@@ -53,11 +50,12 @@ class FullPreprocess(Preprocess):
 class BundleMeta(Section):
     """Describe a model; `architecture` holds the keyword arguments of `build_model`."""
 
-    format_version: Annotated[int, Field(ge=0, le=FORMAT_VERSION)] = FORMAT_VERSION
+    format_version: Annotated[int, Field(le=FORMAT_VERSION)] = FORMAT_VERSION
     architecture: dict[str, Any]
     classes: Annotated[list[str], Field(min_length=2)]
     preprocess: FullPreprocess
-    temperature: Temperature = 1.0  # logits are divided by it before the softmax
+    # logits are divided by it before the softmax
+    temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])] = 1.0
     training: dict[str, Any]
     hashes: dict[str, str]
     measured: dict[str, Any] = Field(default_factory=dict)
@@ -87,11 +85,10 @@ class Bundle:
     meta: BundleMeta
     sha256: str
 
-    def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def head(self) -> "tuple[Floats, Floats]":
         """Return copies of the head's weights (K, F) and biases (K,)."""
-        layer = self.model.fc
-        assert layer is not None  # BundleMeta sees to it
-        weight, bias = (value.detach().cpu().numpy().copy() for value in (layer.weight, layer.bias))
+        assert self.model.fc is not None  # BundleMeta sees to it
+        weight, bias = (value.detach().cpu().numpy().copy() for value in self.model.fc.parameters())
         return weight, bias
 
 
@@ -101,22 +98,14 @@ def parse_meta(text: str, where: Path) -> BundleMeta:
     Raises ArtefactError for a newer format and for anything that does not fit together.
     """
     try:
-        values = json.loads(text)
-        version = values.get("format_version", 0)
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise ArtefactError(
-                f"{where}: format {version} of a newer resnets (this one reads {FORMAT_VERSION})",
-                "upgrade resnets, or export the model again with this version",
-            )
-        return BundleMeta.model_validate({**values, "format_version": version})
+        return BundleMeta.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"]) or "metadata"
-        raise ArtefactError(f"{where}: {key}: {fault['msg']}", REMAKE) from None
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, ArtefactError):
-            raise
-        raise ArtefactError(f"{where}: its metadata is damaged ({error})", REMAKE) from None
+    key = ".".join(str(part) for part in fault["loc"]) or "metadata"
+    if key == "format_version":
+        what = f"format {fault['input']} of a newer resnets (this one reads {FORMAT_VERSION})"
+        raise ArtefactError(f"{where}: {what}", "upgrade resnets, or export with this version")
+    raise ArtefactError(f"{where}: {key}: {fault['msg']}", REMAKE)
 
 
 def check_origin(meta: BundleMeta, hashes: dict[str, str], path: Path) -> None:
@@ -129,25 +118,17 @@ def check_origin(meta: BundleMeta, hashes: dict[str, str], path: Path) -> None:
             )
 
 
-def save_bundle(path: Path, model: "torch.nn.Module", meta: BundleMeta) -> str:
+def save_bundle(path: Path, model: "ResNet", meta: BundleMeta) -> None:
     """Write a model and its description, byte for byte the same for the same values.
 
-    Returns the SHA-256 of the file. Raises ArtefactError where the weights do not fit the described
-    architecture and NumericalError where one is not finite; nothing is written then.
+    Raises ArtefactError where the weights do not fit the described architecture and NumericalError
+    where one is not finite; nothing is written then.
     """
-    import torch
     from safetensors.torch import save
 
-    tensors = {
-        key: (value.float() if value.is_floating_point() else value)
-        .detach()
-        .to("cpu", memory_format=torch.contiguous_format, copy=True)
-        for key, value in model.state_dict().items()
-    }
-    raw = save(tensors, metadata={KEY: meta.to_json()})
-    bundle = _read(raw, path)
-    write_bytes(path, raw)
-    return bundle.sha256
+    tensors = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    _rebuild(meta, tensors, path)
+    write_bytes(path, save(tensors, metadata={KEY: meta.to_json()}))
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -156,15 +137,10 @@ def load_bundle(path: Path) -> Bundle:
     Raises ArtefactError for a file that is no bundle, is damaged, is newer than this program or
     whose weights do not fit, and NumericalError for weights that are not finite.
     """
-    return _read(path.read_bytes(), path)
-
-
-def _read(raw: bytes, path: Path) -> Bundle:
-    """Rebuild the model from the bytes of a bundle."""
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    raw = path.read_bytes()
     try:
         tensors = load(raw)
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
@@ -175,46 +151,23 @@ def _read(raw: bytes, path: Path) -> Bundle:
         fix = "give a model.safetensors of the pipeline; backbone.input imports foreign weights"
         raise ArtefactError(f"{path}: has no {KEY!r} metadata, so it is no bundle", fix)
     meta = parse_meta(text, path)
-    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    state = {k: v.float() if v.dtype in floats else v for k, v in tensors.items()}
-    model = _empty_model(meta, path)
-    _check_fit(model.state_dict(), state, path)
-    for key, value in state.items():
-        if not torch.isfinite(value).all():
-            raise NumericalError(f"{path}: {key} is not finite", "train again with a lower lr")
-    model.load_state_dict(state, assign=True)
-    return Bundle(model.eval(), meta, hashlib.sha256(raw).hexdigest())
+    return Bundle(_rebuild(meta, tensors, path), meta, hashlib.sha256(raw).hexdigest())
 
 
-def _empty_model(meta: BundleMeta, path: Path) -> "ResNet":
-    """Build the described model without memory for its weights; they come from the file."""
+def _rebuild(meta: BundleMeta, tensors: "dict[str, Tensor]", path: Path) -> "ResNet":
+    """Build the described model around its weights; no others are drawn."""
     import torch
 
     from resnets.models.resnet import build_model
+    from resnets.models.weights import match_keys, refuse_misfit
 
     try:
         with torch.device("meta"):
-            return build_model(**meta.architecture)
+            model = build_model(**meta.architecture)
     except (TypeError, ValueError) as error:
         raise ArtefactError(f"{path}: cannot build its architecture ({error})", REMAKE) from None
-
-
-def _check_fit(
-    wanted: "dict[str, torch.Tensor]", found: "dict[str, torch.Tensor]", path: Path
-) -> None:
-    """Refuse weights whose names, shapes or types are not exactly the architecture's."""
-    both = wanted.keys() & found.keys()
-    faults = {
-        "missing": wanted.keys() - found.keys(),
-        "unexpected": found.keys() - wanted.keys(),
-        "of another shape": {key for key in both if wanted[key].shape != found[key].shape},
-        "of another type": {key for key in both if wanted[key].dtype != found[key].dtype},
-    }
-    words = [
-        f"{len(keys)} {fault} ({', '.join(sorted(keys)[:5])})"
-        for fault, keys in faults.items()
-        if keys
-    ]
-    if words:
-        what = f"{path}: the weights do not fit the architecture: {'; '.join(words)}"
-        raise ArtefactError(what, REMAKE)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    keys = match_keys(model.state_dict(), state)
+    refuse_misfit(keys, state, f"{path} into {model.architecture.name}", REMAKE)
+    model.load_state_dict(state, assign=True)
+    return model.eval()

@@ -33,7 +33,12 @@ def normalise(batch: "torch.Tensor", mean: Sequence[float], std: Sequence[float]
 
 
 def torch_forward(
-    model: "ResNet", *, preprocess: Preprocess, device: str, precision: str, output: Output
+    model: "ResNet",
+    *,
+    preprocess: Preprocess,
+    device: str = "cpu",
+    precision: str = "fp32",
+    output: Output = "logits",
 ) -> Forward:
     """Return the function that runs a model on crops; the model moves to the device, in eval mode.
 
@@ -55,32 +60,28 @@ def torch_forward(
         batch = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)  # (N, C, H, W), no copy
         with autocast:
             values = compute[output](normalise(batch, preprocess.mean, preprocess.std))
-        return values.float().cpu().numpy()
+        results: Floats = values.float().cpu().numpy()
+        return results
 
     return forward
 
 
 def run_batches(forward: Forward, images: Images, *, crop: int, batch_size: int) -> Floats:
-    """Run a model over all images in order.
-
-    Raises NumericalError where an output is not finite.
-    """
-    results = []
-    for start in range(0, len(images), batch_size):
-        rows = range(start, min(start + batch_size, len(images)))
-        results.append(forward(crop_batch(images, rows, crop)))
-        check_finite(results[-1], start)
-    return np.concatenate(results) if results else np.empty((0, 0), np.float32)
+    """Run a model over all images in order; raise NumericalError where an output is not finite."""
+    starts = range(0, len(images), batch_size)
+    rows = [range(start, min(start + batch_size, len(images))) for start in starts]
+    results = [forward(crop_batch(images, batch, crop)) for batch in rows]
+    values = np.concatenate(results) if results else np.empty((0, 0), np.float32)
+    check_finite(values)
+    return values
 
 
-def check_finite(values: Floats, start: int = 0) -> None:
-    """Raise NumericalError that names the first image, counted from `start`, with a NaN or Inf."""
-    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+def check_finite(values: Floats) -> None:
+    """Raise NumericalError that names the first image whose values have a NaN or Inf."""
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
-        row = start + int(np.flatnonzero(~finite)[0])
-        raise NumericalError(
-            f"the model's output for image {row} is not finite", "train again with a lower lr"
-        )
+        what = f"the model's output for image {finite.argmin()} is not finite"
+        raise NumericalError(what, "train again with a lower lr")
 
 
 def infer(
@@ -88,15 +89,12 @@ def infer(
     images: Images,
     *,
     preprocess: Preprocess,
-    batch_size: int,
-    device: str,
-    precision: str,
+    batch_size: int = 64,
+    device: str = "cpu",
+    precision: str = "fp32",
     output: Output = "logits",
 ) -> Floats:
-    """Return the model's output for all images in order, float32, whatever the batch size.
-
-    The arguments are those of `torch_forward` and `run_batches`.
-    """
+    """Return the model's output for all images in order, float32, whatever the batch size."""
     forward = torch_forward(
         model, preprocess=preprocess, device=device, precision=precision, output=output
     )

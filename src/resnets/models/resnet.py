@@ -4,11 +4,13 @@ The names of parameters are torchvision's, so that weights move freely between t
 same seed draws the same weights.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
+from resnets.params.architecture import Architecture, Stem, variant
 
 # (kernel, stride, padding) of the convolution, and of the max-pool or None
 STEMS: dict[Stem, tuple[tuple[int, int, int], tuple[int, int, int] | None]] = {
@@ -80,7 +82,7 @@ class Bottleneck(nn.Module):
     def __init__(self, net: Architecture, channels: int, planes: int, stride: int) -> None:
         super().__init__()
         row, bias = variant(net.name), net.conv_bias
-        width = planes * row.width_per_group // 64 * row.groups
+        width = row.width(planes)
         out_channels = planes * self.expansion
         stride1, stride2 = (stride, 1) if net.stride_on == "conv1x1" else (1, stride)
         shortcut = _shortcut(net, channels, out_channels, stride)
@@ -167,40 +169,20 @@ class ResNet(nn.Module):
         return logits
 
 
-def build_model(
-    name: str,
-    *,
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem | None = None,
-    shortcut: Shortcut | None = None,
-    stride_on: StrideOn = "conv3x3",
-    conv_bias: bool = False,
-    zero_init_residual: bool = False,
-    init: Init = "kaiming",
-    include_top: bool = True,
-) -> ResNet:
-    """Build a network by its name; `Architecture` in architecture.py explains the options.
+def build_model(name: str, **options: Any) -> ResNet:  # noqa: ANN401
+    """Build a network by its name, with weights drawn from torch's global generator.
 
+    The options are the fields of `Architecture`, where each is explained: num_classes (1000),
+    in_channels (3), stem, shortcut, stride_on, conv_bias, zero_init_residual, init, include_top.
     A stem or shortcut of None is the form's own: `imagenet` and `projection`; for the CIFAR form
-    `small` and `pad`. Weights are drawn from torch's global generator.
+    `small` and `pad`.
     Raises ParamsError (a ValueError) for an unknown name or value, and for options that
     contradict each other; one without effect (num_classes without a head) is no contradiction.
     """
     row = variant(name)
-    net = Architecture(
-        name=name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        stem=row.stem if stem is None else stem,
-        shortcut=row.shortcut if shortcut is None else shortcut,
-        stride_on=stride_on,
-        conv_bias=conv_bias,
-        zero_init_residual=zero_init_residual,
-        init=init,
-        include_top=include_top,
-    )
-    return ResNet(net)
+    form = {"stem": row.stem, "shortcut": row.shortcut}
+    given = {key: value for key, value in options.items() if value is not None}
+    return ResNet(Architecture(name=name, **(form | given)))
 
 
 def layer_groups(model: ResNet) -> dict[str, list[nn.Module]]:
@@ -208,10 +190,9 @@ def layer_groups(model: ResNet) -> dict[str, list[nn.Module]]:
 
     The groups are `stem`, `layer1` to `layer4` (to `layer3` in the CIFAR form) and `head`.
     """
-    groups: dict[str, list[nn.Module]] = {"stem": [model.conv1, model.bn1]}
-    for number, stage in enumerate((model.layer1, model.layer2, model.layer3, model.layer4), 1):
-        if len(stage):
-            groups[f"layer{number}"] = [stage]
-    if model.fc is not None:
-        groups["head"] = [model.fc]
+    names = {"conv1": "stem", "bn1": "stem", "fc": "head"}
+    groups: dict[str, list[nn.Module]] = {}
+    for name, module in model.named_children():
+        if list(module.parameters()):
+            groups.setdefault(names.get(name, name), []).append(module)
     return groups

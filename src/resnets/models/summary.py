@@ -1,6 +1,8 @@
 """Count what a network is made of: output shapes, parameters and multiply-adds."""
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,50 +32,45 @@ def summarize(name: str, size: int, **options: Any) -> list[Row]:  # noqa: ANN40
     shapes are computed. Raises ParamsError for an image that is too small for the stem.
     """
     rows: list[Row] = []
-    names: dict[nn.Module, str] = {}
 
-    def count(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
+    def count(place: str, layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
         weights = layer.weight.numel() if isinstance(layer, nn.Conv2d) else 0
         uses = out.shape[2:].numel()  # of each weight: once per pixel of the output
         cost = layer.weight.numel() if isinstance(layer, nn.Linear) else weights * uses
         parameters = sum(parameter.numel() for parameter in layer.parameters())
-        rows.append(Row(names[layer], tuple(out.shape[1:]), parameters, cost, weights))
+        rows.append(Row(place, tuple(out.shape[1:]), parameters, cost, weights))
 
     with torch.device("meta"):
         model = build_model(name, **options)
     model.to_empty(device="cpu").eval()  # drawing weights would take longer than all the rest
     for place, layer in model.named_modules():
         if not list(layer.children()) and not isinstance(layer, nn.Identity | nn.Sequential):
-            names[layer] = place
-            layer.register_forward_hook(count)
+            layer.register_forward_hook(partial(count, place))
     try:
         model(torch.empty(0, model.architecture.in_channels, size, size))
     except RuntimeError as error:
-        raise ParamsError(
-            f"size {size}: nothing of the image is left after the stem", "take a larger image"
-        ) from error
+        what = f"size {size}: nothing of the image is left after the stem"
+        raise ParamsError(what, "take a larger image") from error
     return rows
 
 
 def by_stage(layers: list[Row]) -> list[Row]:
     """Sum the counts of layers per stage: stem, layer1 to layer4, avgpool, flatten, fc."""
-    stages: dict[str, list[Row]] = {}
-    for layer in layers:
+
+    def stage_of(layer: Row) -> str:
         top = layer.name.split(".")[0]
-        stages.setdefault("stem" if top in ("conv1", "bn1", "maxpool") else top, []).append(layer)
+        return "stem" if top in ("conv1", "bn1", "maxpool") else top
+
     rows = []
-    for name, found in stages.items():
-        last_block = ".".join(found[-1].name.split(".")[:2]) + "."
-        weights = sum(
-            layer.weights
-            for layer in found
-            if layer.name.startswith(last_block) and "downsample" not in layer.name
-        )
-        parameters = sum(layer.parameters for layer in found)
-        cost = sum(layer.multiply_adds for layer in found)
-        rows.append(Row(name, found[-1].shape, parameters, cost, weights))
+    for name, group in groupby(layers, stage_of):
+        stage = list(group)
+        block = ".".join(stage[-1].name.split(".")[:2])
+        parameters = sum(layer.parameters for layer in stage)
+        cost = sum(layer.multiply_adds for layer in stage)
+        weights = sum(layer.weights for layer in stage if layer.name.startswith(f"{block}.conv"))
+        rows.append(Row(name, stage[-1].shape, parameters, cost, weights))
         if name == "avgpool":
-            rows.append(Row("flatten", found[-1].shape[:1], 0, 0, 0))
+            rows.append(Row("flatten", stage[-1].shape[:1], 0, 0, 0))
     return rows
 
 
@@ -87,13 +84,12 @@ def print_summary(name: str, size: int, *, layers: bool, **options: Any) -> None
     for column in ("output", "parameters", "multiply-adds", last):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        shape = "×".join(map(str, row.shape))
         counts = (row.parameters, row.multiply_adds, row.weights)
-        table.add_row(row.name, shape, *(f"{count:,}" if count else "" for count in counts))
+        numbers = (f"{count:,}" if count else "" for count in counts)
+        table.add_row(row.name, "×".join(map(str, row.shape)), *numbers)
     table.add_section()
-    parameters = sum(row.parameters for row in rows)
-    cost = sum(row.multiply_adds for row in rows)
-    table.add_row("total", "", f"{parameters:,}", f"{cost:,}", "")
+    totals = (sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows))
+    table.add_row("total", "", *(f"{total:,}" for total in totals))
     if not layers:
         table.caption = "block weights: the convolutions of the stage's last block"
     Console().print(table)

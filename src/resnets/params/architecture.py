@@ -5,7 +5,7 @@ ResNeXt, Zagoruyko and Komodakis 2016 (arXiv:1605.07146) for wide ResNet.
 """
 
 import difflib
-import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,8 +24,6 @@ ALIKE: dict[str, tuple[str, ...]] = {
     "stride_on": ("conv3x3", "conv1x1"),
 }
 
-DEEPEST = 1202  # of the CIFAR form: the paper's deepest (section 4.2); a larger one is a typo
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -38,6 +36,10 @@ class Variant:
     width_per_group: int = 64  # channels of one group where planes is 64
     stem: Stem = "imagenet"
     shortcut: Shortcut = "projection"
+
+    def width(self, planes: int) -> int:
+        """Return the channels of the 3×3 convolutions in a stage of so many planes."""
+        return planes * self.width_per_group // 64 * self.groups
 
 
 def _cifar(depth: int) -> Variant:
@@ -60,35 +62,25 @@ VARIANTS: dict[str, Variant] = {
     **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
 }
 
-# torchvision's published files, and the size to which their preprocessing resizes the shorter
-# side. The name holds the network and the first digits of the file's SHA-256.
-PUBLISHED: dict[str, int] = {
-    # the first ones: the weights of V1 in PyTorch's old format, without num_batches_tracked
-    "resnet18-5c106cde.pth": 256,
-    "resnet34-333f7ec4.pth": 256,
-    "resnet50-19c8e357.pth": 256,
-    "resnet101-5d3b4d8f.pth": 256,
-    "resnet152-b121ed2d.pth": 256,
-    # IMAGENET1K_V1
-    "resnet18-f37072fd.pth": 256,
-    "resnet34-b627a593.pth": 256,
-    "resnet50-0676ba61.pth": 256,
-    "resnet101-63fe2227.pth": 256,
-    "resnet152-394f9c45.pth": 256,
-    "resnext50_32x4d-7cdf4587.pth": 256,
-    "resnext101_32x8d-8ba56ff5.pth": 256,
-    "resnext101_64x4d-173b62eb.pth": 232,  # made with the recipe of V2
-    "wide_resnet50_2-95faca4d.pth": 256,
-    "wide_resnet101_2-32ee1156.pth": 256,
-    # IMAGENET1K_V2
-    "resnet50-11ad3fa6.pth": 232,
-    "resnet101-cd907fc2.pth": 232,
-    "resnet152-f82ba261.pth": 232,
-    "resnext50_32x4d-1a0047aa.pth": 232,
-    "resnext101_32x8d-110c445d.pth": 232,
-    "wide_resnet50_2-9ba9bcbe.pth": 232,
-    "wide_resnet101_2-d733dc28.pth": 232,
+# every depth of the CIFAR form up to the paper's deepest; resnet50 and resnet152 are the others
+NETWORKS = {f"resnet{depth}": _cifar(depth) for depth in range(8, 1203, 6)} | VARIANTS
+
+# torchvision's published files by the size to which their preprocessing resizes the shorter side:
+# the network and the first digits of the file's SHA-256
+_FILES = {
+    256: """
+        resnet18-5c106cde resnet34-333f7ec4 resnet50-19c8e357 resnet101-5d3b4d8f resnet152-b121ed2d
+        resnet18-f37072fd resnet34-b627a593 resnet50-0676ba61 resnet101-63fe2227 resnet152-394f9c45
+        resnext50_32x4d-7cdf4587 resnext101_32x8d-8ba56ff5
+        wide_resnet50_2-95faca4d wide_resnet101_2-32ee1156
+    """,  # first V1 in PyTorch's old format, without num_batches_tracked; then IMAGENET1K_V1
+    232: """
+        resnet50-11ad3fa6 resnet101-cd907fc2 resnet152-f82ba261
+        resnext50_32x4d-1a0047aa resnext101_32x8d-110c445d resnext101_64x4d-173b62eb
+        wide_resnet50_2-9ba9bcbe wide_resnet101_2-d733dc28
+    """,  # IMAGENET1K_V2, and the V1 of resnext101_64x4d, which was made with the recipe of V2
 }
+PUBLISHED = {f"{name}.pth": size for size, names in _FILES.items() for name in names.split()}
 
 
 def variant(name: str) -> Variant:
@@ -96,47 +88,41 @@ def variant(name: str) -> Variant:
 
     Raises ParamsError for any other name, with the nearest ones.
     """
-    if name in VARIANTS:
-        return VARIANTS[name]
-    depth = int(name[6:]) if re.fullmatch(r"resnet[1-9][0-9]{0,3}", name) else 0
-    if 8 <= depth <= DEEPEST and depth % 6 == 2:
-        return _cifar(depth)
+    if name in NETWORKS:
+        return NETWORKS[name]
     longer = [known for known in VARIANTS if known.startswith(name)]
     near = longer or difflib.get_close_matches(name, VARIANTS, 3)
     raise ParamsError(
         f"model.name is {name!r}, an unknown network",
         f"did you mean one of {', '.join(near or VARIANTS)}? "
-        f"Depths of the CIFAR form are 6n + 2 (8, 14, 20, … up to {DEEPEST})",
+        "Depths of the CIFAR form are 6n + 2 (8, 14, 20, … up to 1202)",
     )
 
 
 def network_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Return the name of the network whose weights have these shapes, None where there is none."""
-    stages = [{k.split(".")[1] for k in shapes if k.startswith(f"layer{i}.")} for i in range(1, 5)]
-    blocks = tuple(len(stage) for stage in stages if stage)
-    if not blocks or "layer1.0.conv2.weight" not in shapes:
-        return None
+    places = {tuple(key.split(".")[:2]) for key in shapes if key.startswith("layer")}
+    stages = Counter(stage for stage, *_ in places)
+    blocks = tuple(number for _, number in sorted(stages.items()))
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
-    shape = shapes["layer1.0.conv2.weight"]
-    depth = 6 * blocks[0] + 2  # of the CIFAR form, which has more rows than the table
-    for name in [*VARIANTS, f"resnet{min(depth, DEEPEST)}"]:
-        row = variant(name)
-        width = row.planes[0] * row.width_per_group // 64 * row.groups
+    shape = shapes.get("layer1.0.conv2.weight")
+    for name, row in NETWORKS.items():
+        width = row.width(row.planes[0])
         if (row.block, row.blocks, (width, width // row.groups, 3, 3)) == (block, blocks, shape):
             return name
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Hold all that `build_model` needs to build one network again.
+    """Hold all that builds one network again: the options of `build_model`.
 
     Raises ParamsError for a value that does not exist and for options that contradict each other.
     """
 
     name: str
-    num_classes: int
-    in_channels: int
+    num_classes: int = 1000
+    in_channels: int = 3
     stem: Stem  # what comes before the first stage: a row of STEMS in resnet.py
     # where shapes change: 1×1 convolution (the paper's option B), zeros for the new channels
     # (option A) behind the others as fb.resnet.torch has it, or half of them before the others as
@@ -144,11 +130,11 @@ class Architecture:
     shortcut: Shortcut
     # which convolution of a bottleneck halves the image: the 3×3 ("v1.5", about 0.5 points
     # better) or the first 1×1 (the original, which never looks at three quarters of its input)
-    stride_on: StrideOn
-    conv_bias: bool  # BatchNorm cancels these biases, but the weights of tutorials have them
-    zero_init_residual: bool  # each block starts as the identity (arXiv:1706.02677, section 5.1)
-    init: Init  # kaiming: normal, fan-out, as torchvision; xavier: uniform, head included
-    include_top: bool  # off: no head, the network returns the feature map
+    stride_on: StrideOn = "conv3x3"
+    conv_bias: bool = False  # BatchNorm cancels these, but the weights of tutorials have them
+    zero_init_residual: bool = False  # each block starts as the identity (arXiv:1706.02677)
+    init: Init = "kaiming"  # normal, fan-out, as torchvision; xavier: uniform, head included
+    include_top: bool = True  # off: no head, the network returns the feature map
 
     def __post_init__(self) -> None:
         row = variant(self.name)

@@ -69,7 +69,7 @@ def publish_import(source: Path, out: Path, network: Model, preprocess: FullPrep
     """Write the bundle of an imported weights file, and what became of each of its keys."""
     model, meta, report = import_backbone(source, network, preprocess)
     save_bundle(out / "model.safetensors", model, meta)
-    kinds = ("loaded", "skipped", "missing", "unexpected", "mismatched")
+    kinds = ("loaded", "missing", "unexpected", "mismatched")
     rows = [(kind, key) for kind in kinds for key in getattr(report, kind)]
     table = pd.DataFrame(rows, columns=["result", "key"])
     write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))

@@ -72,7 +72,7 @@ def import_backbone(
         )
     torch.manual_seed(0)
     model = build_model(**network.options(), num_classes=len(head))
-    report = import_weights(model, source, adapt_stem=network.in_channels == 1)
+    report = import_weights(model, source)
     if report.published:
         published = published_preprocess(report.published, network.in_channels)
         preprocess = FullPreprocess.model_validate(published)
