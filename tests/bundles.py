@@ -19,10 +19,8 @@ from resnets.tasks.task import Task, open_task
 from tests.data.photos import prepare
 
 CLASSES = ["daisy", "rose", "tulip|<b>"]
-PREPROCESS = FullPreprocess(
-    crop=28, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], resize=32, fit="shorter_side",
-    channels=3,
-)  # fmt: skip
+NORMALISE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+PREPROCESS = FullPreprocess(crop=28, resize=32, fit="shorter_side", channels=3, **NORMALISE)
 
 
 def make_meta(architecture: dict[str, Any], **changes: Any) -> BundleMeta:
@@ -99,9 +97,7 @@ def make_trained(folder: Path, num: int = 60, **options: Any) -> Trained:
     architecture = {"name": "resnet8", "num_classes": len(CLASSES), "in_channels": 3, **options}
     model = build_model(**architecture)
     settle(model, photos)
-    logits = infer(
-        model, photos, preprocess=PREPROCESS, batch_size=num, device="cpu", precision="fp32"
-    )
+    logits = infer(model, photos, preprocess=PREPROCESS, batch_size=num)
     for index, (photo, label) in enumerate(zip(photos, logits.argmax(1), strict=True)):
         path = folder / "photos" / CLASSES[label] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

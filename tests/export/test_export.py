@@ -33,10 +33,8 @@ ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
 
 
 def options(**changes: Any) -> Export:
-    values = {
-        "variant": "best", "tolerance": 1e-4, "preprocess_inside": False, "quantize": "none",
-        "max_drop": 0.5,
-    }  # fmt: skip
+    inside = {"preprocess_inside": False, "quantize": "none"}
+    values = {"variant": "best", "tolerance": 1e-4, "max_drop": 0.5, **inside}
     return Export(**(values | changes))
 
 
@@ -45,36 +43,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return make_trained(tmp_path_factory.mktemp("trained"))
 
 
+def export(trained: Trained, out: Path, row: Any = ROW, **changes: Any) -> dict[str, Any]:
+    return export_bundle(
+        trained.bundle, out, task=trained.task, options=options(**changes), row=row
+    )
+
+
 @pytest.fixture(scope="module")
 def plain(trained: Trained) -> tuple[Path, dict[str, Any]]:
     """Export normalised floats to logits, with int8."""
     out = trained.bundle.parent / "plain"
-    report = export_bundle(
-        trained.bundle, out, task=trained.task, options=options(quantize="int8"), row=ROW
-    )
-    return out, report
+    return out, export(trained, out, quantize="int8")
 
 
 @pytest.fixture(scope="module")
 def inside(trained: Trained) -> tuple[Path, dict[str, Any]]:
     """Export uint8 images to probabilities."""
     out = trained.bundle.parent / "inside"
-    report = export_bundle(
-        trained.bundle,
-        out,
-        task=trained.task,
-        options=options(preprocess_inside=True),
-        row={"seeds": 1},
-    )
-    return out, report
+    return out, export(trained, out, {"seeds": 1}, preprocess_inside=True)
 
 
 def logits_of(trained: Trained) -> NDArray[np.float32]:
-    bundle = load_bundle(trained.bundle)
-    return infer(
-        bundle.model, trained.task.side("test").images, preprocess=PREPROCESS, batch_size=64,
-        device="cpu", precision="fp32",
-    )  # fmt: skip
+    model, images = load_bundle(trained.bundle).model, trained.task.side("test").images
+    return infer(model, images, preprocess=PREPROCESS)
 
 
 def test_onnx_runtime_computes_what_torch_computes_after_torchvisions_transforms(
@@ -136,9 +127,8 @@ def test_one_file_describes_itself(trained: Trained, plain: tuple[Path, dict[str
     assert meta.hashes == {**bundle.meta.hashes, "weights": bundle.sha256}
     assert not any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
     assert [o.version for o in model.opset_import] == [20]
-    assert json.loads((plain[0] / "class_indices.json").read_text()) == {
-        "0": "daisy", "1": "rose", "2": "tulip|<b>",
-    }  # fmt: skip
+    indices = json.loads((plain[0] / "class_indices.json").read_text())
+    assert indices == {"0": "daisy", "1": "rose", "2": "tulip|<b>"}
 
 
 @pytest.mark.slow
@@ -172,12 +162,9 @@ def test_a_tampered_file_fails(
     values.flat[0] += 0.1
     tensor.CopyFrom(numpy_helper.from_array(values, name))
     onnx.save(model, tmp_path / "model.onnx")
-    test = trained.task.side("test")
+    bundle, images = load_bundle(trained.bundle), trained.task.side("test").images
     with pytest.raises(ArtefactError, match=r"model\.onnx: differs from the bundle by"):
-        check_parity(
-            tmp_path / "model.onnx", load_bundle(trained.bundle), test.images, logits_of(trained),
-            tolerance=1e-4,
-        )  # fmt: skip
+        check_parity(tmp_path / "model.onnx", bundle, images, logits_of(trained), tolerance=1e-4)
 
 
 def test_swapped_classes_fail(
@@ -204,10 +191,7 @@ def test_swapped_classes_fail(
 
 def test_nothing_is_written_beyond_the_tolerance(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="tolerance 1e-12"):
-        export_bundle(
-            trained.bundle, tmp_path / "out", task=trained.task, options=options(tolerance=1e-12),
-            row={"seeds": 1},
-        )  # fmt: skip
+        export(trained, tmp_path / "out", tolerance=1e-12)
     assert not list(tmp_path.iterdir())
 
 
@@ -233,7 +217,7 @@ def test_an_export_without_int8_removes_that_of_an_earlier_one(
     trained: Trained, plain: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copy(plain[0] / "model_int8.onnx", tmp_path)
-    export_bundle(trained.bundle, tmp_path, task=trained.task, options=options(), row=ROW)
+    export(trained, tmp_path)
     assert {path.name for path in tmp_path.glob("*.onnx")} == {"model.onnx"}
 
 

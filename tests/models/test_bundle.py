@@ -136,7 +136,7 @@ def test_older_format_without_the_optional_keys_is_read(saved: Path, tmp_path: P
                     "include_top": False,
                 }
             },
-            "no head",
+            "include_top is False, not True",
         ),
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": 5e-324}, "temperature: Input should be greater than or equal to 0.02"),
@@ -168,21 +168,11 @@ def test_model_of_another_task_is_refused() -> None:
 def test_weights_of_another_network_are_listed_and_not_saved(tmp_path: Path) -> None:
     model, meta = make_model()
     other = meta.model_copy(update={"architecture": {**meta.architecture, "name": "resnet14"}})
-    with pytest.raises(ArtefactError, match=r"missing \(layer1\.1\.bn1\.bias"):
+    with pytest.raises(ArtefactError, match=r"missing \(layer1\.1\.conv1\.weight"):
         save_bundle(tmp_path / "m.safetensors", model, other)
-    with pytest.raises(ArtefactError, match=r"2 mismatched \(fc"):
+    with pytest.raises(ArtefactError, match="size mismatch for fc"):
         save_bundle(tmp_path / "m.safetensors", build_model("resnet8", in_channels=1), meta)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.uint8])
-def test_weights_of_another_type_are_refused(saved: Path, tmp_path: Path, dtype: Any) -> None:
-    tensors = load_file(saved)
-    tensors["conv1.weight"] = tensors["conv1.weight"].to(dtype)
-    with safe_open(saved, "pt") as file:
-        save_file(tensors, tmp_path / "m.safetensors", metadata=file.metadata())
-    with pytest.raises(ArtefactError, match=r"1 mismatched \(conv1\.weight"):
-        load_bundle(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

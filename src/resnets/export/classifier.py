@@ -4,6 +4,8 @@ An ONNX file is opened without torch. Both kinds give the same answers: classes,
 temperature come from the file, and everything but the network itself is shared.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,12 +105,16 @@ def settle(quick: Forward, exact: Forward) -> Forward:
 
 def _open_onnx(path: Path, output: Output) -> Classifier:
     """Open an ONNX file with ONNX Runtime."""
+    from onnx import numpy_helper
+
     model, meta = read_onnx(path)
-    head = _head(model, path)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    with _refusing(f"{path}: has no weights {' and '.join(HEAD)}"):
+        weight, bias = (numpy_helper.to_array(tensors[key]) for key in HEAD)
     if output != "logits":
         model.graph.output.add(name=output)  # a value inside becomes a result too
     session = _start(model, path)
-    given, *results = values = (*session.get_inputs(), *session.get_outputs())
+    values = (*session.get_inputs(), *session.get_outputs())
     shapes = [(value.type, value.shape[1:]) for value in values]
     form, num_classes = meta.preprocess, len(meta.classes)
     pixels = ("tensor(uint8)", [form.crop, form.crop, form.channels])
@@ -116,21 +122,28 @@ def _open_onnx(path: Path, output: Output) -> Classifier:
     scores = ("tensor(float)", [num_classes])
     fits = shapes[:2] in ([pixels, scores], [planes, scores])
     if output != "logits":
-        fits = fits and list(head[0].shape) == [num_classes, *shapes[-1][1][:1]]
+        fits = fits and list(weight.shape) == [num_classes, *shapes[-1][1][:1]]
     if not fits:
         raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
-    name = results[-1].name
+    given, name = values[0].name, values[-1].name
+    too_large = f"lower the batch size if it needs too much memory; otherwise, {REMAKE}"
 
     def forward(crops: Crops) -> Floats:
         batch = crops if shapes[0] == pixels else normalise_on_host(crops, form)
-        try:
-            computed: Floats = session.run([name], {given.name: batch})[0]
-        except Exception as error:
-            fix = f"lower the batch size if it needs too much memory; otherwise, {REMAKE}"
-            raise ArtefactError(f"{path}: its graph cannot be computed ({error})", fix) from None
+        with _refusing(f"{path}: its graph cannot be computed", too_large):
+            computed: Floats = session.run([name], {given: batch})[0]
         return computed
 
-    return Classifier(meta, forward, name, head)
+    return Classifier(meta, forward, name, (weight, bias))
+
+
+@contextmanager
+def _refusing(what: str, fix: str = REMAKE) -> Iterator[None]:
+    """Blame the file for what its readers raise: their errors have no common base."""
+    try:
+        yield
+    except Exception as error:
+        raise ArtefactError(f"{what} ({error})", fix) from None
 
 
 def _start(model: "onnx.ModelProto", path: Path) -> "onnxruntime.InferenceSession":
@@ -141,12 +154,9 @@ def _start(model: "onnx.ModelProto", path: Path) -> "onnxruntime.InferenceSessio
     options.log_severity_level = 4  # what goes wrong is raised as well
     # waiting threads would take the cores from those that decode
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its classes have no common base
-        raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
+    raw, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    with _refusing(f"{path}: not a whole ONNX file"):
+        return onnxruntime.InferenceSession(raw, options, providers=providers)
 
 
 def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
@@ -155,12 +165,10 @@ def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
     Raises ArtefactError for a file with anything in it that an export does not write.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except DecodeError as error:
-        raise ArtefactError(f"{path}: not a whole ONNX file ({error})", REMAKE) from None
+    raw = path.read_bytes()
+    with _refusing(f"{path}: not a whole ONNX file"):
+        model = onnx.load_model_from_string(raw)
     graph = model.graph
     operators = {".".join(filter(None, (node.domain, node.op_type))) for node in graph.node}
     foreign = [f"the operator {name}" for name in sorted(operators - OPERATORS)][:5]
@@ -173,18 +181,6 @@ def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
         what = f"has {', '.join(foreign)}" if foreign else f"has no {KEY!r} metadata"
         raise ArtefactError(f"{path}: {what}", "give the file of the export stage")
     return model, parse_meta(text, path)
-
-
-def _head(model: "onnx.ModelProto", path: Path) -> tuple[Floats, Floats]:
-    """Return the head's weights in an ONNX model."""
-    import onnx
-
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    try:
-        weight, bias = (onnx.numpy_helper.to_array(tensors[key]) for key in HEAD)
-    except (KeyError, TypeError, ValueError):
-        raise ArtefactError(f"{path}: has no weights {', '.join(HEAD)}", REMAKE) from None
-    return weight, bias
 
 
 def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Floats:

@@ -1,6 +1,7 @@
 """Export a bundle as ONNX, and prove that the file computes what the bundle computes."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -137,9 +138,8 @@ def check_parity(
     """Compare an ONNX file with the bundle on images and on extremes, at several batch sizes.
 
     `logits` (N, K) are the bundle's for the images. A value may differ by `tolerance`, times the
-    largest value of its image where that is above 1. The class may differ where the first and the
-    second are so close that this can turn them. Returns the largest differences. Raises
-    ArtefactError beyond the tolerance.
+    largest value of its image where that is above 1; that can turn the class of a near tie, and
+    of no other image. Returns the largest differences. Raises ArtefactError beyond the tolerance.
     """
     classifier, preprocess = open_classifier(path), bundle.meta.preprocess
     if classifier.meta != describe(bundle):
@@ -149,23 +149,16 @@ def check_parity(
     wanted = np.concatenate([logits, infer(bundle.model, rare, preprocess=preprocess)])
     if classifier.output == "probabilities":
         wanted = np.exp(log_softmax(wanted / bundle.meta.temperature)).astype(np.float32)
-    found = np.stack(
-        [  # (sizes, N, K)
-            run_batches(classifier.forward, inputs, crop=preprocess.crop, batch_size=size)
-            for size in BATCH_SIZES
-        ]
-    )
-    scale = np.maximum(np.abs(wanted).max(axis=1), 1)
+    run = partial(run_batches, classifier.forward, inputs, crop=preprocess.crop)
+    found = np.stack([run(batch_size=size) for size in BATCH_SIZES])  # (sizes, N, K)
     difference = np.abs(found - wanted).max(axis=2)
-    second, first = np.sort(wanted, axis=1)[:, -2:].T
-    is_close = first - second <= 2 * tolerance * scale
-    is_other = found.argmax(axis=2) != wanted.argmax(axis=1)
-    absolute, relative = difference.max(), (difference / scale).max()
-    mismatches = int((is_other & ~is_close).sum())
-    if relative > tolerance or mismatches:
+    absolute = float(difference.max())
+    relative = float((difference / np.maximum(np.abs(wanted).max(axis=1), 1)).max())
+    num_turned = int((found.argmax(axis=2) != wanted.argmax(axis=1)).sum())
+    if relative > tolerance:
         raise ArtefactError(
             f"{path.name}: differs from the bundle by {absolute:.2g} (relative {relative:.2g}, "
-            f"tolerance {tolerance:g}), with {mismatches} other classes",
+            f"tolerance {tolerance:g}), with {num_turned} other classes",
             "export again; if it stays, the ONNX Runtime or the exporter is at fault, so try "
             "other versions before raising export.tolerance",
         )
@@ -176,6 +169,6 @@ def check_parity(
         "tolerance": tolerance,
         "max_abs_diff": float(f"{absolute:.2g}"),  # the last digits differ between machines
         "max_rel_diff": float(f"{relative:.2g}"),
-        "top1_mismatches": mismatches,
-        "ties": int((is_other & is_close).sum()),
+        "top1_mismatches": 0,  # but for ties
+        "ties": num_turned,
     }

@@ -64,12 +64,11 @@ class BundleMeta(Section):
     def _agree(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class is listed twice")
+        network = {"include_top": True, **self.architecture}
         wanted = {"num_classes": len(self.classes), "in_channels": self.preprocess.channels}
-        for key, value in wanted.items():
-            if self.architecture.get(key) != value:
-                raise ValueError(f"architecture.{key} is {self.architecture.get(key)}, not {value}")
-        if self.architecture.get("include_top") is False:
-            raise ValueError("architecture.include_top is false: there is no head for the classes")
+        for key, value in {**wanted, "include_top": True}.items():
+            if network.get(key) != value:
+                raise ValueError(f"architecture.{key} is {network.get(key)}, not {value}")
         return self
 
     def to_json(self) -> str:
@@ -159,7 +158,7 @@ def _rebuild(meta: BundleMeta, tensors: "dict[str, Tensor]", path: Path) -> "Res
     import torch
 
     from resnets.models.resnet import build_model
-    from resnets.models.weights import match_keys, refuse_misfit
+    from resnets.models.weights import load_all
 
     try:
         with torch.device("meta"):
@@ -167,7 +166,5 @@ def _rebuild(meta: BundleMeta, tensors: "dict[str, Tensor]", path: Path) -> "Res
     except (TypeError, ValueError) as error:
         raise ArtefactError(f"{path}: cannot build its architecture ({error})", REMAKE) from None
     state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    keys = match_keys(model.state_dict(), state)
-    refuse_misfit(keys, state, f"{path} into {model.architecture.name}", REMAKE)
-    model.load_state_dict(state, assign=True)
+    load_all(model, state, f"{path} into {model.architecture.name}", REMAKE, assign=True)
     return model.eval()

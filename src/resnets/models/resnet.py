@@ -58,7 +58,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, net: Architecture, channels: int, planes: int, stride: int) -> None:
         super().__init__()
-        shortcut = _shortcut(net, channels, planes, stride)
+        shortcut = _shortcut(net, channels, planes, stride)  # drawn first, as torchvision does
         self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=net.conv_bias)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=net.conv_bias)
@@ -111,13 +111,11 @@ class ResNet(nn.Module):
         super().__init__()
         row = variant(net.name)
         block = Bottleneck if row.block == "bottleneck" else BasicBlock
-        (kernel, stride, padding), pool = STEMS[net.stem]
+        conv, pool = STEMS[net.stem]
         channels = row.planes[0]
         self.architecture = net
         self.num_features = row.planes[-1] * block.expansion
-        self.conv1 = nn.Conv2d(
-            net.in_channels, channels, kernel, stride, padding, bias=net.conv_bias
-        )
+        self.conv1 = nn.Conv2d(net.in_channels, channels, *conv, bias=net.conv_bias)
         self.bn1 = nn.BatchNorm2d(channels)
         self.maxpool = nn.MaxPool2d(*pool) if pool else nn.Identity()
         stages = [nn.Sequential() for _ in range(4)]  # an empty one is the identity
@@ -174,10 +172,9 @@ def build_model(name: str, **options: Any) -> ResNet:  # noqa: ANN401
 
     The options are the fields of `Architecture`, where each is explained: num_classes (1000),
     in_channels (3), stem, shortcut, stride_on, conv_bias, zero_init_residual, init, include_top.
-    A stem or shortcut of None is the form's own: `imagenet` and `projection`; for the CIFAR form
-    `small` and `pad`.
-    Raises ParamsError (a ValueError) for an unknown name or value, and for options that
-    contradict each other; one without effect (num_classes without a head) is no contradiction.
+    None is the default: of stem and shortcut `imagenet` and `projection`, but `small` and `pad` for
+    the CIFAR form. Raises ParamsError (a ValueError) for an unknown name or value, and for options
+    that contradict each other.
     """
     row = variant(name)
     form = {"stem": row.stem, "shortcut": row.shortcut}

@@ -1,7 +1,7 @@
 """Read weights made elsewhere and load them into a network, all of them or with words why not.
 
 Pickled files go through `torch.load(weights_only=True)` and nothing else: it builds tensors and
-runs no code. A refused file leaves the network as it was.
+runs no code.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, TypeGuard
 
 import safetensors.torch
@@ -20,7 +21,6 @@ from resnets.models.resnet import ResNet
 from resnets.params.architecture import PUBLISHED, network_of
 from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError
 
-COUNTER = "num_batches_tracked"  # BatchNorm has it since PyTorch 0.4.1; it changes no output
 OPTIONS_FIX = "let model in params.yaml have the options that the weights were made with"
 
 Weights = Mapping[str, Tensor]
@@ -30,22 +30,21 @@ Weights = Mapping[str, Tensor]
 class Report:
     """Say what became of every key of the file and of the network, and what the file is."""
 
-    loaded: list[str]
-    missing: list[str]  # not in the file: these keep the values they were drawn with
-    unexpected: list[str]  # in the file only
-    mismatched: list[str]  # in both, with another shape or kind of number
+    keys: dict[str, list[str]]  # missing are at most the counters of BatchNorm
     sha256: str
-    published: str | None  # the published name of this content, whatever the file is called
+    published: str | None  # the published name of this content, whatever the file is called now
 
     def __str__(self) -> str:
-        kinds = ("loaded", "missing", "unexpected", "mismatched")
-        return "; ".join(count_keys(kind, getattr(self, kind)) for kind in kinds)
+        return count_keys(self.keys)
 
 
-def count_keys(what: str, keys: list[str]) -> str:
-    """Write how many keys there are, and the first five of them."""
-    names = f" ({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''})" if keys else ""
-    return f"{len(keys)} {what}{names}"
+def count_keys(keys: Mapping[str, list[str]]) -> str:
+    """Write how many keys there are of each kind, and the first five of them."""
+    words = []
+    for kind, names in keys.items():
+        shown = f" ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else ""
+        words.append(f"{len(names)} {kind}{shown}")
+    return "; ".join(words)
 
 
 def published_preprocess(name: str, channels: Literal[1, 3]) -> dict[str, Any]:
@@ -121,9 +120,8 @@ def import_weights(model: ResNet, path: Path) -> Report:
 
     A stem for RGB is summed into one for grey images where the network has that: the same function
     of a grey image as of three equal channels that are normalised alike.
-    Raises ArtefactError, and leaves the network as it was, where the content does not match a
-    published name, was made for another network or would load in part; NumericalError where a
-    number is not finite.
+    Raises ArtefactError where the content does not match a published name, was made for another
+    network or would load in part, and NumericalError where a number is not finite.
     """
     digest, published = _identify(path)
     given, net = load_weights(path), model.architecture
@@ -136,40 +134,29 @@ def import_weights(model: ResNet, path: Path) -> Report:
     stem = given.get("conv1.weight")
     if net.in_channels == 1 and stem is not None and stem.shape[1:2] == (3,):
         given["conv1.weight"] = stem.float().sum(1, keepdim=True)  # (64, 3, k, k) to (64, 1, k, k)
-    keys = match_keys(model.state_dict(), given)
-    is_old = not any(key.endswith(COUNTER) for key in given)
-    missing = [key for key in keys["missing"] if not (is_old and key.endswith(COUNTER))]
-    refuse_misfit(keys | {"missing": missing}, given, f"{path} into {net.name}", OPTIONS_FIX)
-    model.load_state_dict(given, strict=False)  # refuse_misfit was stricter
-    return Report(**keys, sha256=digest, published=published)
+    load_all(model, given, f"{path} into {net.name}", OPTIONS_FIX)
+    missing = sorted(model.state_dict().keys() - given.keys())
+    keys = {"loaded": sorted(given), "missing": missing, "unexpected": []}
+    return Report(keys, digest, published)
 
 
-def match_keys(own: Weights, given: Weights) -> dict[str, list[str]]:
-    """Sort the keys of a network's weights and of given ones into the four kinds of a Report."""
-    shared = own.keys() & given.keys()
-    loaded = {
-        key
-        for key in shared
-        if own[key].shape == given[key].shape
-        and own[key].is_floating_point() == given[key].is_floating_point()
-    }
-    return {
-        "loaded": sorted(loaded),
-        "missing": sorted(own.keys() - given.keys()),
-        "unexpected": sorted(given.keys() - own.keys()),
-        "mismatched": sorted(shared - loaded),
-    }
+def load_all(model: ResNet, given: Weights, what: str, fix: str, *, assign: bool = False) -> None:
+    """Load weights into a network; with `assign` they take the place of its own ones.
 
-
-def refuse_misfit(keys: Mapping[str, list[str]], given: Weights, what: str, fix: str) -> None:
-    """Raise ArtefactError unless all keys load, and NumericalError unless all values are finite."""
-    faults = [count_keys(kind, keys[kind]) for kind in keys if kind != "loaded" and keys[kind]]
-    if faults:
-        raise ArtefactError(f"{what}: nothing was loaded: {', '.join(faults)}", fix)
+    Raises ArtefactError unless each key has its place, NumericalError unless all are finite. Files
+    from before PyTorch 0.4.1 lack BatchNorm's counters; torch keeps the network's own then.
+    """
     infinite = [key for key, tensor in given.items() if not tensor.float().isfinite().all()]
     if infinite:
-        fix = "take another checkpoint, or train again with a lower lr"
-        raise NumericalError(f"{what}: {count_keys('not finite', infinite)}", fix)
+        words = count_keys({"not finite": infinite})
+        raise NumericalError(f"{what}: {words}", "train again with a lower lr, or take others")
+    try:
+        missing, unexpected = model.load_state_dict(given, strict=False, assign=assign)
+    except RuntimeError as error:  # shapes that differ, in torch's words
+        raise ArtefactError(f"{what}: {shorten(str(error), 300)}", fix) from None
+    if missing or unexpected:
+        words = count_keys({"missing": missing, "unexpected": unexpected})
+        raise ArtefactError(f"{what}: {words}", fix)
 
 
 def _identify(path: Path) -> tuple[str, str | None]:

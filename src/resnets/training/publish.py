@@ -69,11 +69,10 @@ def publish_import(source: Path, out: Path, network: Model, preprocess: FullPrep
     """Write the bundle of an imported weights file, and what became of each of its keys."""
     model, meta, report = import_backbone(source, network, preprocess)
     save_bundle(out / "model.safetensors", model, meta)
-    kinds = ("loaded", "missing", "unexpected", "mismatched")
-    rows = [(kind, key) for kind in kinds for key in getattr(report, kind)]
+    rows = [(kind, key) for kind, keys in report.keys.items() for key in keys]
     table = pd.DataFrame(rows, columns=["result", "key"])
     write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
-    counts = {kind: len(getattr(report, kind)) for kind in kinds}
+    counts = {kind: len(keys) for kind, keys in report.keys.items()}
     imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
     write_json(out / UNSCORED, {"imported": counts, "measured_on": imported})
     print(f"{source.name}: {report}")
