@@ -34,9 +34,7 @@ class Exported(nn.Module):
 
     def __init__(self, bundle: Bundle, *, preprocess_inside: bool) -> None:
         super().__init__()
-        self.model = bundle.model
-        self.meta = bundle.meta
-        self.inside = preprocess_inside
+        self.model, self.meta, self.inside = bundle.model, bundle.meta, preprocess_inside
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to logits, or uint8 (N, H, W, C) to probabilities; inner values come after."""
@@ -91,9 +89,8 @@ def to_onnx(bundle: Bundle, *, preprocess_inside: bool) -> onnx.ModelProto:
     `preprocess_inside`, takes uint8 (N, crop, crop, C) and gives probabilities. The description of
     the bundle, with the bundle's SHA-256 as `hashes.weights`, stands in one metadata key.
     """
-    preprocess = bundle.meta.preprocess
-    channels, crop = preprocess.channels, preprocess.crop
-    example = torch.zeros(2, channels, crop, crop)
+    form = bundle.meta.preprocess
+    example = torch.zeros(2, form.channels, form.crop, form.crop)
     names = ["logits", "features", "feature_map"]
     if preprocess_inside:
         example, names = example.permute(0, 2, 3, 1).byte(), ["probabilities", *names]

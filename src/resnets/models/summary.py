@@ -1,5 +1,6 @@
 """Count what a network is made of: output shapes, parameters and multiply-adds."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from resnets.models.resnet import build_model
 from resnets.system.errors import ParamsError
+
+STEM = re.compile(r"^(conv1|bn1|maxpool)$")
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,8 @@ def summarize(name: str, size: int, **options: Any) -> list[Row]:  # noqa: ANN40
 
 def by_stage(layers: list[Row]) -> list[Row]:
     """Sum the counts of layers per stage: stem, layer1 to layer4, avgpool, flatten, fc."""
-
-    def stage_of(layer: Row) -> str:
-        top = layer.name.split(".")[0]
-        return "stem" if top in ("conv1", "bn1", "maxpool") else top
-
     rows = []
-    for name, group in groupby(layers, stage_of):
+    for name, group in groupby(layers, lambda layer: STEM.sub("stem", layer.name).split(".")[0]):
         stage = list(group)
         block = ".".join(stage[-1].name.split(".")[:2])
         parameters = sum(layer.parameters for layer in stage)
