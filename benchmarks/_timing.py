@@ -17,7 +17,7 @@ from resnets.data.split import split_task
 from resnets.evaluation.report import table
 from resnets.params import load_params, schema
 from resnets.system.runtime import num_cores
-from resnets.tasks.task import Task, open_task
+from resnets.tasks.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -52,8 +52,8 @@ def unpack(archive: Path, folder: Path, limit: int | None = None) -> list[Path]:
 def pack(source: Path, folder: Path, *, channels: int, resize: int) -> Task:
     """Prepare and split a dataset with our own stages."""
     prepare(source, folder, channels=channels, resize=resize)
-    split_task(folder, **PARAMS.split["source"].model_dump())
-    return open_task(folder)
+    split_task(folder, PARAMS.split["source"])
+    return Task(folder)
 
 
 def prepare(source: Path, folder: Path, *, channels: int, resize: int) -> None:

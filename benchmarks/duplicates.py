@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from resnets.data.duplicates import NEAR, NEAR_LOW, near_pairs, perceptual_hash
 from resnets.data.sources import open_source
 from resnets.evaluation.report import table
-from resnets.tasks.decode import BadImageError, examine
+from resnets.tasks.decode import BadImageError, decode
 
 EVERY = 5
 LONGEST = 512  # larger photos are reduced first: that is much faster and changes no hash
@@ -65,7 +65,7 @@ def measure(path, found):
     names, hashes = [], []
     for number, (member, content) in enumerate(source.read(source.members)):
         try:
-            decoded = examine(content, channels=3, max_megapixels=64)
+            decoded = decode(content, channels=3, max_megapixels=64)
         except BadImageError:
             continue
         photo = Image.fromarray(decoded.pixels)

@@ -26,7 +26,7 @@ from resnets.system.errors import run_app
 from resnets.system.files import write_text
 from resnets.system.runtime import make_repeatable
 from resnets.tasks.decode import center_crop
-from resnets.tasks.task import Side, open_task
+from resnets.tasks.task import Side, Task
 from resnets.training.start import initial_model
 
 IMAGES = 256  # of the batch whose gradient is shown
@@ -159,7 +159,7 @@ def main(
     """Draw the picture, write its numbers beside it, and say what they say."""
     values = load_params("params.yaml")
     make_repeatable(values.runtime.threads)
-    task = open_task(Path("data/tasks/target"))
+    task = Task(Path("data/tasks/target"))
     errors = read_errors(values)
     gradients = read_gradients(values, task.side("train"), task.classes)
     draw(errors, gradients, out / "degradation.png")

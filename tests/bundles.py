@@ -15,8 +15,8 @@ from resnets.models.bundle import BundleMeta, FullPreprocess, save_bundle
 from resnets.models.inference import infer
 from resnets.models.resnet import ResNet, build_model
 from resnets.tasks.decode import resize
-from resnets.tasks.task import Task, open_task
-from tests.data.photos import prepare
+from resnets.tasks.task import Task
+from tests.data.photos import prepare, split_options
 
 CLASSES = ["daisy", "rose", "tulip|<b>"]
 NORMALISE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -103,10 +103,8 @@ def make_trained(folder: Path, num: int = 60, **options: Any) -> Trained:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(path)
     prepare(folder / "photos", folder / "task", resize=PREPROCESS.resize, fit=PREPROCESS.fit)
-    split_task(
-        folder / "task", seed=0, train="rest", val=0.3, test=0.3, group_regex=None, group_near=False
-    )
-    task = open_task(folder / "task")
+    split_task(folder / "task", split_options(val=0.3, test=0.3, group_near=False))
+    task = Task(folder / "task")
     meta = make_meta(
         architecture, classes=CLASSES, preprocess=PREPROCESS, hashes=task.hashes(), temperature=1.5
     )

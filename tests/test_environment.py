@@ -44,9 +44,7 @@ def prepare(folder: Path) -> None:
     from tests.data import photos
 
     photos.prepare(folder / "photos", folder / "task", fit="stretch")
-    split_task(
-        folder / "task", seed=0, train="rest", val=2, test=2, group_regex=None, group_near=False
-    )
+    split_task(folder / "task", photos.split_options(val=2, test=2, group_near=False))
 
 
 def training(folder: Path) -> None:

@@ -30,7 +30,7 @@ from resnets.stages import (
     transfer,
     yardsticks,
 )
-from resnets.tasks.task import open_task
+from resnets.tasks.task import Task
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "published")
@@ -152,7 +152,7 @@ def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
     values = load_params("params.yaml")
     ranked = run_stages()
     assert set(ranked["variants"]) == set(values.transfer)
-    classes = open_task(Path("data/tasks/target")).classes
+    classes = Task(Path("data/tasks/target")).classes
     for name, row in ranked["variants"].items():
         network = build_model(**values.transfer[name].model.options(), num_classes=len(classes))
         record = json.loads(Path(f"metrics/{name}.json").read_text())
@@ -252,7 +252,7 @@ def test_leaked_validation_accuracy_counts_images_that_were_trained_on(tmp_path,
     values["model"] |= {"name": "resnet8", "stem": "small", "stride_on": "conv3x3"}
     write(values)
     ranked = run_stages()
-    name, task = "published_redrawn_split", open_task(Path("data/tasks/target"))
+    name, task = "published_redrawn_split", Task(Path("data/tasks/target"))
     val = task.redrawn(values["transfer"][name]["redraw_split"]).side("val")
     seen = np.isin(val.ids, task.side("train").ids)
     assert 0 < seen.sum() < len(seen)

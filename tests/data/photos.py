@@ -9,17 +9,14 @@ import numpy as np
 from PIL import Image
 
 from resnets.data.prepare import Summary, prepare_task
-from resnets.params.schema import Data, Task
+from resnets.params.schema import Data, Split, Task
 
 DATA = {"resize": 32, "max_bad_fraction": 0.0, "max_megapixels": 1.0}
-SPLIT = {
-    "seed": 0,
-    "train": "rest",
-    "val": 0.2,
-    "test": 0.2,
-    "group_regex": None,
-    "group_near": True,
-}
+
+
+def split_options(**changes: object) -> Split:
+    """Return how to split, with these changes."""
+    return Split(**{"val": 0.2, "test": 0.2, **changes})
 
 
 def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Summary:

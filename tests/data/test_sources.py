@@ -164,7 +164,7 @@ def test_pipes_and_sockets_are_never_opened(tmp_path):
     os.mkfifo(root / "cat" / "pipe.png")
     source = open_source(root)
     content = {member.name: found for member, found in source.read(source.members)}
-    assert content["cat/pipe.png"].detail == "not a regular file"
+    assert content["cat/pipe.png"].what == "not a regular file"
 
 
 def test_links_to_files_are_followed_and_links_to_folders_refused(tmp_path):
@@ -246,7 +246,7 @@ def test_links_and_encrypted_members_of_a_zip_are_refused_alone(tmp_path):
     data[data.index(b"PK\1\2") + 8] |= 1  # the flag "encrypted" of the first entry
     path.write_bytes(data)
     locked, good = open_container(path).read(["cat/0.png", "dog/0.png"])
-    assert "encrypted" in locked.detail
+    assert "encrypted" in locked.what
     assert good == pets(1)["dog/0.png"]
 
 

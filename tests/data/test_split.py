@@ -18,34 +18,37 @@ from resnets.data.split import split_rows
 from resnets.stages.split import main
 from resnets.system.errors import ArtefactError, DataError, ParamsError
 from resnets.tasks.manifest import (
-    Row,
-    digest,
+    ManifestRow,
+    SplitRow,
+    assign,
     read_manifest,
     read_split,
-    write_manifest,
-    write_split,
+    read_table,
+    write_table,
 )
-from resnets.tasks.task import Task, open_task
-from tests.data.photos import SPLIT
+from resnets.tasks.task import Task
+from tests.data.photos import split_options
 
 
-def make_row(name: str, label: str, picture: object, near: object = None, side: str = "") -> Row:
+def make_row(
+    name: str, label: str, picture: object, near: object = None, side: str = ""
+) -> ManifestRow:
     pixels = hashlib.sha256(str(picture).encode()).hexdigest()
     near_word = pixels if near is None else hashlib.sha256(str(near).encode()).hexdigest()
-    return Row(
+    return ManifestRow(
         id=name, label=label, side=side, sha256=pixels, pixel_sha256=pixels, phash="",
         near=near_word[:16], format="PNG", width=4, height=4, channels=3, offset=0,
         packed_height=4, packed_width=4, crc32=0, note="",
     )  # fmt: skip
 
 
-def many(num: int = 200, labels: str = "ab") -> list[Row]:
+def many(num: int = 200, labels: str = "ab") -> list[ManifestRow]:
     return [make_row(f"{x}/{i}.png", x, f"{x}{i}") for x in labels for i in range(num)]
 
 
-def sides(rows: list[Row], **options: object) -> dict[str, str]:
-    assigned = split_rows(rows, **{**SPLIT, **options})
-    return {row.id: side for row, side in zip(rows, assigned.sides, strict=True)}
+def sides(rows: list[ManifestRow], **options: object) -> dict[str, str]:
+    found, _, _ = split_rows(rows, split_options(**options))
+    return {row.id: side for row, side in zip(rows, found, strict=True)}
 
 
 pictures = st.lists(
@@ -63,17 +66,17 @@ def test_no_group_is_ever_on_two_sides(drawn, seed, near, burst):
         for index, (label, picture, number) in enumerate(drawn)
     ]
     regex = r"burst(\d+)-" if burst else None
-    options = {**SPLIT, "seed": seed, "group_near": near, "group_regex": regex}
-    assigned = split_rows(rows, **options)
+    options = split_options(seed=seed, group_near=near, group_regex=regex)
+    found, _, metrics = split_rows(rows, options)
     homes: dict[str, set[str]] = {}
-    for row, side in zip(rows, assigned.sides, strict=True):
+    for row, side in zip(rows, found, strict=True):
         words = [row.group] + [row.near] * near
         if burst and "burst" in row.id:
             words.append(row.id.split("burst")[1].split("-")[0])
         for word in words:
             homes.setdefault(word, set()).add(side)
-    assert all(len(found) == 1 for found in homes.values())
-    assert assigned.metrics(rows)["leakage"] == 0
+    assert all(len(home) == 1 for home in homes.values())
+    assert metrics["leakage"] == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -165,7 +168,7 @@ def grouped_classes(draw: st.DrawFn) -> list[list[int]]:
     return draw(st.lists(st.lists(size, min_size=3, max_size=30), min_size=2, max_size=5))
 
 
-def grouped(classes: list[list[int]]) -> list[Row]:
+def grouped(classes: list[list[int]]) -> list[ManifestRow]:
     return [
         make_row(f"{label}/{group}-{i}", label, f"{label}{group}-{i}", near=f"{label}{group}")
         for label, sizes in zip("abcde", classes, strict=False)
@@ -180,9 +183,8 @@ def grouped(classes: list[list[int]]) -> list[Row]:
 )
 def test_every_class_gets_its_number_up_to_one_group(classes, seed, val, test, random):
     rows = grouped(classes)
-    options = {**SPLIT, "seed": seed, "val": val, "test": test}
-    assigned = split_rows(rows, **options)
-    metrics = assigned.metrics(rows)
+    options = split_options(seed=seed, val=val, test=test)
+    found, _, metrics = split_rows(rows, options)
     assert metrics["leakage"] == 0
     for label, sizes in zip("abcde", classes, strict=False):
         for side, fraction in (("val", val), ("test", test)):
@@ -194,8 +196,8 @@ def test_every_class_gets_its_number_up_to_one_group(classes, seed, val, test, r
         assert metrics["classes"]["train"][label] >= 1
     order = list(range(len(rows)))
     random.shuffle(order)
-    shuffled = split_rows([rows[i] for i in order], **options)
-    assert shuffled.sides == [assigned.sides[i] for i in order]
+    shuffled, _, _ = split_rows([rows[i] for i in order], options)
+    assert shuffled == [found[i] for i in order]
 
 
 @settings(max_examples=100, deadline=None)
@@ -208,8 +210,7 @@ def test_groups_that_span_classes_leave_every_class_on_every_side(patients, seed
         rows += [make_row(f"b/p{number}-b{i}", "b", f"b{number}p{i}") for i in range(of_b)]
     rows.append(make_row("b/p999-x", "b", "x"))
     regex = r"p(\d+)-"
-    assigned = split_rows(rows, **{**SPLIT, "seed": seed, "group_regex": regex})
-    metrics = assigned.metrics(rows)
+    _, _, metrics = split_rows(rows, split_options(seed=seed, group_regex=regex))
     assert metrics["leakage"] == 0
     for side in ("train", "val", "test"):
         assert min(metrics["classes"][side].get(label, 0) for label in "ab") >= 1
@@ -219,10 +220,10 @@ def test_groups_that_span_classes_leave_every_class_on_every_side(patients, seed
 
 def test_groups_that_fit_no_quota_are_reported():
     rows = grouped([[6, 6, 6, 6], [1] * 20])
-    metrics = split_rows(rows, **{**SPLIT, "val": 0.1, "test": 5}).metrics(rows)
+    _, _, metrics = split_rows(rows, split_options(val=0.1, test=5))
     assert metrics["off_quota"] == {"test": {"a": 1}, "val": {"a": 4}}
     assert metrics["classes"]["val"] == {"a": 6, "b": 2}
-    metrics = split_rows(rows, **{**SPLIT, "val": 0.1, "train": 13}).metrics(rows)
+    _, _, metrics = split_rows(rows, split_options(val=0.1, train=13))
     assert metrics["off_quota"] == {"test": {"a": 1}, "val": {"a": 4}, "train": {"a": -1}}
 
 
@@ -245,10 +246,9 @@ def test_copies_across_given_sides_leave_training_and_are_counted():
         make_row("a/leak2.png", "a", "ta1", side="val"),
         make_row("b/leak3.png", "b", "vb1", side="train"),
     ]
-    assigned = split_rows([*rows, *leaks], **SPLIT)
-    assert assigned.sides[: len(rows)] == [row.side for row in rows]
-    assert assigned.sides[len(rows) :] == ["unused"] * 3
-    metrics = assigned.metrics([*rows, *leaks])
+    found, _, metrics = split_rows([*rows, *leaks], split_options())
+    assert found[: len(rows)] == [row.side for row in rows]
+    assert found[len(rows) :] == ["unused"] * 3
     assert metrics["copies_across_given_sides"] == 3
     assert metrics["leakage"] == 0
     assert metrics["images"] == {"train": 100, "val": 10, "test": 10, "unused": 3}
@@ -261,7 +261,7 @@ def test_the_stage_says_by_how_much_groups_miss_a_number(tmp_path, monkeypatch, 
     values["split"]["target"] |= {"train": "rest", "val": 0.1, "test": 5}
     with (tmp_path / "params.yaml").open("w") as file:
         yaml.dump(values, file)
-    write_manifest(tmp_path / "manifest.csv", grouped([[6, 6, 6, 6], [1] * 20]))
+    write_table(tmp_path / "manifest.csv", ManifestRow, grouped([[6, 6, 6, 6], [1] * 20]))
     monkeypatch.chdir(tmp_path)
     main("target", tmp_path, tmp_path / "m.json", tmp_path / "params.yaml")
     assert capsys.readouterr().out.splitlines() == [
@@ -283,7 +283,7 @@ def test_the_stage_says_by_how_much_groups_miss_a_number(tmp_path, monkeypatch, 
 def test_a_class_too_small_stops_with_its_counts(sizes, options, needed):
     rows = grouped([[1] * 100, sizes])
     with pytest.raises(DataError, match=f"class 'b' is too small for {needed}") as caught:
-        split_rows(rows, **{**SPLIT, **options})
+        split_rows(rows, split_options(**options))
     assert "split.*.val" in caught.value.fix
 
 
@@ -330,9 +330,10 @@ def test_the_split_is_the_same_in_another_process_and_locale(tmp_path):
 
 def test_a_split_file_that_was_edited_or_cut_is_refused(tmp_path):
     rows, path = many(20), tmp_path / "split.csv"
-    assigned = split_rows(rows, **SPLIT)
-    write_split(path, rows, assigned.sides, assigned.groups, "0123456789abcdef")
-    assert read_split(path, rows, "0123456789abcdef") == (assigned.sides, assigned.groups)
+    triples = zip(rows, *split_rows(rows, split_options())[:2], strict=True)
+    split = [assign(*triple, "0123456789abcdef") for triple in triples]
+    write_table(path, SplitRow, split)
+    assert read_split(path, rows, "0123456789abcdef") == split
     text = path.read_text()
     lines = text.splitlines(keepends=True)
     edits = {
@@ -355,30 +356,36 @@ def test_a_split_file_that_was_edited_or_cut_is_refused(tmp_path):
         read_split(path, rows, "ffffffffffffffff")
 
 
-def task_of(folder: Path, rows: list[Row], sides: str) -> Task:
+def task_of(folder: Path, rows: list[ManifestRow], letters: str) -> Task:
     """Return a task of black images whose rows stand on these sides, by their first letters."""
-    names = [{"n": "train", "v": "val", "t": "test"}[letter] for letter in sides]
-    write_manifest(folder / "manifest.csv", rows)
-    data = digest((folder / "manifest.csv").read_bytes())
-    write_split(folder / "split.csv", rows, names, [row.group for row in rows], data)
+    sides = [{"n": "train", "v": "val", "t": "test"}[letter] for letter in letters]
+    write_table(folder / "manifest.csv", ManifestRow, rows)
+    _, data = read_manifest(folder / "manifest.csv")
+    pairs = zip(rows, sides, strict=True)
+    split = [assign(row, side, row.group, data) for row, side in pairs]
+    write_table(folder / "split.csv", SplitRow, split)
     (folder / "images.bin").write_bytes(bytes(rows[0].num_bytes))
-    return open_task(folder)
+    return Task(folder)
 
 
 def test_a_redrawn_split_permutes_train_and_val(tmp_path):
     """The four of val are the first of NumPy's permutation of the ten: 10 0 8 1, 4 7 3 5 6 11."""
     task = task_of(tmp_path, many(6), "nvtnnnvnntvv")
-    letters = "".join({"train": "n"}.get(side, side[0]) for side in task.redrawn(7)._sides)
-    assert letters == "vvtnnnnnvtvn"
+    redrawn = task.redrawn(7)
+    assert redrawn.side("val").ids == ["a/0.png", "a/1.png", "b/2.png", "b/4.png"]
+    assert redrawn.side("test").ids == task.side("test").ids == ["a/2.png", "b/3.png"]
     assert task.side("val").ids == ["a/1.png", "b/0.png", "b/4.png", "b/5.png"]  # as it was
 
 
 def test_redrawing_seventy_thousand_images_counts_them_once(tmp_path):
     task = task_of(tmp_path, many(35_000), "nnnnnvt" * 10_000)
     redrawn = task.redrawn(1)
-    assert Counter(redrawn._sides) == Counter(task._sides)
-    assert redrawn._sides[6::7] == ["test"] * 10_000
-    assert 1000 < sum(a != b for a, b in zip(redrawn._sides, task._sides, strict=True)) < 20_000
+    ids = {name: set(redrawn.side(name).ids) for name in ("train", "val", "test")}
+    assert {name: len(side) for name, side in ids.items()} == {
+        "train": 50_000, "val": 10_000, "test": 10_000,
+    }  # fmt: skip
+    assert ids["test"] == set(task.side("test").ids)
+    assert 1000 < len(ids["val"] & set(task.side("val").ids)) < 3000
 
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30)
@@ -389,19 +396,19 @@ names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_
 def test_any_names_survive_the_tables(tmp_path_factory, pairs):
     folder = tmp_path_factory.mktemp("tables")
     rows = [make_row(name, label, index) for index, (name, label) in enumerate(pairs)]
-    write_manifest(folder / "manifest.csv", rows)
-    assert read_manifest(folder / "manifest.csv") == rows
+    write_table(folder / "manifest.csv", ManifestRow, rows)
+    assert read_table(folder / "manifest.csv", ManifestRow) == rows
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_a_mutated_manifest_is_read_or_refused(tmp_path_factory, where, value):
     path = tmp_path_factory.mktemp("tables") / "manifest.csv"
-    write_manifest(path, many(5))
+    write_table(path, ManifestRow, many(5))
     data = bytearray(path.read_bytes())
     data[where % len(data)] = value
     path.write_bytes(data)
     try:
-        read_manifest(path)
+        read_table(path, ManifestRow)
     except ArtefactError as error:
         assert "manifest.csv" in error.what  # noqa: PT017

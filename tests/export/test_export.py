@@ -137,8 +137,8 @@ def test_bytes_are_the_same_in_another_process_and_name_no_path(
 ) -> None:
     again = trained.bundle.parent / "again"
     program = (
-        "from tests.export.test_export import *; from resnets.tasks.task import open_task; "
-        f"task = open_task(Path({str(trained.task.folder)!r})); torch.set_num_threads(1); "
+        "from tests.export.test_export import *; from resnets.tasks.task import Task; "
+        f"task = Task(Path({str(trained.task.folder)!r})); torch.set_num_threads(1); "
         f"export_bundle(Path({str(trained.bundle)!r}), Path({str(again)!r}), task=task, "
         "options=options(quantize='int8'), row=ROW)"
     )

@@ -17,8 +17,8 @@ from resnets.review.gates import GateError, check_gates
 from resnets.review.page import MAX_BYTES, review
 from resnets.review.revisions import read_revision
 from resnets.system.errors import ArtefactError, ParamsError
-from resnets.tasks.task import open_task
-from tests.data.photos import prepare
+from resnets.tasks.task import Task
+from tests.data.photos import prepare, split_options
 from tests.projects import Project, simulated_logits
 
 CLASSES = ["ants", "bees", "wasps"]
@@ -557,8 +557,8 @@ def test_contact_sheet_shows_the_images_that_changed(project):
     folder.mkdir(parents=True)
     sample = Path(__file__).parents[2] / "data" / "sample"
     prepare(sample, folder, classes=["Coat", "Pullover"], num_classes=2, channels=1, resize=28)
-    split_task(folder, seed=0, train="rest", val=0.1, test=0.2, group_regex=None, group_near=True)
-    test = open_task(folder).side("test")
+    split_task(folder, split_options(val=0.1))
+    test = Task(folder).side("test")
     for branch, seed in (("main", 1), ("change", 2)):
         if branch == "change":
             project.git("switch", "-q", "-c", branch)

@@ -217,7 +217,7 @@ def make_task(folder: Path, **options: Any) -> None:
     """Pack and split the photos."""
     values = load_params(folder / "params.yaml")
     prepare(folder / "photos.zip", folder / "task", **{**values.data.model_dump(), **options})
-    split_task(folder / "task", **values.split["target"].model_dump())
+    split_task(folder / "task", values.split["target"])
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members, summarise
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError, printable
-from resnets.tasks.manifest import Rejected, Row, copies
+from resnets.tasks.manifest import ManifestRow, Rejected, copies
 
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
 SIDES = ("train", "val", "test")
@@ -57,7 +57,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
     select_members(source)
 
 
-def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table:
+def _classes(source: Source, rows: list[ManifestRow], rejected: list[Rejected]) -> Table:
     """Return a table of classes and counts, per given side."""
     good = Counter((row.label, row.side) for row in rows)
     bad = Counter(image.label for image in rejected)
@@ -69,7 +69,9 @@ def _classes(source: Source, rows: list[Row], rejected: list[Rejected]) -> Table
     return table
 
 
-def _odd_images(source: Source, rows: list[Row], rejected: list[Rejected]) -> Iterator[Finding]:
+def _odd_images(
+    source: Source, rows: list[ManifestRow], rejected: list[Rejected]
+) -> Iterator[Finding]:
     """Yield what is wrong with single images and which are copies of one picture."""
     for image in rejected:
         yield f"Bad, {image.reason}: {image.fix}", f"{image.id}: {image.detail}"
@@ -83,7 +85,7 @@ def _odd_images(source: Source, rows: list[Row], rejected: list[Rejected]) -> It
         yield "Ignored: hidden, of a tool, or no image", name
 
 
-def _kind(group: list[Row]) -> str:
+def _kind(group: list[ManifestRow]) -> str:
     """Return a title for copies of one picture."""
     kind = "Near-duplicates"
     if len({row.group for row in group}) == 1:
@@ -93,7 +95,7 @@ def _kind(group: list[Row]) -> str:
     return f"{kind}: split keeps each line together on one side"
 
 
-def _odd_sizes(source: Source, rows: list[Row]) -> Iterator[Finding]:
+def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Finding]:
     """Yield the classes that are too small to split, or much smaller than the largest."""
     # of these images the sides are drawn that the dataset lacks
     pool = [row for row in rows if row.side in ("", "train")]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resnets.tasks.decode import BadImageError
-from resnets.tasks.manifest import Rejected, Row, copies, refuse
+from resnets.tasks.manifest import ManifestRow, Rejected, copies, refuse
 
 NEAR = 64
 NEAR_LOW = 18
@@ -74,7 +74,7 @@ def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return smallest
 
 
-def mark_near(rows: list[Row]) -> list[Row]:
+def mark_near(rows: list[ManifestRow]) -> list[ManifestRow]:
     """Give near-duplicates one word in `near`, and note where they have two labels."""
     by_hash = {row.phash: row.group for row in reversed(rows) if row.phash}
     words = sorted(by_hash)
@@ -83,7 +83,7 @@ def mark_near(rows: list[Row]) -> list[Row]:
     for one, other in near_pairs(hashes.reshape(-1, 4).astype(np.uint64)):
         pairs.append((by_hash[words[one]], by_hash[words[other]]))
     near = join(pairs)
-    noted: dict[str, Row] = {}
+    noted: dict[str, ManifestRow] = {}
     rows = [replace(row, near=near.get(row.group, row.near)) for row in rows]
     for group in copies(rows, "near"):
         if len({row.label for row in group}) > 1:
@@ -93,7 +93,7 @@ def mark_near(rows: list[Row]) -> list[Row]:
     return [noted.get(row.id, row) for row in rows]
 
 
-def label_conflicts(rows: list[Row]) -> list[Rejected]:
+def label_conflicts(rows: list[ManifestRow]) -> list[Rejected]:
     """Return the images whose very pixels stand under another label as well."""
     conflicts = []
     for group in copies(rows, "group"):

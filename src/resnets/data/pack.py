@@ -3,34 +3,32 @@
 Threads do the work (Pillow decodes outside the interpreter lock) on files that one reader hands
 out in order, so the result is the same for any number of threads. A few images are in memory at a
 time. A stopped run leaves its part beside the result; the next run continues from it as far as the
-code and the bytes of the files are the same.
+code and the names and bytes of the files are the same.
 """
 
 import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import PIL
-from PIL import Image
 
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source, has_control_characters
 from resnets.system.files import failpoint, room_for
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import StopRequest, allowed_cpus
-from resnets.tasks.decode import BadImageError, Decoded, Pixels, examine, resize
-from resnets.tasks.manifest import Rejected, Row, refuse
+from resnets.tasks.decode import BadImageError, Decoded, decode, resize, to_picture
+from resnets.tasks.manifest import ManifestRow, Rejected, refuse
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
+PACKAGE = Path(__file__).parents[1]
 
-Verdict = tuple[Row, Pixels] | Rejected
+Verdict = ManifestRow | Rejected
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,25 @@ class Packing:
     max_megapixels: float
 
 
-def judge(member: Member, content: Content, packing: Packing) -> Verdict:
-    """Decode one image, or say why it is refused; the row lacks its place and its near copies."""
+def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, bytes]:
+    """Decode one image and pack its pixels, or say why it is refused.
+
+    The row lacks its place in the store and its near copies.
+    """
     try:
         data, decoded = _decode(member, content, packing)
     except BadImageError as error:
-        return refuse(member.name, member.label, error)
+        return refuse(member.name, member.label, error), b""
     pixels = decoded.pixels
     height, width, channels = pixels.shape
     pixel_hash = hashlib.sha256(f"{pixels.shape}".encode())
     pixel_hash.update(pixels.data)
     pixel_sha256 = pixel_hash.hexdigest()
-    packed = np.ascontiguousarray(resize(pixels, packing.resize, packing.fit))
-    grey = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).convert("L")
+    small = resize(pixels, packing.resize, packing.fit)
+    packed = small.tobytes()
+    grey = to_picture(pixels).convert("L")
     flat = is_flat(grey)
-    return Row(
+    return ManifestRow(
         id=member.name,
         label=member.label,
         side=member.side,
@@ -70,10 +72,10 @@ def judge(member: Member, content: Content, packing: Packing) -> Verdict:
         height=height,
         channels=channels,
         offset=0,
-        packed_height=packed.shape[0],
-        packed_width=packed.shape[1],
-        crc32=zlib.crc32(packed.data),
-        note="; ".join([*decoded.notes, *(["low information"] if flat else [])]),
+        packed_height=small.shape[0],
+        packed_width=small.shape[1],
+        crc32=zlib.crc32(packed),
+        note="; ".join(filter(None, [decoded.note, "low information" if flat else ""])),
     ), packed
 
 
@@ -84,63 +86,15 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
     if isinstance(content, BadImageError):
         raise content
     if isinstance(content, bytes):
-        channels, limit = packing.channels, packing.max_megapixels
-        return content, examine(content, channels=channels, max_megapixels=limit)
+        limit = packing.max_megapixels
+        return content, decode(content, channels=packing.channels, max_megapixels=limit)
     pixels = np.repeat(content, packing.channels, axis=2)
-    return content.tobytes(), Decoded(pixels, "IDX", ())
-
-
-def _identity(members: list[Member], packing: Packing) -> bytes:
-    """Return a line that stands for the names that are packed, how, and by which code."""
-    identity = hashlib.sha256(repr((PIL.__version__, packing)).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        identity.update(path.read_bytes())
-    for member in members:
-        identity.update(ascii((member.name, member.label, member.side)).encode())
-    return identity.hexdigest().encode() + b"\n"
-
-
-def _line(verdict: Row | Rejected) -> bytes:
-    """Return the line that describes one image in the part of a stopped run."""
-    return json.dumps(vars(verdict)).encode() + b"\n"
-
-
-def _saved(images_part: Path, rows_part: Path, identity: bytes) -> Iterator[Row | Rejected]:
-    """Yield what a stopped run has packed, up to what is torn; other names or code start afresh.
-
-    Each line of `rows_part` describes an image whose pixels are already in `images_part`.
-    """
-    images_part.touch()
-    rows_part.touch()
-    first, *lines = [*rows_part.read_bytes().splitlines(keepends=True), b""]
-    if first != identity:
-        rows_part.write_bytes(identity)
-        return
-    with images_part.open("rb") as images:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return  # torn: the end of the file, wherever the last run died
-            values = json.loads(line)
-            verdict = Rejected(**values) if "reason" in values else Row(**values)
-            packed = images.read(verdict.num_bytes) if isinstance(verdict, Row) else b""
-            if isinstance(verdict, Row) and zlib.crc32(packed) != verdict.crc32:
-                return
-            yield verdict
-
-
-def _is_unchanged(
-    verdict: Row | Rejected, member: Member, content: Content, packing: Packing
-) -> bool:
-    """Tell whether a file is still what was judged; one that was refused is judged again."""
-    if isinstance(verdict, Rejected) or isinstance(content, BadImageError):
-        return judge(member, content, packing) == verdict
-    data = content if isinstance(content, bytes) else content.tobytes()
-    return hashlib.sha256(data).hexdigest() == verdict.sha256
+    return content.tobytes(), Decoded(pixels, "IDX", "")
 
 
 def pack(
     source: Source, members: list[Member], packing: Packing, path: Path
-) -> tuple[list[Row], list[Rejected]]:
+) -> tuple[list[ManifestRow], list[Rejected]]:
     """Pack the members into the file `path`, continuing what a stopped run left.
 
     Returns the rows of the good images, in the order of their names, and the refused ones. Raises
@@ -149,51 +103,76 @@ def pack(
     path.parent.mkdir(parents=True, exist_ok=True)
     images_part, rows_part = path.with_name(f"{path.name}.part"), path.with_name("rows.part")
     needed = len(members) * packing.resize**2 * packing.channels
-    identity, reading = _identity(members, packing), source.read(members)
-    done: list[Row | Rejected] = []
-    with room_for(path, needed):
-        saved = list(_saved(images_part, rows_part, identity))
-        pairs = follow(
-            zip(saved, reading, strict=False), f"comparing {source.path}", "images", len(saved)
+    code = _code(packing)
+    with room_for(path, needed), images_part.open("a+b") as images, rows_part.open("a+b") as lines:
+        done = _continue(source, members, code, images, lines)
+        judged = map_ahead(
+            lambda pair: (_fingerprint(code, *pair), *judge(*pair, packing)),
+            source.read(members[len(done) :]),
+            workers=len(allowed_cpus()),
+            size=lambda pair: len(pair[1]) if isinstance(pair[1], bytes) else 0,
         )
-        for verdict, found in pairs if saved else ():
-            if not _is_unchanged(verdict, *found, packing):
-                reading = chain([found], reading)
-                break
-            done.append(verdict)
-        size = sum(one.num_bytes for one in done if isinstance(one, Row))
-        os.truncate(images_part, size)
-        os.truncate(rows_part, len(identity) + sum(len(_line(one)) for one in done))
-    num_left = len(members) - len(done)
-    judged = map_ahead(
-        lambda one: judge(*one, packing),
-        reading,
-        workers=len(allowed_cpus()),
-        size=lambda one: len(one[1]) if isinstance(one[1], bytes) else 0,
-    )
-    with (
-        room_for(path, needed),
-        images_part.open("ab") as images,
-        rows_part.open("ab") as lines,
-        StopRequest() as stop,
-    ):
-        for new in follow(judged, f"packing {source.path}", "images", num_left):
-            if isinstance(new, Rejected):
-                done.append(new)
-            else:
-                done.append(replace(new[0], offset=size))
-                size += images.write(new[1].data)
-            lines.write(_line(done[-1]))
-            if len(done) % FLUSH_EVERY == 0 or stop.is_set():
-                images.flush()  # before the lines that say that they are there
-                lines.flush()
-                failpoint("prepare.flushed")
-            if stop.is_set():
-                raise stop.error(f"image {len(done)} of {len(members)}")
+        judged = follow(judged, f"packing {source.path}", "images", len(members) - len(done))
+        with StopRequest() as stop:
+            for fingerprint, verdict, packed in judged:
+                if isinstance(verdict, ManifestRow):
+                    verdict = replace(verdict, offset=images.tell())
+                images.write(packed)
+                line = fingerprint, len(packed), zlib.crc32(packed), vars(verdict)
+                lines.write(json.dumps(line).encode() + b"\n")
+                done.append(verdict)
+                if len(done) % FLUSH_EVERY == 0 or stop.is_set():
+                    images.flush()  # before the lines that say that they are there
+                    lines.flush()
+                    failpoint("prepare.flushed")
+                if stop.is_set():
+                    raise stop.error(f"image {len(done)} of {len(members)}")
         images.flush()
         os.fsync(images.fileno())
     images_part.replace(path)
     rows_part.unlink()
-    rows = [one for one in done if isinstance(one, Row)]
-    rejected = [one for one in done if isinstance(one, Rejected)]
-    return sorted(rows, key=lambda row: row.id.encode()), sorted(rejected, key=lambda one: one.id)
+    rows = [verdict for verdict in done if isinstance(verdict, ManifestRow)]
+    rejected = [verdict for verdict in done if isinstance(verdict, Rejected)]
+    return sorted(rows, key=lambda row: row.id.encode()), sorted(rejected, key=lambda bad: bad.id)
+
+
+def _code(packing: Packing) -> bytes:
+    """Return a digest of the code that packs, and how it is told to."""
+    code = hashlib.sha256(repr((PIL.__version__, packing)).encode())
+    for path in sorted([*PACKAGE.glob("data/*.py"), *PACKAGE.glob("tasks/*.py")]):
+        code.update(path.read_bytes())
+    return code.digest()
+
+
+def _fingerprint(code: bytes, member: Member, content: Content) -> str:
+    """Return a word for all that the verdict on a file depends on."""
+    fingerprint = hashlib.sha256(code + ascii(member).encode())
+    fingerprint.update(
+        content.what.encode() if isinstance(content, BadImageError) else bytes(content)
+    )
+    return fingerprint.hexdigest()
+
+
+def _continue(
+    source: Source, members: list[Member], code: bytes, images: IO[bytes], lines: IO[bytes]
+) -> list[Verdict]:
+    """Return what a stopped run has packed, up to the first file that changed; cut off the rest.
+
+    Each line describes an image whose pixels are already in `images`.
+    """
+    images.seek(0)
+    lines.seek(0)
+    done, saved, size = list[Verdict](), lines.readlines(), 0
+    pairs = zip(saved, source.read(members), strict=False)
+    title = f"comparing {source.path}"
+    for line, pair in follow(pairs, title, "images", len(saved)) if saved else ():
+        if not line.endswith(b"\n"):
+            break  # torn: the end of the file, wherever the last run died
+        fingerprint, num_bytes, crc32, values = json.loads(line)
+        if fingerprint != _fingerprint(code, *pair) or zlib.crc32(images.read(num_bytes)) != crc32:
+            break
+        done.append(Rejected(**values) if "reason" in values else ManifestRow(**values))
+        size += num_bytes
+    images.seek(images.truncate(size))
+    lines.truncate(sum(map(len, saved[: len(done)])))
+    return done

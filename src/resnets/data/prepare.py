@@ -3,7 +3,7 @@
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from resnets.data.sources import open_source
 from resnets.params.schema import Data, Task
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
-from resnets.tasks.manifest import Rejected, Row, digest, refuse, write_manifest, write_table
+from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
 
 NAMES_SHOWN = 3
 
@@ -23,7 +23,7 @@ NAMES_SHOWN = 3
 class Summary:
     """Hold what `prepare_task` found; `metrics` is ready for JSON."""
 
-    rows: list[Row]
+    rows: list[ManifestRow]
     rejected: list[Rejected]
     metrics: dict[str, Any]
 
@@ -41,11 +41,10 @@ def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Pa
     manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
     rows, rejected = judge_all(source, members, packing, out_folder / "images.bin")
     rejected = [image for image in rejected if image.id not in task.exclude]
-    columns = [field.name for field in fields(Rejected)]
-    write_table(listed, columns, (vars(image).values() for image in rejected))
+    write_table(listed, Rejected, rejected)
     _check_bad(rejected, len(rows) + len(rejected), data, listed)
     check_classes(source.path, {member.label for member in members}, rows)
-    write_manifest(manifest, rows)
+    write_table(manifest, ManifestRow, rows)
     metrics = summarise(rows, rejected) | {
         "ignored": len(source.ignored) + len(task.exclude),
         "hashes": {"data": digest(manifest.read_bytes())},
@@ -55,7 +54,7 @@ def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Pa
 
 def judge_all(
     source: Source, members: list[Member], packing: Packing, path: Path
-) -> tuple[list[Row], list[Rejected]]:
+) -> tuple[list[ManifestRow], list[Rejected]]:
     """Pack the members into the file `path` and return the good images and all that is refused."""
     rows, rejected = pack(source, members, packing, path)
     no_class = BadImageError("no_class", "an image outside the class folders")
@@ -65,7 +64,7 @@ def judge_all(
     return mark_near([row for row in rows if row.id not in refused]), rejected
 
 
-def check_classes(path: Path, classes: set[str], images: Sequence[Member | Row]) -> None:
+def check_classes(path: Path, classes: set[str], images: Sequence[Member | ManifestRow]) -> None:
     """Raise DataError where a class has no good image: to go on would renumber the others."""
     if empty := sorted(classes - {image.label for image in images}):
         what = f"{path}: class {empty[0]!r} has 0 good images"
@@ -135,7 +134,7 @@ def _range(values: list[int]) -> dict[str, int | float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def summarise(rows: list[Row], rejected: list[Rejected]) -> dict[str, Any]:
+def summarise(rows: list[ManifestRow], rejected: list[Rejected]) -> dict[str, Any]:
     """Count images, refusals, duplicates, formats, sizes and notes."""
     files, groups = len({row.sha256 for row in rows}), len({row.group for row in rows})
     return {

@@ -19,161 +19,117 @@ import hashlib
 import math
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any
 
 from resnets.data.duplicates import join
+from resnets.params.schema import Split
 from resnets.system.errors import DataError, ParamsError
-from resnets.tasks.manifest import Row, digest, read_manifest, write_split
+from resnets.tasks.manifest import ManifestRow, SplitRow, assign, read_manifest, write_table
 
 SIDES = ("train", "val", "test")
 
-Key = tuple[float | str, ...]  # a group: the hash that orders it, its word
+Key = tuple[str, ...]  # a group: the hash that orders it, its word
+Quotas = dict[str, Counter[str]]  # per side and class, the number of images
 
 
-@dataclass(frozen=True)
-class Assigned:
-    """Hold the side and the group of each manifest row, and how many copies were set aside.
-
-    `quotas` are the numbers asked for, per drawn side and class.
-    """
-
-    sides: list[str]
-    groups: list[str]
-    num_leaks: int
-    quotas: dict[str, Counter[str]]
-
-    def metrics(self, rows: list[Row]) -> dict[str, Any]:
-        """Return counts per side and class, and the leakage, which is 0 by construction.
-
-        `off_quota` says by how many images groups that stay together made a side miss its number.
-        """
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        sides_of: dict[str, set[str]] = defaultdict(set)
-        for row, side, group in zip(rows, self.sides, self.groups, strict=True):
-            counts[side][row.label] += 1
-            sides_of[group] |= {side} - {"unused"}
-        return {
-            "images": {side: counts[side].total() for side in (*SIDES, "unused")},
-            "classes": {side: dict(sorted(counts[side].items())) for side in SIDES},
-            "off_quota": {
-                side: {x: counts[side][x] - n for x, n in quota.items() if counts[side][x] != n}
-                for side, quota in self.quotas.items()
-            },
-            "groups": len(sides_of),
-            "copies_across_given_sides": self.num_leaks,
-            "leakage": sum(len(sides) > 1 for sides in sides_of.values()),
-        }
+def split_task(folder: Path, options: Split) -> dict[str, Any]:
+    """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
+    rows, data = read_manifest(folder / "manifest.csv")
+    sides, groups, metrics = split_rows(rows, options)
+    triples = zip(rows, sides, groups, strict=True)
+    write_table(folder / "split.csv", SplitRow, [assign(*triple, data) for triple in triples])
+    return metrics
 
 
-class Options(TypedDict):
-    """Say how to split; a float is a fraction of the images, an int a number per class."""
-
-    seed: int
-    train: Literal["rest"] | int
-    val: float | int
-    test: float | int
-    group_regex: str | None
-    group_near: bool
-
-
-def split_rows(rows: list[Row], **options: Unpack[Options]) -> Assigned:
-    """Return the side of each row: train, val, test or unused.
+def split_rows(
+    rows: list[ManifestRow], options: Split
+) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Return the side (train, val, test or unused) and the group of each row, and the metrics.
 
     Raises DataError when a class is too small for a side, ParamsError when the regular expression
     is not one.
     """
-    seed, train = options["seed"], options["train"]
-    groups = _groups(rows, options["group_regex"], options["group_near"])
-    sides = [row.side or "train" for row in rows]
-    num_leaks = _set_leaks_aside(sides, groups)
-    sizes = {"test": options["test"], "val": options["val"]}
-    asked = {side: size for side, size in sizes.items() if side not in sides}
-    asked["train"] = 1 if train == "rest" else train
-    quotas = _quotas(rows, sides, groups, asked)
-    if train == "rest":
+    groups = _groups(rows, options)
+    sides = _given_sides(rows, groups)
+    num_leaks = sides.count("unused")
+    quotas = _quotas(rows, sides, groups, options)
+    num_later = len(quotas)
+    if options.train == "rest":
         del quotas["train"]
-    for number, (side, quota) in enumerate(quotas.items(), start=1):
+    for side, quota in quotas.items():
+        num_later -= 1
         pool: dict[Key, list[int]] = defaultdict(list)
         for row in [row for row, old in enumerate(sides) if old == "train"]:
-            key: Key = (_hash(seed, side, groups[row]), groups[row])
+            word = f"{options.seed}|{side}|{groups[row]}".encode("utf-8", "surrogateescape")
+            key: Key = (hashlib.sha256(word).hexdigest(), groups[row])
             if side == "train":  # what is not chosen is unused, so groups need not stay whole
                 key = (*key, rows[row].group, rows[row].id)
                 sides[row] = "unused"
             pool[key].append(row)
         labels = {key: Counter(rows[row].label for row in pool[key]) for key in pool}
-        for key in _choose(labels, quota, reserve=len(asked) - number):
+        for key in _choose(labels, quota, reserve=num_later):
             for row in pool[key]:
                 sides[row] = side
-    _check_sides(rows, sides)
-    return Assigned(sides, groups, num_leaks, quotas)
+    return sides, groups, _count(rows, sides, groups, quotas, num_leaks)
 
 
-def _groups(rows: list[Row], group_regex: str | None, group_near: bool) -> list[str]:
+def _groups(rows: list[ManifestRow], options: Split) -> list[str]:
     """Return a word per row; rows with one word stay together."""
-    if group_regex is None:
-        return [row.near if group_near else row.group for row in rows]
+    own = [row.near if options.group_near else row.group for row in rows]
+    if options.group_regex is None:
+        return own
     try:
-        pattern = re.compile(group_regex)
+        matches = [re.search(options.group_regex, row.id) for row in rows]
     except re.error as error:
         raise ParamsError(
-            f"split.*.group_regex: {group_regex!r}: {error}", "correct the regular expression"
+            f"split.*.group_regex: {options.group_regex!r}: {error}",
+            "correct the regular expression",
         ) from error
-    pairs = []
-    for row in rows:
-        own = row.near if group_near else row.group
-        found = pattern.search(row.id)
-        # the space lets a part of a name sort before a hash, so that it names the group
-        pairs.append((own, " " + "|".join(found.groups("") or (found[0],)) if found else own))
-    if all(own == word for own, word in pairs):
+    if not any(matches):
         raise DataError(
-            f"split.*.group_regex: {group_regex!r} matches no name, such as {rows[0].id!r}",
+            f"split.*.group_regex: {options.group_regex!r} matches no name, such as {rows[0].id!r}",
             "correct it, or set it to null",
         )
-    joined = join(pairs)
-    return [joined[own] for own, _ in pairs]
+    # the space lets a part of a name sort before a hash, so that it names the group
+    parts = [match and " " + "|".join(match.groups("") or (match[0],)) for match in matches]
+    joined = join((word, part or word) for word, part in zip(own, parts, strict=True))
+    return [joined[word] for word in own]
 
 
-def _set_leaks_aside(sides: list[str], groups: list[str]) -> int:
-    """Make copies of an evaluation image on a lesser side unused; return how many they are."""
+def _given_sides(rows: list[ManifestRow], groups: list[str]) -> list[str]:
+    """Return the given sides, "train" where there is none; copies on a lesser side are unused."""
+    sides = [row.side or "train" for row in rows]
     best: dict[str, str] = {}
     for side, group in zip(sides, groups, strict=True):
         best[group] = max(best.get(group, side), side, key=SIDES.index)
-    leaks = [row for row, group in enumerate(groups) if sides[row] != best[group]]
-    for row in leaks:
-        sides[row] = "unused"
-    return len(leaks)
+    pairs = zip(sides, groups, strict=True)
+    return [side if side == best[group] else "unused" for side, group in pairs]
 
 
-def _hash(seed: int, side: str, word: str) -> float:
-    """Return a number in [0, 1) that a seed, a side and a word determine."""
-    text = f"{seed}|{side}|{word}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(text).digest()[:7]) / 2**56
-
-
-def _quotas(
-    rows: list[Row], sides: list[str], groups: list[str], asked: dict[str, float]
-) -> dict[str, Counter[str]]:
-    """Return how many of the images on train each side is to get of each class.
+def _quotas(rows: list[ManifestRow], sides: list[str], groups: list[str], options: Split) -> Quotas:
+    """Return how many of the images on train each side that is drawn is to get of each class.
 
     A fraction is rounded, to one at least, and leaves one for each later side. Raises DataError
     when a class has too few images or groups.
     """
+    sizes: dict[str, float] = {"test": options.test, "val": options.val}
+    sizes = {side: size for side, size in sizes.items() if side not in sides}
+    sizes["train"] = 1 if options.train == "rest" else options.train
     pool = [(r.label, g) for r, side, g in zip(rows, sides, groups, strict=True) if side == "train"]
     num_images = Counter(label for label, _ in pool)
     num_groups = Counter(label for label, _ in set(pool))
-    quotas: dict[str, Counter[str]] = {side: Counter() for side in asked}
+    quotas: Quotas = {side: Counter() for side in sizes}
     for label in sorted({row.label for row in rows}):
         left = num_images[label]
-        for num_earlier, (side, size) in enumerate(asked.items()):
+        for num_earlier, (side, size) in enumerate(sizes.items()):
             if isinstance(size, float):
-                most = left - (len(asked) - num_earlier - 1)
+                most = left - (len(sizes) - num_earlier - 1)
                 size = max(1, min(most, math.floor(size * num_images[label] + 0.5)))
             quotas[side][label] = size
             left -= size
-        if left < 0 or num_groups[label] < len(asked):
-            needed = ", ".join(f"{quotas[side][label]} on {side}" for side in asked)
+        if left < 0 or num_groups[label] < len(sizes):
+            needed = ", ".join(f"{quotas[side][label]} on {side}" for side in sizes)
             raise DataError(
                 f"class {label!r} is too small for {needed}: {num_images[label]} images in "
                 f"{num_groups[label]} groups (copies of one picture are one)",
@@ -212,23 +168,34 @@ def _choose(pool: dict[Key, Counter[str]], quota: Counter[str], *, reserve: int)
     return list(chosen)
 
 
-def _check_sides(rows: list[Row], sides: list[str]) -> None:
-    """Stop when a class is missing on a side that is given, or that groups of many classes fill."""
-    counts = Counter(zip((row.label for row in rows), sides, strict=True))
+def _count(
+    rows: list[ManifestRow], sides: list[str], groups: list[str], quotas: Quotas, num_leaks: int
+) -> dict[str, Any]:
+    """Return counts per side and class, and the leakage, which is 0 by construction.
+
+    `off_quota` says by how many images groups that stay together made a side miss its number.
+    Raises DataError when a class is missing on a side, be it given or filled by other classes.
+    """
+    counts = {side: Counter[str]() for side in (*SIDES, "unused")}
+    sides_of: dict[str, set[str]] = defaultdict(set)
+    for row, side, group in zip(rows, sides, groups, strict=True):
+        counts[side][row.label] += 1
+        sides_of[group] |= {side} - {"unused"}
     for label in sorted({row.label for row in rows}):
-        if not all(counts[label, side] for side in SIDES):
-            shown = ", ".join(f"{counts[label, side]} {side}" for side in (*SIDES, "unused"))
+        if not all(counts[side][label] for side in SIDES):
+            shown = ", ".join(f"{counts[side][label]} {side}" for side in counts)
             raise DataError(
                 f"class {label!r} is missing on a side: {shown}",
                 "add images of this class there, or group fewer together (split.*.group_regex)",
             )
-
-
-def split_task(folder: Path, **options: Unpack[Options]) -> dict[str, Any]:
-    """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
-    path = folder / "manifest.csv"
-    rows = read_manifest(path)
-    assigned = split_rows(rows, **options)
-    data = digest(path.read_bytes())
-    write_split(folder / "split.csv", rows, assigned.sides, assigned.groups, data)
-    return assigned.metrics(rows)
+    return {
+        "images": {side: number.total() for side, number in counts.items()},
+        "classes": {side: dict(sorted(counts[side].items())) for side in SIDES},
+        "off_quota": {
+            side: {x: counts[side][x] - n for x, n in quota.items() if counts[side][x] != n}
+            for side, quota in quotas.items()
+        },
+        "groups": len(sides_of),
+        "copies_across_given_sides": num_leaks,
+        "leakage": sum(len(sides) > 1 for sides in sides_of.values()),
+    }

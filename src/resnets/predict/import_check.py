@@ -17,7 +17,7 @@ from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import infer
 from resnets.params.schema import Model
 from resnets.system.errors import ArtefactError, DataError, printable
-from resnets.tasks.task import Images
+from resnets.tasks.task import PixelStore
 from resnets.training.start import import_backbone, look_alikes
 
 BATCH = 64
@@ -50,7 +50,7 @@ def check_import(
         rows, bad = pack(source, source.members, packing, Path(folder) / "images.bin")
         if not rows:
             raise DataError(f"{data}: no image can be read", "look at it with `resnets check`")
-        images = Images(Path(folder) / "images.bin", rows)
+        images = PixelStore(Path(folder) / "images.bin", rows)
         labels = np.array([places[row.label] for row in rows])
         for name, candidate in {OURS: network, **look_alikes(network)}.items():
             model, *_ = import_backbone(weights, candidate, preprocess)

@@ -93,12 +93,12 @@ def _prepare(path: str, content: Content, preprocess: FullPreprocess) -> Answer:
     try:
         if isinstance(content, BadImageError):
             raise content
-        pixels = decode(content, channels=preprocess.channels, max_megapixels=MAX_MEGAPIXELS)
-        small = resize(pixels, preprocess.resize, preprocess.fit)
+        decoded = decode(content, channels=preprocess.channels, max_megapixels=MAX_MEGAPIXELS)
+        small = resize(decoded.pixels, preprocess.resize, preprocess.fit)
         crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go
         return Answer(path, crop=crop)
     except BadImageError as error:
-        return Answer(path, error.detail)
+        return Answer(path, error.what)
     except MemoryError:
         return Answer(path, "not enough memory to decode it")
 

@@ -10,7 +10,6 @@ from resnets.evaluation.predictions import Predictions
 from resnets.evaluation.report import chance, code, points, table
 from resnets.evaluation.significance import holm, mcnemar
 from resnets.review.compare import ModelComparison, Pair
-from resnets.system.errors import EnvironmentFault
 
 MOST_ROWS = 12  # of a table
 MOST_PICTURES = 16  # fixed and broken together
@@ -80,7 +79,7 @@ def _confusions(base: Predictions, head: Predictions) -> list[str]:
 def draw_sheet(model: ModelComparison, root: Path, report: Path) -> list[str]:
     """Draw the images that broke and were fixed beside the report; return the link to them."""
     from resnets.tasks.sheet import plot_sheet
-    from resnets.tasks.task import open_task
+    from resnets.tasks.task import Task
 
     changed = zip(("broke", "fixed"), model.broken_and_fixed(), strict=True)
     chosen = [(word, k) for word, images in changed for k in images[: MOST_PICTURES // 2]]
@@ -88,8 +87,8 @@ def draw_sheet(model: ModelComparison, root: Path, report: Path) -> list[str]:
         return []
     folder = root / "data" / "tasks" / ("source" if model.name == "backbone" else "target")
     try:
-        test = open_task(folder).side("test")
-    except EnvironmentFault:
+        test = Task(folder).side("test")
+    except FileNotFoundError:
         return ["No pictures: the images are not here (`dvc pull` or `dvc repro` brings them)."]
     if test.digest() != model.records[1]["measured_on"].get("test_set"):
         return ["No pictures: the images here are not those that head was tested on."]

@@ -47,13 +47,13 @@ def main(
         return
 
     launch(values.runtime.processes)
-    from resnets.tasks.task import open_task
+    from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
     from resnets.training.start import initial_model
     from resnets.training.state import held
     from resnets.training.trainer import Trainer
 
-    task, state, seed = open_task(source), Path(".state/backbone"), values.seed
+    task, state, seed = Task(source), Path(".state/backbone"), values.seed
     trainer = Trainer(
         task.side("train"), task.side("val"), section, preprocess, values.runtime, state
     )

@@ -35,7 +35,7 @@ def main(
     from resnets.models.bundle import UNSCORED
     from resnets.system.files import locked
     from resnets.system.runtime import make_repeatable, resolve_device
-    from resnets.tasks.task import open_task
+    from resnets.tasks.task import Task
 
     make_repeatable(runtime.threads)
     with locked(Path(".state") / f"evaluate-{model.name}", f"evaluation of {model.name}"):
@@ -43,7 +43,7 @@ def main(
         if not bundles:
             score_nothing(model / UNSCORED, metrics=metrics, plots=plots)
             return
-        score_models(bundles, open_task(task), device=device, metrics=metrics, plots=plots)
+        score_models(bundles, Task(task), device=device, metrics=metrics, plots=plots)
         if candidate:
             pass_on(bundles, history, plots, candidate)
 

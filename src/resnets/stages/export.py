@@ -31,11 +31,11 @@ def main(
 
     from resnets.evaluation.leaderboard import read_choice
     from resnets.export.onnx import export_bundle
-    from resnets.tasks.task import open_task
+    from resnets.tasks.task import Task
 
     bundle, row = read_choice(leaderboard, candidates, options.variant)
     with locked(Path(".state/export"), "export"):
-        report = export_bundle(bundle, out, task=open_task(task), options=options, row=row)
+        report = export_bundle(bundle, out, task=Task(task), options=options, row=row)
         write_json(metrics, report)
 
 

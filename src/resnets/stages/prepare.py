@@ -34,7 +34,7 @@ def main(
 
     from resnets.data.prepare import list_bad, prepare_task
     from resnets.tasks.sheet import plot_sheet
-    from resnets.tasks.task import Images
+    from resnets.tasks.task import PixelStore
 
     with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
         summary = prepare_task(dataset, values.data, values.model.in_channels, out)
@@ -45,7 +45,7 @@ def main(
         shown = [
             r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)
         ]
-        images = Images(out / "images.bin", shown)
+        images = PixelStore(out / "images.bin", shown)
         plot_sheet([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
 
 

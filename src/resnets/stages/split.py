@@ -30,7 +30,7 @@ def main(
     from resnets.data.split import split_task
 
     with locked(Path(".state") / f"split-{name}", f"split of {name}"):
-        counts = split_task(task, **section.model_dump())
+        counts = split_task(task, section)
         write_json(metrics, counts)
     for side, classes in counts["off_quota"].items():
         shown = ", ".join(f"{number:+d} of {label}" for label, number in classes.items())

@@ -33,14 +33,14 @@ def main(
     launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
 
-    from resnets.tasks.task import open_task
+    from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
     from resnets.training.publish import full_preprocess, publish_bundle, write_history
     from resnets.training.start import initial_model
     from resnets.training.state import held
     from resnets.training.trainer import Trainer
 
-    opened = open_task(task).redrawn(section.redraw_split)
+    opened = Task(task).redrawn(section.redraw_split)
     preprocess = full_preprocess(values.data, values.preprocess, section.model.in_channels)
     state = Path(".state") / f"transfer-{variant}"
     trainer = Trainer(

@@ -12,8 +12,8 @@ Training data, evaluation, export and prediction all come through this one decod
 The format is found from the content, never from the name, and the size is checked in the header
 before any pixel is decoded. A file that ends early is refused, never filled up with grey.
 
-Whatever its mode, an image takes up to 7 bytes per pixel while it is decoded (4 in Pillow, 3 as the
-result; a progressive JPEG 10, WebP 16), and all threads together decode up to `ROOM.limit` pixels.
+An image takes up to 8 bytes per pixel while it is decoded (4 in Pillow, and 4 to turn it or 3 as
+the result; a progressive JPEG 10, WebP 16); all threads together decode up to `ROOM.limit` pixels.
 """
 
 import io
@@ -27,7 +27,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnets.system.errors import DataError
 from resnets.system.runtime import Room
@@ -43,7 +43,6 @@ CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK
 MAX_SCANS = 50
 MAX_SEGMENTS = 1000  # of up to 64 KB; phones put depth maps of some megabytes into hundreds
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG, but those within a scan
-STRIP = 2**20  # pixels converted at once
 ROOM = Room(200_000_000)
 FIXES = {  # every reason to refuse a file, and what to do about it
     "empty": "fetch the file again, or remove it",
@@ -60,7 +59,7 @@ FIXES = {  # every reason to refuse a file, and what to do about it
 
 
 class Images(Protocol):
-    """Give images one by one as uint8 (H, W, C); a task's images and plain lists do."""
+    """Give images one by one as uint8 (H, W, C); a `PixelStore` and a plain list do."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -72,32 +71,18 @@ class Images(Protocol):
 class BadImageError(DataError):
     """Report one file that is refused; `reason` is a key of FIXES."""
 
-    def __init__(self, reason: str, detail: str, name: str = "") -> None:
-        super().__init__(f"{name}: {detail}" if name else detail, FIXES[reason])
+    def __init__(self, reason: str, what: str) -> None:
+        super().__init__(what, FIXES[reason])
         self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Hold what one file contains: upright pixels, the format, and what is worth a note."""
+    """Hold what one file contains: upright pixels, the format, and what is unusual about it."""
 
     pixels: Pixels
     format: str
-    notes: tuple[str, ...]
-
-
-def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: float) -> Pixels:
-    """Decode one image file to upright pixels (H, W, C).
-
-    Raises BadImageError, a DataError, that says what is wrong with the file.
-    """
-    name = "" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else read_file(source)
-        return examine(data, channels=channels, max_megapixels=max_megapixels).pixels
-    except BadImageError as error:
-        raise BadImageError(error.reason, error.detail, name) from error
+    note: str
 
 
 def read_file(path: Path) -> bytes:
@@ -118,12 +103,13 @@ def check_file_size(num_bytes: int) -> None:
         raise BadImageError("too_large", f"file of {num_bytes} bytes; at most {MAX_FILE_BYTES}")
 
 
-def examine(data: bytes, *, channels: Literal[1, 3], max_megapixels: float) -> Decoded:
-    """Decode the bytes of one image file and note what is unusual about it.
+def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: float) -> Decoded:
+    """Decode one image file.
 
     Raises BadImageError, also for whatever Pillow raises on broken bytes: its plugins raise a dozen
     types, from OSError to struct.error, and none of them is our bug.
     """
+    data = source if isinstance(source, bytes) else read_file(source)
     if not data:
         raise BadImageError("empty", "empty file")
     # our own check below, on the same header, takes the place of Pillow's fixed limit
@@ -134,9 +120,10 @@ def examine(data: bytes, *, channels: Literal[1, 3], max_megapixels: float) -> D
             _check_size(image.width, image.height, max_megapixels)
             with ROOM.hold(image.width * image.height):
                 image.load()
-                notes = ["first image of several"] if getattr(image, "is_animated", False) else []
-                pixels = _to_pixels(image, channels, _orientation(image, notes))
-            return Decoded(pixels, image.format or "", tuple(notes))
+                _turn_upright(image)
+                pixels = _to_pixels(image, channels)
+            note = "first image of several" if getattr(image, "is_animated", False) else ""
+            return Decoded(pixels, image.format or "", note)
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -145,20 +132,6 @@ def examine(data: bytes, *, channels: Literal[1, 3], max_megapixels: float) -> D
     except Exception as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError("damaged", f"does not decode: {words}") from error
-
-
-def _check_size(width: int, height: int, max_megapixels: float) -> None:
-    """Refuse what is too large to decode or too thin to crop."""
-    short, long = sorted((width, height))
-    if short < 1:
-        raise BadImageError("damaged", f"{width}×{height} pixels")
-    if width * height > max_megapixels * 1e6:
-        raise BadImageError(
-            "too_large",
-            f"{width}×{height} is {width * height / 1e6:.0f} megapixels; at most {max_megapixels}",
-        )
-    if long > MAX_ASPECT * short:
-        raise BadImageError("too_thin", f"{width}×{height}: more than {MAX_ASPECT} times longer")
 
 
 def _check_segments(data: bytes) -> None:
@@ -178,46 +151,43 @@ def _check_segments(data: bytes) -> None:
         place = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
 
 
-def _orientation(image: Image.Image, notes: list[str]) -> int:
-    """Return the EXIF orientation; note one that makes no sense."""
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    """Refuse what is too large to decode or too thin to crop."""
+    size, megapixels = f"{width}×{height}", width * height / 1e6
+    if megapixels > max_megapixels:
+        most = f"at most {max_megapixels}"
+        raise BadImageError("too_large", f"{size} is {megapixels:.0f} megapixels; {most}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadImageError("too_thin", f"{size}: more than {MAX_ASPECT} times longer")
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Apply the EXIF orientation; broken EXIF data does not spoil the picture."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # broken EXIF data does not spoil the picture
-        orientation = "unreadable"
-    if orientation not in range(1, 9):
-        notes.append("EXIF orientation ignored")
-        return 1
-    return int(orientation)
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:
+        return
 
 
-def _to_pixels(image: Image.Image, channels: Literal[1, 3], orientation: int) -> Pixels:
-    """Convert any accepted mode to upright (H, W, channels) by the rule of this module."""
-    if image.mode not in CONVERTIBLE and not image.mode.startswith("I;16"):
-        raise BadImageError("unsupported", f"pixels of type {image.mode}")
-    width, height = image.size
-    sides = (width, height) if orientation >= 5 else (height, width)
-    pixels = np.empty((*sides, channels), np.uint8)
-    # the upright picture as it is stored: perhaps transposed, upside down or mirrored
-    stored = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
-    stored = stored[::-1] if orientation in (3, 4, 6, 7) else stored
-    stored = stored[:, ::-1] if orientation in (2, 3, 7, 8) else stored
-    num_rows = max(STRIP // width, 1)
-    for top in range(0, height, num_rows):
-        strip = image.crop((0, top, width, min(top + num_rows, height)))
-        stored[top : top + num_rows] = _convert(strip, channels)
-    return pixels
-
-
-def _convert(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
-    """Convert a part of an image to (H, W, channels)."""
+def _to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
+    """Convert any accepted mode to (H, W, channels) by the rule of this module."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in CONVERTIBLE:
+        raise BadImageError("unsupported", f"pixels of type {image.mode}")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     mode = "L" if channels == 1 else "RGB"
     converted = image if image.mode == mode else image.convert(mode)
     return np.asarray(converted).reshape(image.height, image.width, channels)
+
+
+def to_picture(image: Pixels) -> Image.Image:
+    """Return (H, W, C) as Pillow has it."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def resize(image: Pixels, size: int, fit: Literal["shorter_side", "stretch"]) -> Pixels:
@@ -227,17 +197,12 @@ def resize(image: Pixels, size: int, fit: Literal["shorter_side", "stretch"]) ->
     rounded down, as torchvision does); with "stretch" the result is a square.
     """
     height, width, channels = image.shape
-    if fit == "stretch":
-        new = (size, size)
-    elif width <= height:
-        new = (size, int(size * height / width))
-    else:
-        new = (int(size * width / height), size)
-    if new == (width, height):
-        return image
-    plain = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    resized = plain.resize(new, Image.Resampling.BILINEAR)
-    return np.asarray(resized).reshape(new[1], new[0], channels)
+    new_height = new_width = size
+    if fit == "shorter_side":
+        short = min(height, width)
+        new_height, new_width = int(size * height / short), int(size * width / short)
+    resized = to_picture(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(new_height, new_width, channels)
 
 
 def center_crop(image: Pixels, crop: int) -> Pixels:

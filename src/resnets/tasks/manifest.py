@@ -1,17 +1,20 @@
 """Define the tables of a task, `manifest.csv` and `split.csv`, and read and write them.
 
-One row per packed image, in the order of the names. A digest of the file stands for the whole
+One row per packed image, in the order of the names. A digest of the manifest stands for the whole
 dataset: each row holds the checksum of its packed pixels.
 """
 
 import csv
 import hashlib
 import io
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
+
+from pydantic import TypeAdapter
 
 from resnets.system.errors import ArtefactError, printable
 from resnets.system.files import write_text
@@ -19,7 +22,7 @@ from resnets.tasks.decode import BadImageError
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """Describe one packed image."""
 
     id: str  # its path below the root of the dataset
@@ -45,9 +48,14 @@ class Row:
         return self.pixel_sha256[:16]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of the packed image, (H, W, C)."""
+        return self.packed_height, self.packed_width, self.channels
+
+    @property
     def num_bytes(self) -> int:
         """Return the size of the packed image."""
-        return self.packed_height * self.packed_width * self.channels
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -61,72 +69,31 @@ class Rejected:
     fix: str
 
 
+@dataclass(frozen=True)
+class SplitRow:
+    """Assign one image of the manifest to a side."""
+
+    id: str
+    label: str
+    side: str  # train, val, test or unused
+    group: str  # one word for all images that stay together
+    check: str  # ties the row to its manifest: an edited one is noticed
+
+
+Record = TypeVar("Record", ManifestRow, Rejected, SplitRow)
+
+
 def refuse(name: str, label: str, error: BadImageError) -> Rejected:
     """Describe a file that is not packed because of an error."""
-    return Rejected(printable(name), label, error.reason, error.detail, error.fix)
+    return Rejected(printable(name), label, error.reason, error.what, error.fix)
 
 
-def copies(rows: Iterable[Row], kind: Literal["group", "near"]) -> list[list[Row]]:
+def copies(rows: Iterable[ManifestRow], kind: Literal["group", "near"]) -> list[list[ManifestRow]]:
     """Return the images with the same pixels, or with nearly the same picture."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[ManifestRow]] = defaultdict(list)
     for row in rows:
         groups[getattr(row, kind)].append(row)
     return list(groups.values())
-
-
-COLUMNS = [field.name for field in fields(Row)]
-SPLIT_COLUMNS = ("id", "label", "side", "group", "check")
-KINDS: list[Callable[[str], Any]] = [int if field.type is int else str for field in fields(Row)]
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file atomically, with one spelling for every machine."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
-
-
-def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """Read a CSV file with exactly these columns.
-
-    Raises ArtefactError that names the file and the line.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _damaged(path, f"not a readable CSV file: {error}") from error
-    if not lines or lines[0] != list(columns):
-        raise _damaged(path, f"its columns are not {', '.join(columns)}")
-    for number, line in enumerate(lines):
-        if len(line) != len(columns):
-            raise _damaged(path, f"row {number} is not complete")
-    return lines[1:]
-
-
-def _damaged(path: Path, what: str) -> ArtefactError:
-    """Say what is wrong with a table and how to make it again."""
-    again = f"delete {path.name} and run the stage that writes it (dvc repro)"
-    return ArtefactError(f"{path}: {what}", again)
-
-
-def write_manifest(path: Path, rows: Iterable[Row]) -> None:
-    """Write the rows."""
-    write_table(path, COLUMNS, (vars(row).values() for row in rows))
-
-
-def read_manifest(path: Path) -> list[Row]:
-    """Read the rows.
-
-    Raises ArtefactError when the file is not one that `write_manifest` wrote.
-    """
-    rows = []
-    for number, line in enumerate(read_table(path, COLUMNS), start=1):
-        try:
-            rows.append(Row(*(kind(value) for kind, value in zip(KINDS, line, strict=True))))
-        except ValueError as error:
-            raise _damaged(path, f"row {number}: {error}") from error
-    return rows
 
 
 def digest(text: bytes) -> str:
@@ -134,34 +101,52 @@ def digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def _check_word(*words: str) -> str:
-    """Return what ties a row of split.csv to its manifest, image, side and group."""
-    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+def write_table(path: Path, kind: type[Record], rows: Iterable[Record]) -> None:
+    """Write a CSV file atomically, with one spelling for every machine."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(field.name for field in fields(kind))
+    lines.writerows(astuple(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
-def write_split(
-    path: Path, rows: list[Row], sides: list[str], groups: list[str], data: str
-) -> None:
-    """Write the assignment of the rows of the manifest with digest `data`."""
-    lines = (
-        (row.id, row.label, side, group, _check_word(data, row.id, side, group))
-        for row, side, group in zip(rows, sides, groups, strict=True)
-    )
-    write_table(path, SPLIT_COLUMNS, lines)
+def read_table(path: Path, kind: type[Record]) -> list[Record]:
+    """Read what `write_table` wrote.
+
+    Raises ArtefactError that names the file and the line when it is something else.
+    """
+    read = TypeAdapter(kind).validate_python
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.DictReader(file, strict=True)
+        try:
+            return [read(line) for line in lines]
+        except (ValueError, csv.Error) as error:
+            again = f"delete {path.name} and run the stage that writes it (dvc repro)"
+            raise ArtefactError(f"{path}: damaged in line {lines.line_num}", again) from error
 
 
-def read_split(path: Path, rows: list[Row], data: str) -> tuple[list[str], list[str]]:
-    """Read the side and the group of each row of the manifest with digest `data`.
+def read_manifest(path: Path) -> tuple[list[ManifestRow], str]:
+    """Return the rows of a manifest and its digest."""
+    return read_table(path, ManifestRow), digest(path.read_bytes())
+
+
+def assign(row: ManifestRow, side: str, group: str, data: str) -> SplitRow:
+    """Return the row of split.csv for one image of the manifest with digest `data`."""
+    words = "\0".join((data, row.id, side, group)).encode("utf-8", "surrogateescape")
+    return SplitRow(row.id, row.label, side, group, hashlib.sha256(words).hexdigest()[:8])
+
+
+def read_split(path: Path, rows: list[ManifestRow], data: str) -> list[SplitRow]:
+    """Read the assignment of the rows of the manifest with digest `data`.
 
     Raises ArtefactError when the file was edited or cut, or belongs to other data.
     """
-    lines = read_table(path, SPLIT_COLUMNS)
-    again = "do not edit it: change params.yaml and run the split stage again (dvc repro)"
-    if len(lines) != len(rows):
-        raise ArtefactError(f"{path}: {len(lines)} rows, but the manifest has {len(rows)}", again)
-    for row, (name, label, side, group, word) in zip(rows, lines, strict=True):
-        if (name, label) != (row.id, row.label) or word != _check_word(data, name, side, group):
-            raise ArtefactError(
-                f"{path}: the row of {name!r} was edited or belongs to other data", again
-            )
-    return [line[2] for line in lines], [line[3] for line in lines]
+    split = read_table(path, SplitRow)
+    pairs = zip(rows, split, strict=False)
+    wanted = [assign(row, given.side, given.group, data) for row, given in pairs]
+    if split != wanted or len(split) != len(rows):
+        raise ArtefactError(
+            f"{path}: was edited or cut, or belongs to other data",
+            "do not edit it: change params.yaml and run the split stage again (dvc repro)",
+        )
+    return split

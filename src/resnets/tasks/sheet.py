@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from resnets.system.errors import printable
 from resnets.system.files import atomic_path
-
-Pixels = NDArray[np.uint8]
+from resnets.tasks.decode import Pixels, to_picture
 
 BAR_COLOUR = "#0072B2"
 COLUMNS = 8  # of a sheet
@@ -36,7 +35,8 @@ def plot_sheet(images: Sequence[Pixels], captions: Sequence[str], path: Path) ->
         _paste(sheet, image, left, top + LINE * lines, TILE)
     if not images:
         _write(sheet, (sheet.width // 2, sheet.height // 2), "none", "mm", TILE)
-    _save(sheet, path)
+    with atomic_path(path) as part:
+        sheet.save(part, "PNG")
 
 
 def draw_prediction(
@@ -58,7 +58,8 @@ def draw_prediction(
         _write(sheet, (455, middle), classes[k], "rm", 130, size=12)
         ImageDraw.Draw(sheet).rectangle((460, middle - 9, end, middle + 9), fill=BAR_COLOUR)
         _write(sheet, (end + 5, middle), f"{probabilities[k]:.1%}", "lm", 50, size=12)
-    _save(sheet, path)
+    with atomic_path(path) as part:
+        sheet.save(part, "PNG")
 
 
 @cache
@@ -83,14 +84,4 @@ def _write(
 
 def _paste(sheet: Image.Image, image: Pixels, left: int, top: int, side: int) -> None:
     """Paste an image (H, W, C) into the middle of a square."""
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    scale = side / max(picture.size)
-    picture = picture.resize(
-        (round(picture.width * scale) or 1, round(picture.height * scale) or 1)
-    )
-    sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    with atomic_path(path) as part:
-        sheet.save(part, "PNG")
+    sheet.paste(ImageOps.pad(to_picture(image), (side, side), color="white"), (left, top))

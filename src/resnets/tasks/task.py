@@ -4,7 +4,6 @@ Pixels come from a memory map, so nothing is read before it is used; each image 
 its checksum the first time that a process uses it. Opening a side reads no other side's pixels.
 """
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from copy import copy
@@ -16,24 +15,21 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from resnets.system.errors import ArtefactError, EnvironmentFault
+from resnets.system.errors import ArtefactError
 from resnets.tasks.decode import Pixels
-from resnets.tasks.manifest import Row, digest, read_manifest, read_split
+from resnets.tasks.manifest import ManifestRow, digest, read_manifest, read_split
 
 COPY_BYTES = 2**26
+SideName = Literal["train", "val", "test"]
 
 
-class Images:
-    """Give the packed images of some rows: `images[i]` is uint8 (H, W, C), read-only."""
+class PixelStore:
+    """Give the packed images of some rows: `store[i]` is uint8 (H, W, C), read-only."""
 
-    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
-        self.path, self.rows = path, list(rows)
-        self._store = np.memmap(path, np.uint8, "r") if self.rows else np.empty(0, np.uint8)
-        self._is_checked = np.zeros(len(self.rows), bool)
-        if max((row.offset + row.num_bytes for row in self.rows), default=0) > self._store.size:
-            raise ArtefactError(
-                f"{path}: ends too early", "run the prepare stage again (dvc repro)"
-            )
+    def __init__(self, path: Path, rows: Sequence[ManifestRow]) -> None:
+        self.path, self.rows = path, rows
+        self._bytes = np.memmap(path, np.uint8, "r")
+        self._is_checked = np.zeros(len(rows), bool)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -45,7 +41,7 @@ class Images:
         Raises ArtefactError when its bytes are not those that were packed.
         """
         row = self.rows[index]
-        packed = self._store[row.offset : row.offset + row.num_bytes]
+        packed = self._bytes[row.offset : row.offset + row.num_bytes]
         if not self._is_checked[index]:
             if zlib.crc32(packed.data) != row.crc32:
                 raise ArtefactError(
@@ -53,11 +49,7 @@ class Images:
                     "delete it and run the prepare stage again (dvc repro)",
                 )
             self._is_checked[index] = True
-        return packed.reshape(row.packed_height, row.packed_width, row.channels)
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> "Images":
-        """Return some of the images."""
-        return Images(self.path, [self.rows[index] for index in indices])
+        return packed.reshape(row.shape)
 
     @cached_property
     def uniform(self) -> Pixels | None:
@@ -65,8 +57,8 @@ class Images:
 
         None where their sizes differ or the copy would take more than COPY_BYTES.
         """
-        shapes = {(row.packed_height, row.packed_width, row.channels) for row in self.rows}
-        if len(shapes) != 1 or sum(row.num_bytes for row in self.rows) > COPY_BYTES:
+        num_shapes = len({row.shape for row in self.rows})
+        if num_shapes != 1 or sum(row.num_bytes for row in self.rows) > COPY_BYTES:
             return None
         images = np.stack([self[index] for index in range(len(self))])
         images.setflags(write=False)
@@ -80,7 +72,7 @@ class Side:
     ids: list[str]
     labels: npt.NDArray[np.int64]
     classes: list[str]
-    images: Images
+    images: PixelStore
 
     def digest(self) -> str:
         """Return 16 hex digits that stand for the names, the pixels and the labels."""
@@ -94,30 +86,33 @@ class Side:
 
 
 class Task:
-    """Hold a prepared and split dataset."""
+    """Hold a prepared and split dataset.
+
+    Raises ArtefactError when a file of its folder is damaged, was edited, or belongs to other data.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows = read_manifest(folder / "manifest.csv")
-        self._data = digest((folder / "manifest.csv").read_bytes())
-        self._sides, self._groups = read_split(folder / "split.csv", self._rows, self._data)
+        self._rows, self._data = read_manifest(folder / "manifest.csv")
+        split = read_split(folder / "split.csv", self._rows, self._data)
+        self._sides = np.array([row.side for row in split])
+        self._groups = [row.group for row in split]
         self.classes = sorted({row.label for row in self._rows}, key=str.encode)
 
-    def side(self, name: Literal["train", "val", "test"]) -> Side:
+    def side(self, name: SideName) -> Side:
         """Return one side."""
-        rows = [row for row, side in zip(self._rows, self._sides, strict=True) if side == name]
+        rows = [self._rows[index] for index in np.flatnonzero(self._sides == name)]
         number = {label: index for index, label in enumerate(self.classes)}
         return Side(
             ids=[row.id for row in rows],
             labels=np.array([number[row.label] for row in rows], np.int64),
             classes=self.classes,
-            images=Images(self.folder / "images.bin", rows),
+            images=PixelStore(self.folder / "images.bin", rows),
         )
 
-    def groups(self, name: Literal["train", "val", "test"]) -> list[str]:
+    def groups(self, name: SideName) -> list[str]:
         """Return a word per image of a side; images with one word belong together."""
-        pairs = zip(self._groups, self._sides, strict=True)
-        return [group for group, side in pairs if side == name]
+        return [self._groups[index] for index in np.flatnonzero(self._sides == name)]
 
     def redrawn(self, seed: int | None) -> "Task":
         """Return the task with train and val drawn anew from both; itself for None.
@@ -126,12 +121,12 @@ class Task:
         """
         if seed is None:
             return self
-        both = [i for i, side in enumerate(self._sides) if side in ("train", "val")]
-        sides, num_val = list(self._sides), self._sides.count("val")
-        for position, row in enumerate(np.random.default_rng(seed).permutation(both)):
-            sides[row] = "val" if position < num_val else "train"
+        both = np.flatnonzero(np.isin(self._sides, ("train", "val")))
+        order = np.random.default_rng(seed).permutation(both)
         task = copy(self)
-        task._sides = sides
+        task._sides = self._sides.copy()
+        task._sides[order] = "train"
+        task._sides[order[: np.sum(self._sides == "val")]] = "val"
         return task
 
     def hashes(self) -> dict[str, str]:
@@ -139,19 +134,5 @@ class Task:
         return {
             "data": self._data,
             "split": digest((self.folder / "split.csv").read_bytes()),
-            "classes": hashlib.sha256("\0".join(self.classes).encode()).hexdigest()[:16],
+            "classes": digest("\0".join(self.classes).encode()),
         }
-
-
-def open_task(folder: Path) -> Task:
-    """Open a task folder and check that its files belong together.
-
-    Raises EnvironmentFault when a file is missing, ArtefactError when one is damaged, was edited,
-    or belongs to other data.
-    """
-    for name in ("images.bin", "manifest.csv", "split.csv"):
-        if not (folder / name).is_file():
-            raise EnvironmentFault(
-                f"{folder / name}: no such file", "run the prepare and split stages (dvc repro)"
-            )
-    return Task(folder)
