@@ -256,11 +256,11 @@ DATA = [
 ]  # fmt: skip
 
 ARTEFACTS = [
-    (EVALUATE, change("task/split.csv", b"test", b"tset"), "split.csv: the row of; do not edit"),
+    (EVALUATE, change("task/split.csv", b"test", b"tset"), "split.csv: was edited; do not edit"),
     (EVALUATE, cut("task/split.csv"), "split.csv; run the"),
-    (EVALUATE, change("task/manifest.csv", b"PNG", b"GIF"), "was edited or belongs to other data"),
+    (EVALUATE, change("task/manifest.csv", b"PNG", b"GIF"), "or belongs to other data"),
     (EVALUATE, cut("task/manifest.csv"), "manifest.csv; run the stage"),
-    (EVALUATE, cut("task/images.bin"), "images.bin: ends too early; prepare"),
+    (EVALUATE, cut("task/images.bin"), "images.bin: the pixels of; prepare"),
     (EVALUATE, lambda f: (f / "task/images.bin").write_bytes(
         bytes((f / "task/images.bin").stat().st_size)), "have changed since they were packed"),
     (EVALUATE, cut("model/model.safetensors"), "not a whole safetensors file; dvc"),
@@ -283,7 +283,7 @@ ARTEFACTS = [
 
 ENVIRONMENT = [
     (EVALUATE, remove("task"), "no such file; run the prepare and split stages"),
-    (EVALUATE, remove("task/split.csv"), "split.csv: no such file; prepare and split"),
+    (EVALUATE, remove("task/split.csv"), "split.csv: No such file; dvc repro"),
     (EVALUATE, remove("model"), "model.safetensors: No such file; dvc repro"),
     (EVALUATE, write("h.csv", "repeat\n0\n1\n"), "repeat-1.safetensors: No such file"),
     (TRANSFER, remove("init"), "init/model.safetensors: No such file; dvc repro"),

@@ -52,9 +52,7 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, 
         return refuse(member.name, member.label, error), b""
     pixels = decoded.pixels
     height, width, channels = pixels.shape
-    pixel_hash = hashlib.sha256(f"{pixels.shape}".encode())
-    pixel_hash.update(pixels.data)
-    pixel_sha256 = pixel_hash.hexdigest()
+    pixel_sha256 = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     small = resize(pixels, packing.resize, packing.fit)
     packed = small.tobytes()
     grey = to_picture(pixels).convert("L")
@@ -146,11 +144,8 @@ def _code(packing: Packing) -> bytes:
 
 def _fingerprint(code: bytes, member: Member, content: Content) -> str:
     """Return a word for all that the verdict on a file depends on."""
-    fingerprint = hashlib.sha256(code + ascii(member).encode())
-    fingerprint.update(
-        content.what.encode() if isinstance(content, BadImageError) else bytes(content)
-    )
-    return fingerprint.hexdigest()
+    data = ascii(content).encode() if isinstance(content, BadImageError) else bytes(content)
+    return hashlib.sha256(code + ascii(member).encode() + data).hexdigest()
 
 
 def _continue(

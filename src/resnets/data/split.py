@@ -103,8 +103,8 @@ def _given_sides(rows: list[ManifestRow], groups: list[str]) -> list[str]:
     best: dict[str, str] = {}
     for side, group in zip(sides, groups, strict=True):
         best[group] = max(best.get(group, side), side, key=SIDES.index)
-    pairs = zip(sides, groups, strict=True)
-    return [side if side == best[group] else "unused" for side, group in pairs]
+    homes = [best[group] for group in groups]
+    return [side if side == home else "unused" for side, home in zip(sides, homes, strict=True)]
 
 
 def _quotas(rows: list[ManifestRow], sides: list[str], groups: list[str], options: Split) -> Quotas:
@@ -176,26 +176,25 @@ def _count(
     `off_quota` says by how many images groups that stay together made a side miss its number.
     Raises DataError when a class is missing on a side, be it given or filled by other classes.
     """
-    counts = {side: Counter[str]() for side in (*SIDES, "unused")}
-    sides_of: dict[str, set[str]] = defaultdict(set)
-    for row, side, group in zip(rows, sides, groups, strict=True):
-        counts[side][row.label] += 1
-        sides_of[group] |= {side} - {"unused"}
-    for label in sorted({row.label for row in rows}):
-        if not all(counts[side][label] for side in SIDES):
-            shown = ", ".join(f"{counts[side][label]} {side}" for side in counts)
+    counts = Counter((side, row.label) for row, side in zip(rows, sides, strict=True))
+    classes = sorted({row.label for row in rows})
+    for label in classes:
+        if not all(counts[side, label] for side in SIDES):
+            shown = ", ".join(f"{counts[side, label]} {side}" for side in (*SIDES, "unused"))
             raise DataError(
                 f"class {label!r} is missing on a side: {shown}",
                 "add images of this class there, or group fewer together (split.*.group_regex)",
             )
+    homes = {home for home in zip(groups, sides, strict=True) if home[1] != "unused"}
+    num_homes = Counter(group for group, _ in homes)
     return {
-        "images": {side: number.total() for side, number in counts.items()},
-        "classes": {side: dict(sorted(counts[side].items())) for side in SIDES},
+        "images": {side: sides.count(side) for side in (*SIDES, "unused")},
+        "classes": {side: {label: counts[side, label] for label in classes} for side in SIDES},
         "off_quota": {
-            side: {x: counts[side][x] - n for x, n in quota.items() if counts[side][x] != n}
+            side: {x: counts[side, x] - n for x, n in quota.items() if counts[side, x] != n}
             for side, quota in quotas.items()
         },
-        "groups": len(sides_of),
+        "groups": len(set(groups)),
         "copies_across_given_sides": num_leaks,
-        "leakage": sum(len(sides) > 1 for sides in sides_of.values()),
+        "leakage": sum(number > 1 for number in num_homes.values()),
     }

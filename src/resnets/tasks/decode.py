@@ -12,8 +12,8 @@ Training data, evaluation, export and prediction all come through this one decod
 The format is found from the content, never from the name, and the size is checked in the header
 before any pixel is decoded. A file that ends early is refused, never filled up with grey.
 
-An image takes up to 8 bytes per pixel while it is decoded (4 in Pillow, and 4 to turn it or 3 as
-the result; a progressive JPEG 10, WebP 16); all threads together decode up to `ROOM.limit` pixels.
+While it is decoded, an image takes 7 bytes per pixel (8 when it is turned, a progressive JPEG 10, a
+WebP 16, a transparent one 19), and all threads together decode up to `ROOM.limit` pixels.
 """
 
 import io

@@ -75,10 +75,8 @@ def _write(
 ) -> None:
     """Write a line of text, cut to a width in pixels, with its anchor at a place."""
     font, text = _font(size), printable(text)[:200]
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text += "…"
+    while font.getlength(text) > width:
+        text = text.removesuffix("…")[:-1] + "…"
     ImageDraw.Draw(sheet).text(at, text, "black", font, anchor=anchor)
 
 
