@@ -21,7 +21,7 @@ from resnets.models.bundle import load_bundle
 from resnets.models.inference import infer
 from resnets.params.schema import Preprocess
 from resnets.tasks.decode import Images, resize
-from resnets.tasks.task import Task
+from resnets.tasks.task import PixelStore, Task
 
 THUMBNAIL = 32  # pixels
 MOST_IMAGES = 2000
@@ -61,7 +61,8 @@ def measure_yardsticks(task: Task, seeds: Sequence[int], features: Describe | No
     rows: list[dict[str, Any]] = []
     for seed in seeds if len(train.ids) > MOST_IMAGES else seeds[:1]:
         drawn = np.sort(np.random.default_rng(seed).permutation(len(train.ids))[:MOST_IMAGES])
-        images, labels = train.images.take(drawn), [train.labels[drawn], val.labels, test.labels]
+        images = PixelStore(train.images.path, [train.images.rows[row] for row in drawn])
+        labels = [train.labels[drawn], val.labels, test.labels]
         values = {name: [way(images), *others[name]] for name, way in ways.items()}
         with threadpool_limits(1):  # the number of threads changes the last bits of sums
             for name, estimators, sides in _yardsticks(**values):

@@ -30,12 +30,12 @@ def main(
     from resnets.evaluation.yardsticks import backbone_features, measure_yardsticks
     from resnets.system.files import locked, write_text
     from resnets.system.runtime import make_repeatable, resolve_device
-    from resnets.tasks.task import open_task
+    from resnets.tasks.task import Task
 
     make_repeatable(runtime.threads)
     with locked(Path(".state/yardsticks"), "measurement of the yardsticks"):
         features = backbone_features(backbone, preprocess, resolve_device(runtime.device))
-        table = measure_yardsticks(open_task(task), seeds, features)
+        table = measure_yardsticks(Task(task), seeds, features)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
 
 
