@@ -39,7 +39,6 @@ FAILPOINTS = {  # each with the stages that pass it, and how often one of them d
     "engine.epoch": ("backbone transfer", 2),
     "publish.done": ("backbone transfer", 1),
     "write.half": ("prepare split backbone transfer evaluate leaderboard export", 1),
-    "write.before_sync": ("prepare split backbone transfer evaluate leaderboard export", 2),
     "write.before_rename": ("prepare split backbone transfer evaluate leaderboard export", 2),
     "write.after_rename": ("prepare split backbone transfer evaluate leaderboard export", 2),
 }

@@ -8,15 +8,14 @@ pytestmark = pytest.mark.slow
 
 # instants come first: what is resumed after a failpoint may be over before its instant
 PLAN = [
-    ("prepare@target", "0.1 0.3 prepare.flushed@1 write.half@1 write.before_sync@1 "
-     "write.before_rename@2"),
-    ("split@target", "0.1 write.half@1 write.half@2 write.before_sync@2 write.before_rename@1 "
+    ("prepare@target", "0.1 0.3 prepare.flushed@1 write.half@1 write.before_rename@2"),
+    ("split@target", "0.1 write.half@1 write.half@2 write.before_rename@1 "
      "write.after_rename@1"),
     ("backbone", "0.1 engine.step@3 engine.epoch@2 publish.done@1"),
     ("transfer@finetune", "0.1 engine.step@9 write.after_rename@2"),
     ("evaluate@finetune", "write.before_rename@2"),
     ("evaluate_backbone", "write.half@1"),
-    ("leaderboard", "0.1 write.half@3 write.before_sync@1 write.before_rename@1 "
+    ("leaderboard", "0.1 write.half@3 write.before_rename@1 "
      "write.after_rename@2"),
     ("export", "write.half@2"),
 ]  # fmt: skip

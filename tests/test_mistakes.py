@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pickle
 import shlex
 import shutil
@@ -10,10 +11,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
@@ -23,7 +22,7 @@ from resnets.models.bundle import load_bundle, save_bundle
 from resnets.system.errors import run_app
 from resnets.system.files import locked
 from tests.bundles import make_trained
-from tests.copies import ROOT
+from tests.copies import ROOT, edit_params
 
 PREPARE = "prepare target --out out --metrics m.json --samples s.png"
 SPLIT = "split target --task task --metrics m.json"
@@ -45,13 +44,8 @@ def nothing(_: Path) -> None:
 
 def write(name: str, content: bytes | str) -> Callable[[Path], object]:
     """Return what writes a file into the project."""
-
-    def do(folder: Path) -> None:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-    return do
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / name).write_bytes(data)
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -59,44 +53,18 @@ def remove(name: str) -> Callable[[Path], object]:
 
 
 def change(name: str, old: bytes, new: bytes) -> Callable[[Path], object]:
-    """Return what replaces some bytes of a file, once."""
+    """Return what replaces some bytes of a file, once; a mistake that changes nothing fails."""
 
     def do(folder: Path) -> None:
-        content = (folder / name).read_bytes()
-        assert old in content
-        (folder / name).write_bytes(content.replace(old, new, 1))
+        before, after = (folder / name).read_bytes().split(old, 1)
+        (folder / name).write_bytes(before + new + after)
 
     return do
 
 
 def cut(name: str) -> Callable[[Path], object]:
-    def do(folder: Path) -> None:
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: len(content) // 2])
-
-    return do
-
-
-def edit_params(folder: Path, edits: dict[str, object]) -> None:
-    """Set values of params.yaml by dotted keys; a value of `...` deletes the key."""
-    yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(folder / "params.yaml")
-    for dotted, value in edits.items():
-        *parents, key = dotted.split(".")
-        section = values
-        for parent in parents:
-            section = section[parent]
-        if value is ...:
-            del section[key]
-        else:
-            section[key] = value
-    with (folder / "params.yaml").open("w") as file:
-        yaml.dump(values, file)
-
-
-def photo(level: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
-    noise = np.random.default_rng(level).integers(0, 60, (*size, 3))
-    return Image.fromarray((noise + level).clip(0, 255).astype(np.uint8))
+    """Return what cuts a file in the middle."""
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
 
 
 def photos_elsewhere(folder: Path) -> None:
@@ -116,10 +84,7 @@ def one_class(folder: Path) -> None:
 def bad_zip(folder: Path) -> None:
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         archive.writestr("../../evil/1.png", b"x")
-
-
-def newer_bundle(folder: Path) -> None:
-    change("model/model.safetensors", b'format_version\\": 1', b'format_version\\": 9')(folder)
+    edit_params(folder / "params.yaml", {"tasks.target.path": "photos.zip"})
 
 
 def bundle_of_other_data(folder: Path) -> None:
@@ -131,7 +96,7 @@ def bundle_of_other_data(folder: Path) -> None:
 def other_network(folder: Path) -> None:
     """Save weights of a larger network than the one of the parameters."""
     torch.save(build_model("resnet14", num_classes=3).state_dict(), folder / "w.pth")
-    edit_params(folder, {"backbone.input": "w.pth"})
+    edit_params(folder / "params.yaml", {"backbone.input": "w.pth"})
 
 
 class Attack:
@@ -141,7 +106,12 @@ class Attack:
 
 def evil_pickle(folder: Path) -> None:
     torch.save({"fc.weight": Attack()}, folder / "w.pth")
-    edit_params(folder, {"backbone.input": "w.pth"})
+    edit_params(folder / "params.yaml", {"backbone.input": "w.pth"})
+
+
+def damaged_weights(folder: Path) -> None:
+    (folder / "w.pth").write_text("x")
+    edit_params(folder / "params.yaml", {"backbone.input": "w.pth"})
 
 
 def leaderboard_of_other_model(folder: Path) -> None:
@@ -151,53 +121,27 @@ def leaderboard_of_other_model(folder: Path) -> None:
     (folder / "l.json").write_text(json.dumps({"best": "finetune", "variants": {"finetune": row}}))
 
 
-PARAMETERS = [
+PARAMETERS = [  # the rest is in tests/params
     ({"backbone.lerning_rate": 0.1}, "unknown key backbone.lerning_rate"),
-    ({"backbone.optimizer.learning_rate": 0.1}, "unknown key backbone.optimizer.learning_rate"),
     ({"trasfer": {}}, "unknown key trasfer; did you mean 'transfer'"),
-    ({"backbone.epochs": 0}, "backbone.epochs is 0"),
-    ({"backbone.epochs": "ten"}, "backbone.epochs is 'ten'; integer"),
-    ({"backbone.epochs": True}, "backbone.epochs is True"),
+    ({"backbone.epochs": True}, "backbone.epochs is True; integer"),
     ({"training.epochs": ...}, "training.epochs is missing"),
     ({"backbone.batch_size": 1}, "backbone.batch_size is 1; greater than or equal to 2"),
-    ({"backbone.optimizer.lr": -0.1}, "backbone.optimizer.lr is -0.1"),
-    ({"backbone.optimizer.lr": float("nan")}, "backbone.optimizer.lr is nan"),
-    ({"backbone.optimizer": {"name": "adam", "lr": 1, "momentum": 0.9}}, "belong to sgd"),
-    ({"backbone.optimizer.momentum": 0.0}, "nesterov needs a momentum"),
-    ({"backbone.optimizer.name": "lion"}, "'lion'; 'sgd', 'adam' or 'adamw'"),
     ({"backbone.schedule": {"name": "cosin", "warmup_epochs": 0}}, "schedule.name is 'cosin'"),
-    ({"backbone.schedule": {"name": "cosine", "warmup_epochs": 99}}, "only 8 epochs"),
-    ({"model.name": "resnet51"}, "model.name is 'resnet51'; resnet50"),
-    ({"model.stride_on": "conv1x1"}, "has no 1×1 convolution"),
     ({"model.shortcut": "none", "model.zero_init_residual": True}, "zero_init_residual; plain"),
-    ({"model.in_channels": 2}, "model.in_channels is 2"),
     ({"preprocess.mean": [0.5]}, "preprocess.mean has 1 values; in_channels is 3"),
     ({"preprocess.mean": [123.7, 116.3, 103.5]}, "preprocess.mean.0: 123.7; scaled to 0…1"),
     ({"preprocess.std": [0.2, 0.2, 57.4]}, "preprocess.std.2: 57.4 is larger than 1; by 255"),
-    ({"preprocess.crop": 64}, "preprocess.crop is 64, larger than data.resize"),
     ({"data.on_bad": "skip"}, "data.on_bad is 'skip'; 'stop' or 'quarantine'"),
-    ({"split.target.val": 0.9}, "leave nothing to train on"),
     ({"split.target.val": 1.5}, "split.target.val is 1.5"),
     ({"split.target.group_regex": "("}, "group_regex; correct the regular expression"),
     ({"tasks": {}}, "tasks has no 'target'"),
-    ({"split": {}}, "but split has"),
-    ({"tasks.target.classes": ["rose", "rose"]}, "listed twice"),
-    ({"tasks.target.classes": ["a", "b"], "tasks.target.num_classes": 3}, "2 classes are listed"),
     ({"transfer.finetune.init": "imagenet"}, "init is 'imagenet'; random, backbone"),
     ({"transfer.finetune.model": {"in_channels": 1}}, "in_channels is not that of model"),
-    ({"transfer.finetune.augment": {"crop": "mixup"}}, "augment.crop is 'mixup'"),
     ({"export.variant": "resnet"}, "export.variant is 'resnet'; best and finetune"),
-    ({"export.tolerance": 0}, "export.tolerance is 0"),
-    ({"repeat": []}, "repeat is []"),
-    ({"repeat": [0, 0]}, "a repeat is listed twice"),
     ({"runtime.device": "gpu"}, "runtime.device is 'gpu'; 'auto', 'cpu', 'cuda' or 'mps'"),
-    ({"runtime.precision": "fp16"}, "runtime.precision is 'fp16'"),
-    ({"runtime.threads": 0}, "runtime.threads is 0"),
-    ({"runtime.threads": "all"}, "runtime.threads is 'all'; 'auto'"),
-    ({"runtime.checkpoint_steps": 0}, "runtime.checkpoint_steps is 0"),
     ({"export": ...}, "export is missing"),
     (remove("params.yaml"), "params.yaml: no such file"),
-    (write("params.yaml", ""), "not a mapping"),
     (write("params.yaml", "seed: 0\n\trepeat: [0]\n"), "params.yaml line 2"),
     (write("params.yaml", "seed: 0\nseed: 1\n"), "duplicate key; correct the YAML"),
     (write("params.yaml", "a: &x [1]\nb: *x\n"), "YAML alias; write the value out"),
@@ -222,7 +166,7 @@ USAGE = [
     (f"resnets {PREDICT} --output a.xlsx", "a.xlsx: not a .csv or .json file"),
     (f"resnets {PREDICT} --features f.csv", "f.csv: not a .npy file"),
     ("resnets predict photos --model model.pt", "model.pt: not a model file; .onnx"),
-    (f"resnets {PREDICT} --device gpu", "no device 'gpu'; auto, cpu, cuda or mps"),
+    (f"resnets {PREDICT} --device gpu", "no device 'gpu'; take auto"),
 ]
 
 DATA = [
@@ -241,11 +185,7 @@ DATA = [
     (PREPARE, lambda f: (f / "photos/=1+1").mkdir(), "starts like a formula; rename"),
     (PREPARE, lambda f: shutil.copytree(f / "photos/rose", f / "photos/tulips"), "label_conflict"),
     (PREPARE, {"tasks.target.path": "params.yaml"}, "params.yaml: neither a folder"),
-    (
-        PREPARE,
-        lambda f: (bad_zip(f), edit_params(f, {"tasks.target.path": "photos.zip"})),
-        "need at least 2 classes, found 1 (evil)",
-    ),
+    (PREPARE, bad_zip, "need at least 2 classes, found 1 (evil)"),
     (SPLIT, {"split.target.val": 500}, "500 on val, 1 on train: 28 images; split.*.val"),
     (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
     ("resnets check nowhere", nothing, "nowhere: no such folder"),
@@ -264,17 +204,16 @@ ARTEFACTS = [
     (EVALUATE, lambda f: (f / "task/images.bin").write_bytes(
         bytes((f / "task/images.bin").stat().st_size)), "have changed since they were packed"),
     (EVALUATE, cut("model/model.safetensors"), "not a whole safetensors file; dvc"),
-    (EVALUATE, newer_bundle, "format 9 of a newer resnets; upgrade"),
+    (EVALUATE, change("model/model.safetensors", b'version\\": 1', b'version\\": 9'),
+     "format 9 of a newer resnets; upgrade"),
     (EVALUATE, bundle_of_other_data, "was trained on other data; dvc repro"),
     (EVALUATE, lambda f: save_file({"fc.weight": torch.ones(3, 2)}, f / "model/model.safetensors"),
      "so it is no bundle; backbone.input imports"),
     (EVALUATE, write("model/model.safetensors", pickle.dumps(Attack())), "not a whole safetensors"),
     (BACKBONE, evil_pickle, "holds print, not only tensors; nothing of it was run"),
     (BACKBONE, other_network, "weights of resnet14, but the network is resnet8"),
-    (BACKBONE, lambda f: (write("w.txt", "x")(f), edit_params(f, {"backbone.input": "w.txt"})),
-     "w.txt: not a weights file"),
-    (BACKBONE, lambda f: (write("w.pth", "x")(f), edit_params(f, {"backbone.input": "w.pth"})),
-     "damaged, or no weights file"),
+    (BACKBONE, {"backbone.input": "h.csv"}, "h.csv: not a weights file"),
+    (BACKBONE, damaged_weights, "damaged, or no weights file"),
     (TRANSFER, {"model.name": "resnet14"}, "another network: name is resnet8, not resnet14"),
     (EXPORT, leaderboard_of_other_model, "not the model that was evaluated; dvc repro"),
     (f"resnets {PREDICT.replace('model/model.safetensors', 'm.onnx')}", write("m.onnx", "x"),
@@ -322,7 +261,7 @@ def right(tmp_path_factory) -> Path:
     values = YAML(typ="safe", pure=True).load(folder / "params.yaml")
     variant = {**values["transfer"]["finetune"], "epochs": 1}
     dataset = {"path": "photos", "classes": None, "num_classes": None, "exclude": []}
-    edit_params(folder, {
+    edit_params(folder / "params.yaml", {
         "repeat": [0],
         "tasks": {"target": dataset},
         "split": {"target": {**values["split"]["target"], "train": "rest", "val": 0.3}},
@@ -359,7 +298,7 @@ def exit_code(line: str, monkeypatch) -> int:
     ("code", "line", "mistake", "words"), MISTAKES, ids=[row[3].split(";")[0] for row in MISTAKES]
 )
 def test_mistake_is_answered(project, monkeypatch, capfd, code, line, mistake, words):
-    edit_params(project, mistake) if isinstance(mistake, dict) else mistake(project)
+    edit_params(project / "params.yaml", mistake) if isinstance(mistake, dict) else mistake(project)
     found = exit_code(line, monkeypatch)
     out, err = capfd.readouterr()
     assert found == code, err

@@ -1,13 +1,16 @@
 """Define the `resnets` command: fetch, check, import-check, predict, compare and summary."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option, Typer
 
 from resnets.system.errors import run_app
 
-app = typer.Typer(
+Precision = Literal["fp32", "bf16", "auto"]
+
+app = Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -17,23 +20,20 @@ app = typer.Typer(
 
 
 @app.command(
-    epilog="Examples:\n\nresnets summary resnet50\n\n"
-    "resnets summary resnet20 --size 32 --classes 10 --layers\n\n"
+    epilog="Examples:\n\nresnets summary resnet20 --size 32 --classes 10 --layers\n\n"
     "resnets summary resnet18 --channels 1 --classes 10 --stem pad2 --conv-bias"
 )
 def summary(
     name: str,
-    size: Annotated[int, typer.Option(min=1, max=65536, help="Side of the square image.")] = 224,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
-    classes: Annotated[int, typer.Option(min=1, help="Classes of the head.")] = 1000,
-    stem: Annotated[str | None, typer.Option(help="imagenet, small, pad2 or floor_pool.")] = None,
-    shortcut: Annotated[
-        str | None, typer.Option(help="projection, pad, pad_centered or none.")
-    ] = None,
-    stride_on: Annotated[str, typer.Option(help="conv3x3 or conv1x1.")] = "conv3x3",
-    conv_bias: Annotated[bool, typer.Option(help="Convolutions with a bias.")] = False,
-    top: Annotated[bool, typer.Option(help="With the head.")] = True,
-    layers: Annotated[bool, typer.Option("--layers", help="One row per layer.")] = False,
+    size: Annotated[int, Option(min=1, max=65536, help="Side of the square image.")] = 224,
+    channels: Annotated[int, Option(min=1, help="Channels of the image.")] = 3,
+    classes: Annotated[int, Option(min=1, help="Classes of the head.")] = 1000,
+    stem: Annotated[str | None, Option(help="imagenet, small, pad2 or floor_pool.")] = None,
+    shortcut: Annotated[str | None, Option(help="projection, pad, pad_centered, none.")] = None,
+    stride_on: Annotated[str, Option(help="conv3x3 or conv1x1.")] = "conv3x3",
+    conv_bias: Annotated[bool, Option(help="Convolutions with a bias.")] = False,
+    top: Annotated[bool, Option(help="With the head.")] = True,
+    layers: Annotated[bool, Option("--layers", help="One row per layer.")] = False,
 ) -> None:
     """Print a network's output shapes, parameters and multiply-adds, per stage or layer.
 
@@ -42,23 +42,14 @@ def summary(
     """
     from resnets.models.summary import print_summary
 
-    print_summary(
-        name,
-        size,
-        layers=layers,
-        num_classes=classes,
-        in_channels=channels,
-        stem=stem,
-        shortcut=shortcut,
-        stride_on=stride_on,
-        conv_bias=conv_bias,
-        include_top=top,
-    )
+    options = {"num_classes": classes, "in_channels": channels, "stem": stem, "shortcut": shortcut}
+    options |= {"stride_on": stride_on, "conv_bias": conv_bias, "include_top": top}
+    print_summary(name, size, layers=layers, **options)
 
 
 @app.command(epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist")
 def check(
-    path: Annotated[Path, typer.Argument(help="A folder, zip or tar of class folders, or IDX.")],
+    path: Annotated[Path, Argument(help="A folder, zip or tar of class folders, or IDX.")],
 ) -> None:
     """Judge every image of a dataset: classes, sizes, formats, and all that is wrong.
 
@@ -79,12 +70,10 @@ def check(
     "resnets import-check w.safetensors --data photos.zip --order imagenet_classes.txt"
 )
 def import_check(
-    weights: Annotated[Path, typer.Argument(help="A file that backbone.input may name.")],
-    data: Annotated[Path, typer.Option(help="Labelled images: class folders, an archive, IDX.")],
-    order: Annotated[
-        Path | None, typer.Option(help="Text file: the class on each line, as the head has them.")
-    ] = None,
-    params: Annotated[Path, typer.Option(help="Says network and size.")] = Path("params.yaml"),
+    weights: Annotated[Path, Argument(help="A file that backbone.input may name.")],
+    data: Annotated[Path, Option(help="Labelled images: class folders, an archive, IDX.")],
+    order: Annotated[Path | None, Option(help="Text file: the head's classes in order.")] = None,
+    params: Annotated[Path, Option(help="Says network and size.")] = Path("params.yaml"),
 ) -> None:
     """Score foreign weights on labelled images before anything is trained on them.
 
@@ -117,9 +106,9 @@ def import_check(
     "resnets fetch resnet18-f37072fd.pth"
 )
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="What to fetch; nothing lists it all.")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="A local file or folder.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="The checksum to insist on.")] = None,
+    name: Annotated[str | None, Argument(help="What to fetch; nothing lists it all.")] = None,
+    source: Annotated[Path | None, Option("--from", help="A local file or folder.")] = None,
+    sha256: Annotated[str | None, Option(help="The checksum to insist on.")] = None,
 ) -> None:
     """Bring a dataset or published weights to data/, verified; lists what there is."""
     from resnets.data.fetch import fetch_by_name
@@ -132,10 +121,10 @@ def fetch(
     "resnets compare main --gate --report reports/review.md"
 )
 def compare(
-    base: Annotated[str, typer.Argument(help="A commit, branch, tag or experiment.")],
-    head: Annotated[str | None, typer.Argument(help="Another one; else what lies here.")] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 if gates.yaml is broken.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Markdown file for the whole report.")] = None,
+    base: Annotated[str, Argument(help="A commit, branch, tag or experiment.")],
+    head: Annotated[str | None, Argument(help="Another one; else what lies here.")] = None,
+    gate: Annotated[bool, Option("--gate", help="Exit 1 if gates.yaml is broken.")] = False,
+    report: Annotated[Path | None, Option(help="Markdown file for the whole report.")] = None,
 ) -> None:
     """Say of each model if it became better, worse, or neither beyond noise.
 
@@ -146,7 +135,7 @@ def compare(
     from resnets.review.page import review
 
     for block in review(base, head, gate=gate, report=report, root=Path()):
-        typer.echo(f"{block}\n")
+        print(f"{block}\n")
 
 
 @app.command(
@@ -156,48 +145,40 @@ def compare(
     "resnets predict photos/ --model artifacts/finetune/model.safetensors --explain heat/"
 )
 def predict(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, archives, or -.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(help="A .onnx or .safetensors file; else the exported one, int8 if made."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help=".csv or .json.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Names in a CSV as they are.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
-    threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Call answers below this probability unsure.")
-    ] = 0.0,
-    plot: Annotated[Path | None, typer.Option(help="Folder for titled pictures.")] = None,
-    explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM overlays.")] = None,
-    features: Annotated[
-        Path | None, typer.Option(help=".npy file for the penultimate features.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images computed at once.")] = 32,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or mps; an ONNX file uses the CPU.")
-    ] = "auto",
-    precision: Annotated[
-        Literal["fp32", "bf16", "auto"],
-        typer.Option(help="bf16 makes a bundle faster; close answers are settled in fp32."),
-    ] = "fp32",
+    inputs: Annotated[list[str], Argument(help="Files, folders, globs, archives, or -.")],
+    model: Annotated[Path | None, Option(help="Else the exported one, int8 if made.")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help=".csv or .json.")] = None,
+    raw: Annotated[bool, Option("--raw", help="Names in a CSV as they are.")] = False,
+    top: Annotated[int, Option(min=1, help="Classes to print for each image.")] = 3,
+    threshold: Annotated[float, Option(min=0, max=1, help="Below it, answers are unsure.")] = 0.0,
+    plot: Annotated[Path | None, Option(help="Folder for titled pictures.")] = None,
+    explain: Annotated[Path | None, Option(help="Folder for Grad-CAM overlays.")] = None,
+    features: Annotated[Path | None, Option(help=".npy for the penultimate features.")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Images computed at once.")] = 32,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps; ONNX uses the CPU.")] = "auto",
+    precision: Annotated[Precision, Option(help="bf16 makes a bundle faster.")] = "fp32",
 ) -> None:
     """Classify images with calibrated probabilities; needs nothing but the model file.
 
-    Every input gets a row. Ends with exit code 3 if some could not be read.
+    Every input gets a row. Ends with exit code 3 if some could not be read. In bf16, answers that
+    are close are settled in fp32.
 
     In a CSV, a name that a spreadsheet would compute (it starts with =, +, - or @) has a quote '
     in front, and control characters are escaped; --raw and JSON leave names as they are.
     """
-    import sys
-
     from resnets.predict.answers import Reports
     from resnets.predict.run import predict as predict_images
 
     reports = Reports(output, features, plot, explain, top, threshold, raw)
     predict_images(
-        inputs, sys.stdin.buffer, model=model, reports=reports, batch_size=batch_size,
-        device=device, precision=precision,
-    )  # fmt: skip
+        inputs,
+        sys.stdin.buffer,
+        model=model,
+        reports=reports,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
 
 
 def main() -> None:

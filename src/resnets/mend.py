@@ -6,85 +6,65 @@ and a training that ended keeps its state until dvc.lock has its hashes (files.p
 """
 
 import json
-import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import typer
 
 from resnets.system.errors import EnvironmentFault, run_app
 from resnets.system.files import write_bytes
 
+WAIT = "wait until it ends, and run again"
 
-def mend(root: Path) -> Iterator[str]:
-    """Restore or remove what DVC cannot read any more; yield what was done, a line each.
 
-    Raises EnvironmentFault while another DVC process is at work in the same project.
+def main() -> None:
+    """Restore or remove what DVC cannot read any more in this project, and say so.
+
+    Raises EnvironmentFault while another DVC process is at work.
     """
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    repo = Repo(str(root))
+    repo = Repo()
+    lock = Path(repo.root_dir, "dvc.lock")
     try:
         with repo.lock:  # both files are written under it
-            yield from _mend_rwlock(Path(repo.tmp_dir, "rwlock"))
-            path = Path(repo.root_dir, "dvc.lock")
+            _mend_rwlock(Path(repo.tmp_dir, "rwlock"))
             try:
-                Lockfile(repo, str(path)).load()
+                Lockfile(repo, str(lock)).load()
             except DvcException:
-                yield _restore(path)
+                _mend_lock(lock)
     except LockError:
-        raise EnvironmentFault(
-            f"{repo.root_dir}: another DVC process is at work", "wait until it ends, and run again"
-        ) from None
+        raise EnvironmentFault("another DVC process is at work in this project", WAIT) from None
 
 
-def _restore(lock: Path) -> str:
+def _mend_lock(lock: Path) -> None:
     """Put the last commit's dvc.lock in place of one that cannot be read, or none."""
-    command = ["git", "show", f"HEAD:./{lock.name}"]
+    command = ["git", "show", "HEAD:./dvc.lock"]
     committed = subprocess.run(command, cwd=lock.parent, capture_output=True, check=False)
     if committed.returncode == 0:
         write_bytes(lock, committed.stdout)
-        return f"{lock.name} was half written: restored from the last commit"
-    lock.unlink()
-    return f"{lock.name} was half written: removed, as no commit has one"
+        print("mended: dvc.lock was half written: restored from the last commit")
+    else:
+        lock.unlink()
+        print("mended: dvc.lock was half written: removed, as no commit has one")
 
 
-def _mend_rwlock(rwlock: Path) -> Iterator[str]:
+def _mend_rwlock(rwlock: Path) -> None:
     """Remove the table of paths in use where it cannot be read and nobody in it lives."""
+    from psutil import pid_exists
+
     text = rwlock.read_text(errors="replace") if rwlock.exists() else "{}"
     try:
         json.loads(text)
     except ValueError:
-        for process in re.findall(r'"pid": (\d+)[,}]', text):
-            if _is_alive(int(process)):
-                raise EnvironmentFault(
-                    f"{rwlock}: half written, and process {process} in it still runs",
-                    "wait until it ends, and run again; if it is not DVC, remove that file",
-                ) from None
+        alive = [pid for pid in re.findall(r'"pid": (\d+)[,}]', text) if pid_exists(int(pid))]
+        if alive:
+            what = f"{rwlock}: half written, and process {alive[0]} in it still runs"
+            raise EnvironmentFault(what, f"{WAIT}; if it is not DVC, remove that file") from None
         rwlock.unlink()
-        yield f"{rwlock.name} was half written: removed; nothing in it runs any more"
-
-
-def _is_alive(process: int) -> bool:
-    """Tell whether there is a process of this number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def main() -> None:
-    """Mend the project in this folder, and say what was mended."""
-    for line in mend(Path()):
-        typer.echo(f"mended: {line}")
+        print("mended: rwlock was half written: removed; nothing in it runs any more")
 
 
 if __name__ == "__main__":

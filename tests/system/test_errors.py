@@ -4,22 +4,31 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import pytest
+
+from resnets.stages import split
+from resnets.system.errors import run_app
+from tests.copies import ROOT
 
 
-def test_under_dvc_the_code_of_the_copy_runs_and_not_that_of_the_install(tmp_path: Path) -> None:
+def test_under_dvc_the_code_of_the_copy_runs_and_not_that_of_the_install(tmp_path):
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     stage = tmp_path / "src/resnets/stages/split.py"
     stage.write_text(stage.read_text().replace("Split one task.", "Split one task of the copy."))
-    command = [sys.executable, "-m", "resnets.stages.split", "--help"]
-    here = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    usual = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True)
-    copied = subprocess.run(
-        command, env={**here, "DVC_ROOT": str(tmp_path)}, cwd=tmp_path, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert usual.returncode == copied.returncode == 0, copied.stderr
-    assert "of the copy" not in usual.stdout
-    assert "of the copy" in copied.stdout
+    for root, is_copy in ((ROOT, False), (tmp_path, True)):
+        command = [sys.executable, "-m", "resnets.stages.split", "--help"]
+        here = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DVC_ROOT": str(root)}
+        done = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("of the copy" in done.stdout) == is_copy
+
+
+def test_windows_itself_is_told_of_wsl(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(sys, "argv", ["split", "target"])
+    with pytest.raises(SystemExit, match="5"):
+        run_app(split.main)
+    what, fix = capfd.readouterr().err.splitlines()
+    assert what == "error: Windows itself is not supported: it has no fcntl, which locks files"
+    assert fix == "fix: run the same command inside WSL (wsl --install)"

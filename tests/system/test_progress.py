@@ -1,12 +1,14 @@
-"""Test that work done ahead in threads keeps its order and its bounds on memory."""
+"""Work done ahead in threads keeps its order and its bounds; progress shows rate and time left."""
 
 import random
+import re
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from resnets.system.progress import MAX_WAITING, map_ahead
+from resnets.system import progress
+from resnets.system.progress import MAX_WAITING, follow, map_ahead
 from resnets.system.runtime import Room
 
 
@@ -40,3 +42,14 @@ def test_threads_share_a_room_up_to_its_limit_and_what_is_larger_goes_alone():
     assert list(map_ahead(work, amounts, workers=16)) == [None] * 300
     assert max(taken) <= 100
     assert room.taken == 0
+
+
+def test_without_a_terminal_progress_is_plain_lines_with_rate_and_time_left(monkeypatch, capfd):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert list(follow("abc", "reading [a]", "bytes", 6, size=lambda _: 2)) == ["a", "b", "c"]
+    out, err = capfd.readouterr()
+    *lines, last = err.splitlines()
+    line = r"reading \[a\]: \d of 6 bytes, \d+ bytes/s, [\d:]+ left"
+    assert len(lines) == 3
+    assert all(re.fullmatch(line, shown) for shown in lines)
+    assert (out, last) == ("", "reading [a]: 6 bytes in 0:00:00")

@@ -68,7 +68,7 @@ def main(
             training={"variant": "backbone", "seed": seed},
         )  # fmt: skip
         write_history(history, {0: trained.history})
-        mark_published(state, [out, history])
+        mark_published(state, history)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main(
             )  # fmt: skip
         if not process_number():
             write_history(history, histories)
-            mark_published(state, [out, history])
+            mark_published(state, history)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,29 @@
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import typer
 
 LOST_CONTACT = "lost contact with the other processes"
+CONTACT = "gloo/transport|DistBackendError"  # of a sum whose other process is gone
+# torch and the loader of libraries have no class of their own for it
+OUT_OF_MEMORY = (
+    "OutOfMemoryError|can't allocate memory|can't start new thread|failed to map segment|bad_alloc"
+)
+FIXES = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EMFILE: "raise the number of open files that are allowed (ulimit -n)",
+    errno.ENOENT: "check the path, or run the stage that makes it (dvc repro)",
+}
 
 
 class ResNetsError(Exception):
@@ -22,9 +35,7 @@ class ResNetsError(Exception):
 
     def __init__(self, what: str, fix: str, exit_code: int | None = None) -> None:
         super().__init__(what)
-        self.what = what
-        self.fix = fix
-        self.exit_code = self.exit_code if exit_code is None else exit_code
+        self.what, self.fix, self.exit_code = what, fix, exit_code or self.exit_code
 
 
 class ParamsError(ResNetsError, ValueError):
@@ -60,21 +71,9 @@ class NumericalError(ResNetsError):
 class StoppedBySignal(ResNetsError):
     """Report a run that was asked to stop, after its state is saved; 130 or 143 as shells do."""
 
-
-def printable(text: str) -> str:
-    """Escape control characters, so that a file name cannot drive the terminal."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in text.encode("utf-8", "backslashreplace").decode()
-    )
-
-
-# torch and the loader of libraries have no class of their own for it
-OUT_OF_MEMORY = (
-    "OutOfMemoryError", "can't allocate memory", "can't start new thread", "failed to map segment",
-    "bad_alloc",
-)  # fmt: skip
-CONTACT = ("gloo/transport", "DistBackendError")  # of a sum whose other process is gone
+    def __init__(self, number: int, what: str) -> None:
+        name, code = signal.Signals(number).name, 130 if number == signal.SIGINT else 143
+        super().__init__(f"stopped by {name}; {what}", "run the same command again", code)
 
 
 class _Interrupt(BaseException):
@@ -85,27 +84,36 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise _Interrupt(number)
 
 
-def _as_ours(error: BaseException) -> ResNetsError | None:
-    """Translate what the operating system raises; everything else is a bug and keeps its trace."""
-    from resnets.system.runtime import limit_of, memory_left
+def hear(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Let SIGINT, SIGTERM and SIGHUP call `receive`; return what they did before.
 
+    What nohup ignores stays ignored.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, receive) for number in heard}
+
+
+def printable(text: str) -> str:
+    """Escape control characters, so that a file name cannot drive the terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _as_ours(error: Exception) -> ResNetsError | None:
+    """Translate what the operating system raises; everything else is a bug and keeps its trace."""
     if isinstance(error, ResNetsError):
         return error
-    words = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(mark in repr(error) for mark in OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, repr(error)):
+        words = " ".join(str(error).split()) or "a small piece"
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return EnvironmentFault(
-            f"out of memory: {words or 'a small piece'}; {memory_left()}",
+            f"out of memory: {words}; this machine has {memory:,} bytes in all",
             "lower batch_size, raise the limit (ulimit -v), or run on a larger machine",
         )
-    if any(mark in repr(error) for mark in CONTACT):
+    if re.search(CONTACT, repr(error)):
         return EnvironmentFault(LOST_CONTACT, "look for the error of another one, and run it again")
     if isinstance(error, OSError):
-        fixes = {
-            errno.ENOSPC: "free some space and run the same command again",
-            errno.EMFILE: f"raise the {limit_of('NOFILE')} open files that are allowed (ulimit -n)",
-            errno.ENOENT: "check the path, or run the stage that makes it (dvc repro)",
-        }
-        fix = fixes.get(error.errno or 0, "check that the path exists and that you may write there")
+        fix = FIXES.get(error.errno or 0, "check that the path exists and that you may write there")
         return EnvironmentFault(f"{error.filename or 'I/O'}: {error.strerror or error}", fix)
     return None
 
@@ -118,14 +126,13 @@ def _run_the_copys_code() -> None:
     """
     source = Path(os.environ.get("DVC_ROOT", "/"), "src").resolve()
     is_ours = Path(__file__).resolve().is_relative_to(source)
-    if (source / "resnets").is_dir() and not is_ours and sys.path[1:2] != [str(source)]:
-        path = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        os.environ["PYTHONPATH"] = path
+    if (source / "resnets").is_dir() and not is_ours:
+        os.environ["PYTHONPATH"] = f"{source}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _say(error: ResNetsError) -> None:
-    """Print an error; of processes that train together, torchrun prints the first one for all."""
+def _end_with(error: ResNetsError) -> None:
+    """Print an error and exit; of processes that train together, torchrun prints the first one."""
     what, fix = printable(error.what), printable(error.fix)
     text = f"error: {what}\nfix: {fix}"
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -134,6 +141,7 @@ def _say(error: ResNetsError) -> None:
         Path(path).write_text(json.dumps({"message": message}))
     else:
         print(text, file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def run_app(command: Callable[..., object]) -> None:
@@ -141,32 +149,28 @@ def run_app(command: Callable[..., object]) -> None:
 
     ``--debug`` anywhere on the line shows the traceback as well.
     """
-    from resnets.system.runtime import refuse_windows, stop_signals  # it imports the errors
-
     _run_the_copys_code()
-    debug = "--debug" in sys.argv
+    is_debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     if not isinstance(command, typer.Typer):
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(command)
         command = app
     try:
-        refuse_windows()
-        with stop_signals(_interrupt):
-            code = command(standalone_mode=False)
+        if find_spec("fcntl") is None:
+            raise EnvironmentFault(
+                "Windows itself is not supported: it has no fcntl, which locks files",
+                "run the same command inside WSL (wsl --install)",
+            )
+        hear(_interrupt)
+        sys.exit(command(standalone_mode=False) or 0)
     except _Interrupt as stop:
-        name = signal.Signals(stop.args[0]).name
-        what, fix = f"stopped by {name}; nothing is half written", "run the same command again"
-        error = StoppedBySignal(what, fix, 130 if name == "SIGINT" else 143)
-        _say(error)
-        sys.exit(error.exit_code)
+        _end_with(StoppedBySignal(stop.args[0], "nothing is half written"))
     except Exception as error:
         if hasattr(error, "show"):  # usage, which click words well; typer hides click's classes
             error.show()
             sys.exit(2)
         ours = _as_ours(error)
-        if debug or ours is None:
+        if is_debug or ours is None:
             raise
-        _say(ours)
-        sys.exit(ours.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        _end_with(ours)

@@ -6,21 +6,21 @@ A crash at any instant leaves the old file or the new one; a lock dies with its 
 import errno
 import hashlib
 import json
-import math
 import os
-import re
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from resnets.system.errors import EnvironmentFault
-from resnets.system.runtime import limit_of, lock_file, process_number
+from resnets.system.runtime import process_number
 
-PUBLISHED = "published"  # marks a state whose outs are in place, and holds their hashes
-RECORDED = re.compile(r"^ +- path: (.+)\n +hash: md5\n +md5: (\S+)$", re.MULTILINE)  # in dvc.lock
+PUBLISHED = "published"  # marks a state whose outs are in place, and holds a hash of them
+
+_passages = count(1)
 
 
 def failpoint(name: str) -> None:
@@ -28,17 +28,9 @@ def failpoint(name: str) -> None:
 
     For the tests that prove that nothing is lost wherever a run dies.
     """
-    fault = os.environ.get("RESNETS_FAULT", "")
-    if not fault:
-        return
-    wanted, _, count = fault.partition("@")
-    if wanted == name:
-        _passages[name] = _passages.get(name, 0) + 1
-        if _passages[name] == int(count or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-_passages: dict[str, int] = {}
+    wanted, _, number = os.environ.get("RESNETS_FAULT", "").partition("@")
+    if wanted == name and next(_passages) == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
@@ -50,29 +42,24 @@ def room_for(path: Path, num_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        error.filename = error.filename or str(path)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = error.filename or str(path)
             raise
-        limit = limit_of("FSIZE")
-        is_limited = error.errno == errno.EFBIG and limit != math.inf
-        free = f"{shutil.disk_usage(path.parent).free:,} are free"
-        have = f"{limit:,} are allowed (ulimit -f)" if is_limited else free
+        free = shutil.disk_usage(path.parent).free
         raise EnvironmentFault(
-            f"{path}: {error.strerror}: needs at least {num_bytes:,} bytes, {have}",
-            "make room and run the same command again; what was saved before is still good",
+            f"{path}: {error.strerror}: needs at least {num_bytes:,} bytes, {free:,} are free",
+            "make room (or raise ulimit -f) and run the same command again; nothing saved is lost",
         ) from error
 
 
-def _own_part(held: IO[bytes], part: Path, path: Path) -> None:
-    """Lock a part for this process; the lock dies with it, so that no part is ever stale."""
+def _lock(file: IO[Any], refusal: str) -> None:
+    """Lock an open file until this process ends or closes it."""
+    import fcntl
+
     try:
-        lock_file(held)
-        if os.path.samestat(os.fstat(held.fileno()), part.stat()):
-            return
-    except (BlockingIOError, FileNotFoundError):
-        pass  # another process has it, or had it until now: what is open here became its file
-    fix = "wait until it ends, or name another file"
-    raise EnvironmentFault(f"{path}: another process is writing it", fix)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise EnvironmentFault(refusal, "wait until it ends, or stop it, and run again") from None
 
 
 @contextmanager
@@ -88,10 +75,9 @@ def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with room_for(path, num_bytes), part.open("ab") as held:
-        _own_part(held, part, path)
+        _lock(held, f"{path}: another process is writing it")
         try:
             yield part
-            failpoint("write.before_sync")
             os.fsync(held.fileno())
             failpoint("write.before_rename")
             part.replace(path)
@@ -99,10 +85,8 @@ def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
             part.unlink(missing_ok=True)
             raise
     folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    os.fsync(folder)
+    os.close(folder)
     failpoint("write.after_rename")
 
 
@@ -126,36 +110,25 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def md5_of(path: Path) -> str:
-    """Return the MD5 of a file or a folder as dvc.lock gives it."""
-    if path.is_file():
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    listed = [{"md5": md5_of(files[name]), "relpath": name} for name in sorted(files)]
-    content = json.dumps(listed, sort_keys=True).encode()
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
+def mark_published(state: Path, history: Path) -> None:
+    """Note that the outs of a training are in place; its state stays until DVC has recorded them.
 
-
-def mark_published(folder: Path, outs: Sequence[Path]) -> None:
-    """Note that the outs of a stage are in place; its state stays until dvc.lock has their hashes.
-
-    Were it removed here, a kill of DVC before it writes dvc.lock would cost the stage's work again.
+    Were it removed here, a kill of DVC before it writes dvc.lock would cost the training again. Two
+    trainings with the same history, an out that dvc.lock has by its MD5, have the same outs.
     """
-    write_json(folder / PUBLISHED, {out.as_posix(): md5_of(out) for out in outs})
+    md5 = hashlib.md5(history.read_bytes(), usedforsecurity=False).hexdigest()
+    write_text(state / PUBLISHED, md5)
     failpoint("publish.done")
 
 
 def _forget_recorded(states: Path) -> None:
-    """Remove the states whose outs are in dvc.lock, hash by hash."""
-    marks = list(states.glob(f"*/{PUBLISHED}"))
+    """Remove the states whose outs are in dvc.lock."""
     lock = Path("dvc.lock")
-    text = lock.read_text(errors="replace") if marks and lock.exists() else ""
-    recorded = set(RECORDED.findall(text))
-    for mark in marks:
-        if recorded.issuperset(json.loads(mark.read_text() or "{}").items()):
-            for path in mark.parent.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
+    recorded = lock.read_text(errors="replace") if lock.exists() else ""
+    for mark in states.glob(f"*/{PUBLISHED}"):
+        if mark.read_text() in recorded:
+            for folder in mark.parent.glob("*/"):
+                shutil.rmtree(folder)
             mark.unlink()
 
 
@@ -172,14 +145,8 @@ def locked(folder: Path, owner: str) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
-        try:
-            lock_file(file)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise EnvironmentFault(
-                f"{folder}: in use by {holder}", "wait until it ends, or stop it, and run again"
-            ) from None
+        file.seek(0)
+        _lock(file, f"{folder}: in use by {file.read() or 'another process'}")
         file.truncate(0)
         file.write(f"{owner} (process {os.getpid()})")
         file.flush()

@@ -1,14 +1,18 @@
 """Go through many items: some ahead in threads, and with progress that the user sees."""
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import TypeVar
 
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
 from resnets.system.errors import printable
-from resnets.system.runtime import Clock
 
 LINE_SECONDS = 10.0
 MAX_WAITING = 2**28  # bytes: as much as one file may have
@@ -32,20 +36,36 @@ def map_ahead(
     """
     waiting: deque[tuple[Future[Result], int]] = deque()
     num_bytes = 0
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append((pool.submit(work, item), size(item)))
-                num_bytes += waiting[-1][1]
-                while len(waiting) > (ahead or 2 * workers) or num_bytes > MAX_WAITING:
-                    future, freed = waiting.popleft()
-                    num_bytes -= freed
-                    yield future.result()
-            while waiting:
-                yield waiting.popleft()[0].result()
-        finally:
-            for future, _ in waiting:
-                future.cancel()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append((pool.submit(work, item), size(item)))
+            num_bytes += waiting[-1][1]
+            while len(waiting) > (ahead or 2 * workers) or num_bytes > MAX_WAITING:
+                future, freed = waiting.popleft()
+                num_bytes -= freed
+                yield future.result()
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Pace(ProgressColumn):
+    """Show the rate of a task and the time left."""
+
+    def render(self, task: Task) -> Text:
+        """Return for example 75 images/s, 0:00:12 left."""
+        left = timedelta(seconds=task.time_remaining or 0)
+        return Text(f"{task.speed or 0:.0f} {task.fields['unit']}/s, {left} left")
+
+
+def start_task(console: Console, title: str, unit: str, total: int) -> tuple[Progress, Task]:
+    """Return a bar, which shows on a terminal only, and its task, which counts everywhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), Pace())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar.add_task(escape(title), total=total, unit=unit)
+    return bar, bar.tasks[0]
 
 
 def follow(
@@ -59,24 +79,15 @@ def follow(
 
     That is a bar on a terminal, and plain lines otherwise.
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress, TextColumn
-
-    clock, done, shown = Clock(total), 0, time.monotonic()
-    title = printable(title)
-    is_terminal = sys.stderr.isatty()
-    columns = [*Progress.get_default_columns(), TextColumn("{task.fields[rate]}")]
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not is_terminal) as bar:
-        task = bar.add_task(escape(title), total=total, rate="")
+    title, due = printable(title), LINE_SECONDS
+    bar, task = start_task(Console(stderr=True), title, unit, total)
+    with bar:
         for item in items:
             yield item
-            done += size(item)
-            if is_terminal:
-                bar.update(task, completed=done, rate=f"{clock.rate(done):.0f} {unit}/s")
-            elif time.monotonic() - shown > LINE_SECONDS:
-                shown = time.monotonic()
-                rate = f"{clock.rate(done):.0f} per second, {clock.left(done)} left"
-                print(f"{title}: {done} of {total} {unit}, {rate}", file=sys.stderr)
-    print(f"{title}: {done} {unit} in {clock.spent()}", file=sys.stderr)
+            bar.advance(task.id, size(item))
+            if bar.disable and (task.elapsed or 0) > due:
+                due += LINE_SECONDS
+                done = f"{title}: {task.completed} of {total} {unit}"
+                print(f"{done}, {Pace().render(task)}", file=sys.stderr)
+    spent = timedelta(seconds=round(task.elapsed or 0))
+    print(f"{title}: {task.completed} {unit} in {spent}", file=sys.stderr)

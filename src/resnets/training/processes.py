@@ -72,12 +72,7 @@ def launch(processes: int) -> None:
     except ChildFailedError as error:
         raise _first_error(error, processes) from None
     except SignalException as stop:
-        name = signal.Signals(stop.sigval).name
-        raise StoppedBySignal(
-            f"{processes} processes stopped by {name}; state saved",
-            "run the same command again to continue",
-            exit_code=130 if name == "SIGINT" else 143,
-        ) from None
+        raise StoppedBySignal(stop.sigval, f"state saved by {processes} processes") from None
     raise typer.Exit(0)
 
 

@@ -1,12 +1,13 @@
 """Show the progress of training: a bar on a terminal, a plain line per epoch everywhere."""
 
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnets.system.runtime import Clock, process_number
+from resnets.system.progress import Pace, start_task
+from resnets.system.runtime import process_number
 
 
 class EpochLog:
@@ -14,19 +15,11 @@ class EpochLog:
 
     def __init__(self, title: str, *, epochs: int, images_per_epoch: int) -> None:
         self.title, self.epochs = title, epochs
-        self.whole = Clock(epochs * images_per_epoch)  # with the features of a frozen backbone
-        self.num_images = 0
-        is_quiet = process_number() > 0  # process 0 speaks for all
-        self.console = Console(highlight=False, soft_wrap=True, quiet=is_quiet)
-        self.bar = Progress(
-            TextColumn(title), BarColumn(), TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(), console=self.console, transient=True,
-            disable=is_quiet or not self.console.is_terminal,
-        )  # fmt: skip
-        self.task = self.bar.add_task(title, total=epochs * images_per_epoch, rate="")
+        # process 0 speaks for all
+        self.console = Console(highlight=False, soft_wrap=True, quiet=process_number() > 0)
+        self.bar, self.task = start_task(self.console, title, "images", epochs * images_per_epoch)
 
     def __enter__(self) -> "EpochLog":
-        self.clock = Clock(self.whole.total)
         self.bar.start()
         return self
 
@@ -39,14 +32,11 @@ class EpochLog:
     def resume(self, where: str, num_images_done: int) -> None:
         """Say where a resumed run goes on; its rate counts only what is still to do."""
         self.console.print(f"{self.title}: continuing at {where}")
-        self.clock.total -= num_images_done
-        self.bar.update(self.task, completed=num_images_done)
+        self.bar.reset(self.task.id, completed=num_images_done)
 
     def step(self, num_images: int) -> None:
         """Count the images of a step."""
-        self.num_images += num_images
-        rate = f"{self.clock.rate(self.num_images):.0f} images/s"
-        self.bar.update(self.task, advance=num_images, rate=rate)
+        self.bar.advance(self.task.id, num_images)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print the line of an epoch; a star marks the best so far."""
@@ -54,16 +44,15 @@ class EpochLog:
             f"{self.title}  epoch {row['epoch']:>3}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.4f}"
             f"  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.4f}"
-            f"  lr {row['lr']:.5f}"
-            f"  {self.clock.rate(self.num_images):.0f} images/s"
-            f"  {self.clock.left(self.num_images)} left"
+            f"  lr {row['lr']:.5f}  {Pace().render(self.task)}"
             f"{'  *' if row['is_best'] else ''}"
         )
 
     def end(self, history: list[dict[str, Any]]) -> None:
         """Print the best epoch and the time since this log was made."""
         best = [row for row in history if row["is_best"]][-1]
+        spent = timedelta(seconds=round(self.task.elapsed or 0))
         self.console.print(
             f"{self.title}: best epoch {best['epoch']} with val acc {best['val_accuracy']:.4f}, "
-            f"{self.whole.spent()} in all"
+            f"{spent} in all"
         )
