@@ -11,14 +11,11 @@ from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.predictions import prediction_tables, predictions_of
 from resnets.evaluation.scoring import metrics_record
 
-MEASURED_ON = {
-    "data": "d0", "split": "s0", "classes": "c0", "test_set": "t0", "preprocess": "p0",
-    "weights": "w0",
-}  # fmt: skip
-TRAINING = {
-    "epochs": 10, "best_epoch": 7, "parameters": 270_000, "parameters_trained": 130,
-    "model_bytes": 1_100_000,
-}  # fmt: skip
+MEASURED_ON = {"data": "d0", "split": "s0", "classes": "c0", "test_set": "t0"}
+MEASURED_ON |= {"preprocess": "p0", "weights": "w0"}
+TRAINING = {"epochs": 10, "best_epoch": 7, "parameters": 270_000, "parameters_trained": 130}
+TRAINING |= {"model_bytes": 1_100_000}
+IDENTITY = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
 
 
 def simulated_logits(labels, num_classes, accuracy, *, seed, images_seed=0, sharpness=8.0):
@@ -44,18 +41,9 @@ class Project:
         self.write(".dvc/.gitignore", "/tmp\n")
 
     def git(self, *arguments: str) -> str:
-        identity = [
-            "-c",
-            "user.name=t",
-            "-c",
-            "user.email=t@localhost",
-            "-c",
-            "commit.gpgsign=false",
-        ]
-        command = ["git", *identity, *arguments]
-        return subprocess.run(
-            command, cwd=self.root, check=True, capture_output=True, text=True
-        ).stdout
+        command = ["git", *IDENTITY, *arguments]
+        done = subprocess.run(command, cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout
 
     def commit(self, message: str = "change") -> None:
         self.git("add", "-A")

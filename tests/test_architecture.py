@@ -91,24 +91,18 @@ def test_what_needs_no_torch_cannot_reach_it(script):
     assert not {"torch", "torchvision"} & imported
 
 
-@pytest.mark.parametrize("module", ["resnets.cli", *(f"resnets.stages.{s}" for s in STAGES)])
-def test_help_loads_no_heavy_package(module):
-    code = (
-        f"import sys, {module}\n"
-        "heavy = {'torch', 'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'onnx'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+COMMANDS = ("summary", "check", "import-check", "fetch", "compare", "predict")
+HELPS = [f"resnets.stages.{stage}" for stage in STAGES] + [f"resnets.cli {c}" for c in COMMANDS]
 
 
-@pytest.mark.parametrize("module", ["resnets.cli", *(f"resnets.stages.{s}" for s in STAGES)])
-def test_help_has_an_example(module):
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
-    )
-    if module != "resnets.cli":
-        assert "Example" in done.stdout
+@pytest.mark.parametrize("command", HELPS)
+def test_help_has_an_example_and_loads_no_heavy_package(command):
+    line = [sys.executable, "-X", "importtime", "-m", *command.split(), "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert "Example" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert not {"torch", "pandas", "sklearn", "scipy", "matplotlib", "onnx", "numpy"} & loaded
 
 
 def is_quick(test: Path) -> bool:

@@ -324,8 +324,8 @@ def test_negative_control_without_a_mistake_the_commands_pass(project, monkeypat
 
 
 def test_command_that_somebody_else_runs_is_refused(project, monkeypatch, capfd):
-    for line in (PREPARE, SPLIT, EVALUATE):
-        name = {PREPARE: "prepare-target", SPLIT: "split-target", EVALUATE: "evaluate-model"}[line]
+    names = {PREPARE: "prepare-target", SPLIT: "split-target", EVALUATE: "evaluate-model"}
+    for line, name in (names | {TRANSFER: "transfer-finetune"}).items():
         with locked(Path(".state") / name, "somebody"):
             assert exit_code(line, monkeypatch) == 5
         assert "in use by somebody (process" in capfd.readouterr().err

@@ -100,9 +100,7 @@ def import_check(
 
 
 @app.command(
-    epilog="Examples:\n\nresnets fetch\n\nresnets fetch fashion_mnist\n\n"
-    "resnets fetch fashion_mnist --from /usr/share/datasets/fashion-mnist\n\n"
-    "resnets fetch hymenoptera --from hymenoptera_data.zip --sha256 0123…\n\n"
+    epilog="Examples:\n\nresnets fetch fashion_mnist --from /usr/share/datasets/fashion-mnist\n\n"
     "resnets fetch resnet18-f37072fd.pth"
 )
 def fetch(
@@ -117,7 +115,7 @@ def fetch(
 
 
 @app.command(
-    epilog="Examples:\n\nresnets compare main\n\nresnets compare HEAD~1 HEAD\n\n"
+    epilog="Examples:\n\nresnets compare HEAD~1 HEAD\n\n"
     "resnets compare main --gate --report reports/review.md"
 )
 def compare(
@@ -139,8 +137,7 @@ def compare(
 
 
 @app.command(
-    epilog="Examples:\n\nresnets predict photo.jpg\n\n"
-    "resnets predict photos/ more.zip 'scans/*.png' --output answers.csv\n\n"
+    epilog="Examples:\n\nresnets predict photos/ more.zip 'scans/*.png' --output answers.csv\n\n"
     "find . -name '*.jpg' | resnets predict - --threshold 0.8 --output answers.json\n\n"
     "resnets predict photos/ --model artifacts/finetune/model.safetensors --explain heat/"
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import typer
+from typer import Typer
 
 LOST_CONTACT = "lost contact with the other processes"
 CONTACT = "gloo/transport|DistBackendError"  # of a sum whose other process is gone
@@ -85,10 +85,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def hear(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Let SIGINT, SIGTERM and SIGHUP call `receive`; return what they did before.
-
-    What nohup ignores stays ignored.
-    """
+    """Let SIGINT, SIGTERM and SIGHUP, unless nohup ignores them, call this; return what did."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, receive) for number in heard}
@@ -152,8 +149,8 @@ def run_app(command: Callable[..., object]) -> None:
     _run_the_copys_code()
     is_debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    if not isinstance(command, typer.Typer):
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    if not isinstance(command, Typer):
+        app = Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(command)
         command = app
     try:

@@ -24,10 +24,7 @@ _passages = count(1)
 
 
 def failpoint(name: str) -> None:
-    """Die here if the environment says so: RESNETS_FAULT="name@3" kills at the third passage.
-
-    For the tests that prove that nothing is lost wherever a run dies.
-    """
+    """Die here if a test asks for it: RESNETS_FAULT="name@3" kills at the third passage."""
     wanted, _, number = os.environ.get("RESNETS_FAULT", "").partition("@")
     if wanted == name and next(_passages) == int(number):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -66,7 +63,6 @@ def _lock(file: IO[Any], refusal: str) -> None:
 def atomic_path(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` only when complete.
 
-    File and folder are flushed to the disk, so that a crash leaves the old file or the new one.
     After an error the part is removed; what a killed writer left, the next one writes over. Raises
     EnvironmentFault where another process is writing the same file.
     """
@@ -113,8 +109,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def mark_published(state: Path, history: Path) -> None:
     """Note that the outs of a training are in place; its state stays until DVC has recorded them.
 
-    Were it removed here, a kill of DVC before it writes dvc.lock would cost the training again. Two
-    trainings with the same history, an out that dvc.lock has by its MD5, have the same outs.
+    Were it removed here, a kill of DVC before it writes dvc.lock would cost the training again. The
+    history is an out, which dvc.lock has by its MD5; where it is the same, so are the others.
     """
     md5 = hashlib.md5(history.read_bytes(), usedforsecurity=False).hexdigest()
     write_text(state / PUBLISHED, md5)
@@ -127,8 +123,8 @@ def _forget_recorded(states: Path) -> None:
     recorded = lock.read_text(errors="replace") if lock.exists() else ""
     for mark in states.glob(f"*/{PUBLISHED}"):
         if mark.read_text() in recorded:
-            for folder in mark.parent.glob("*/"):
-                shutil.rmtree(folder)
+            for state in mark.parent.glob("*/"):
+                shutil.rmtree(state)
             mark.unlink()
 
 
