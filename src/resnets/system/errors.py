@@ -142,10 +142,7 @@ def _end_with(error: ResNetsError) -> None:
 
 
 def run_app(command: Callable[..., object]) -> None:
-    """Run a Typer app or one function as a command line; the only place that ends the process.
-
-    ``--debug`` anywhere on the line shows the traceback as well.
-    """
+    """Run a Typer app or one function as a command line; `--debug` shows the traceback as well."""
     _run_the_copys_code()
     is_debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -155,10 +152,8 @@ def run_app(command: Callable[..., object]) -> None:
         command = app
     try:
         if find_spec("fcntl") is None:
-            raise EnvironmentFault(
-                "Windows itself is not supported: it has no fcntl, which locks files",
-                "run the same command inside WSL (wsl --install)",
-            )
+            what = "Windows itself is not supported: it has no fcntl, which locks files"
+            raise EnvironmentFault(what, "run the same command inside WSL (wsl --install)")
         hear(_interrupt)
         sys.exit(command(standalone_mode=False) or 0)
     except _Interrupt as stop:

@@ -35,16 +35,12 @@ def map_ahead(
     bytes along, as `size` says, no more than MAX_WAITING bytes: memory stays bounded.
     """
     waiting: deque[tuple[Future[Result], int]] = deque()
-    num_bytes = 0
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
             waiting.append((pool.submit(work, item), size(item)))
-            num_bytes += waiting[-1][1]
-            while len(waiting) > (ahead or 2 * workers) or num_bytes > MAX_WAITING:
-                future, freed = waiting.popleft()
-                num_bytes -= freed
-                yield future.result()
+            while len(waiting) > (ahead or 2 * workers) or sum(n for _, n in waiting) > MAX_WAITING:
+                yield waiting.popleft()[0].result()
         while waiting:
             yield waiting.popleft()[0].result()
     finally:
