@@ -17,10 +17,9 @@ from _timing import PARAMS, compare, describe_machine, options, pack, photos, ra
 
 from resnets.models import build_model
 from resnets.models.inference import infer
-from resnets.models.resnet import ResNet, layer_groups
+from resnets.models.resnet import ResNet
 from resnets.params.schema import Preprocess
 from resnets.params.training import CenterCrop
-from resnets.system.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.task import Side
 from resnets.training.features import EVAL_BATCH
 from resnets.training.identity import flatten
@@ -28,10 +27,9 @@ from resnets.training.loop import fit
 from resnets.training.optim import build_optimizer
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
-from resnets.training.trainer import Trainer, machine_of
+from resnets.training.trainer import Trainer
 
 EPOCHS = 25
-DEVICE = resolve_device(PARAMS.runtime.device)
 PREPROCESS = Preprocess(crop=224, mean=[0.5] * 3, std=[0.25] * 3)
 LR, OTHER_LR = 0.001, 0.002
 SECTION = PARAMS.transfer["frozen"].model_copy(
@@ -59,19 +57,11 @@ class Bench:
         """Run every image through the whole network in every epoch."""
         place = Path(tempfile.mkdtemp(dir=self.folder))
         trainer, model = self.trainer(place)
-        make_repeatable(PARAMS.runtime.threads)
-        precision = resolve_precision(PARAMS.runtime.precision, DEVICE)
-        model.to(DEVICE).to(memory_format=torch.channels_last)
-        groups = layer_groups(model)
-        machine, plan = machine_of(DEVICE, precision), [frozenset(["head"])] * EPOCHS
-        work = trainer._whole(model, 0, machine)
-        course = trainer._course(groups, plan, machine, len(work.batches), freeze=True)
-        progress = Progress(model, build_optimizer(groups, trainer.section.optimizer))
-        with EpochLog("every epoch", epochs=EPOCHS, images_per_epoch=len(self.sides[0].ids)) as log:
-            state = StateFolder(place / "state", {})
-            value = rate(
-                EPOCHS, lambda: fit(progress, work, course, state, log, checkpoint_steps=10**6)
-            )
+        course = trainer.course(model, 0)
+        progress = Progress(model, build_optimizer(course.groups, trainer.section.optimizer))
+        log = EpochLog("every epoch", epochs=EPOCHS, images_per_epoch=len(self.sides[0].ids))
+        state = StateFolder(place / "state", {})
+        value = rate(EPOCHS, lambda: fit(progress, course, state, log))
         model.load_state_dict(progress.best)
         self.models["every epoch"] = model.cpu()
         return value
@@ -89,7 +79,7 @@ class Bench:
 
     def _keep(self, name: str, trainer: Trainer, model: ResNet) -> None:
         inputs = flatten(trainer.section)
-        trained = trainer.run(model, title=name, seed=0, inputs=inputs, train="head")
+        trained = trainer.run(model, title=name, seed=0, inputs=inputs)
         self.models[name] = trained.model
 
     def logits(self, name: str) -> np.ndarray:

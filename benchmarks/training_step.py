@@ -23,13 +23,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from resnets.models import build_model
-from resnets.models.resnet import layer_groups
 from resnets.params.schema import Preprocess
-from resnets.system.runtime import resolve_threads
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
 from resnets.training.optim import build_optimizer
-from resnets.training.trainer import Trainer, machine_of
+from resnets.training.trainer import Trainer
 
 WARM_STEPS = 2  # until the threads that assemble batches are as far ahead as they get
 
@@ -44,25 +42,19 @@ class Ours:
             section["augment"] = augment | {"flip": True}
         channels = side.images[0].shape[2]
         preprocess = Preprocess(crop=crop, mean=[0.5] * channels, std=[0.25] * channels)
-        trainer = Trainer(
-            side, side, type(PARAMS.backbone)(**section), preprocess, PARAMS.runtime, Path()
-        )
-        torch.set_num_threads(resolve_threads(PARAMS.runtime.threads))
+        runtime = PARAMS.runtime.model_copy(update={"device": device, "precision": "bf16"})
+        trainer = Trainer(side, side, type(PARAMS.backbone)(**section), preprocess, runtime, Path())
         model = build_model(name, num_classes=len(side.classes), in_channels=channels)
-        self.model = model.to(device).to(memory_format=torch.channels_last).train()
-        groups = layer_groups(model)
-        machine, plan = machine_of(device, "bf16"), [frozenset(groups)]
-        self.work = trainer._whole(model, 0, machine)
-        steps = len(self.work.batches)
-        self.course = trainer._course(groups, plan, machine, steps, freeze=True)
-        self.optimizer = build_optimizer(groups, trainer.section.optimizer)
+        self.course = trainer.course(model, 0)
+        self.model = model.train()
+        self.optimizer = build_optimizer(self.course.groups, trainer.section.optimizer)
         self.batch, self.epochs = batch, 0
 
     def forever(self) -> Iterator:
         """Yield the batches of one epoch after the other."""
         while True:
             self.epochs += 1
-            yield from self.work.batches.epoch(self.epochs)
+            yield from self.course.batches.epoch(self.epochs)
 
     def rate(self, steps: int, *, in_memory: bool = False) -> float:
         """Return images per second of so many steps."""
@@ -70,7 +62,7 @@ class Ours:
         first = next(source)
         first = replace(first, inputs=first.inputs.to(self.course.device))
         batches = (first for _ in range(steps + WARM_STEPS)) if in_memory else source
-        taken = train_one_epoch(self.model, self.optimizer, batches, self.work, self.course, 0)
+        taken = train_one_epoch(self.model, self.optimizer, batches, self.course, 0)
         list(islice(taken, WARM_STEPS))
         value = rate(steps * self.batch, lambda: list(islice(taken, steps)))
         source.close()

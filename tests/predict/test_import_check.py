@@ -15,7 +15,7 @@ from resnets.models.weights import PUBLISHED
 from resnets.params import load_params
 from resnets.predict.import_check import class_places
 from resnets.system.errors import DataError, run_app
-from resnets.training.publish import full_preprocess, publish_import
+from resnets.training.publish import full_preprocess, publish_given
 from tests.bundles import CLASSES, PREPROCESS, make_trained
 from tests.copies import ROOT
 
@@ -121,7 +121,7 @@ def import_into(project: Path, capsys) -> str:
     write_params(project, "pad")
     values = load_params("params.yaml")
     preprocess = full_preprocess(values.data, values.preprocess, 3)
-    publish_import(Path("w.pth"), Path("out"), values.model, preprocess)
+    publish_given(Path("w.pth"), Path("out"), values.model, preprocess)
     return capsys.readouterr().err
 
 

@@ -12,11 +12,16 @@ import torch
 from resnets.models import build_model
 from resnets.models.resnet import ResNet
 from resnets.params.architecture import Shortcut
-from resnets.params.schema import Preprocess, Runtime
-from resnets.params.training import Loss, Optimizer, PadCrop, Step, Training
+from resnets.params.schema import Model, Preprocess, Runtime, Variant
+from resnets.params.training import Loss, Optimizer, PadCrop, Step
 from resnets.tasks.task import Side
-from resnets.training.batches import epoch_table, uniform
+from resnets.training.augment import View
+from resnets.training.batches import Batches
 from resnets.training.identity import flatten
+from resnets.training.loop import Course, fit
+from resnets.training.optim import build_optimizer
+from resnets.training.show import EpochLog
+from resnets.training.state import Progress, StateFolder
 from resnets.training.trainer import Trained, Trainer
 
 CLASSES = ["dark", "bright", "striped"]
@@ -61,7 +66,10 @@ def make_side(num_images: int, seed: int, *, size: int = 12, skewed: bool = Fals
     return GeneratedSide(ids, labels.astype(np.int64), CLASSES, Arrays(images.astype(np.uint8)))
 
 
-SECTION = Training(
+SECTION = Variant(
+    init="random",
+    train="all",
+    model=Model(name="resnet8", in_channels=1),
     epochs=3,
     batch_size=8,
     optimizer=Optimizer(
@@ -76,9 +84,7 @@ RUNTIME = Runtime(device="cpu", precision="fp32", threads=1, checkpoint_steps=2,
 PREPROCESS = Preprocess(crop=12, mean=[0.4], std=[0.3])
 
 
-def make_trainer(
-    state: Path, *, section: Training = SECTION, runtime: Runtime = RUNTIME
-) -> Trainer:
+def make_trainer(state: Path, *, section: Variant = SECTION, runtime: Runtime = RUNTIME) -> Trainer:
     """Return a trainer on 33 generated images: the last batch would have one."""
     return Trainer(make_side(33, 0), make_side(15, 1), section, PREPROCESS, runtime, state)
 
@@ -102,27 +108,36 @@ def plain_optimizer(
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
 
 
-def plain_batches(epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the rows of each batch of an epoch of `train`, and the draws of its augmentation."""
-    order = np.argsort(epoch_table(0, epoch, 33)[:, 0], kind="stable")
-    return [order[:8], order[8:16], order[16:24], order[24:]], uniform(epoch_table(0, epoch, 33))
+def plain_batches(side: Side, epoch: int) -> tuple[list[np.ndarray], View]:
+    """Return the rows of each batch of an epoch of `train`, and the augmented images."""
+    order = Batches(torch.from_numpy(side.labels), lambda _: None, 8, 0).order(epoch)
+    view = View(side.images, SECTION.augment, PREPROCESS, seed=0, epoch=epoch)
+    return [order[:8], order[8:16], order[16:24], order[24:]], view
 
 
 def train(
     state: Path,
     *,
-    section: Training = SECTION,
+    section: Variant = SECTION,
     runtime: Runtime = RUNTIME,
     seed: int = 0,
     model: ResNet | None = None,
     **options: object,
 ) -> Trained:
-    """Train an 8-layer network to the end, or continue."""
+    """Train an 8-layer network to the end, or continue; `options` change the section."""
+    section = section.model_copy(update=options)
     trainer = make_trainer(state, section=section, runtime=runtime)
     model = model or start_model(seed)
-    own = {"transfer.test": section, "model": asdict(model.architecture), "options": options}
-    inputs = flatten(own)
-    return trainer.run(model, title="test", seed=seed, inputs=inputs, **options)
+    inputs = flatten({"transfer.test": section, "model": asdict(model.architecture)})
+    return trainer.run(model, title="test", seed=seed, inputs=inputs)
+
+
+def fit_as(course: Course, state: Path) -> Progress:
+    """Train a course to its end, without a state to continue."""
+    progress = Progress(course.module, build_optimizer(course.groups, SECTION.optimizer))
+    log = EpochLog("course", epochs=3, images_per_epoch=33)
+    fit(progress, course, StateFolder(state, {}), log)
+    return progress
 
 
 def bits(trained: Trained) -> bytes:

@@ -8,16 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from resnets.models.resnet import layer_groups
 from resnets.system.errors import DataError, run_app
 from resnets.system.runtime import process_number
-from resnets.training.loop import fit
-from resnets.training.optim import build_optimizer
-from resnets.training.processes import join, launch
-from resnets.training.show import EpochLog
-from resnets.training.state import Progress, StateFolder
-from resnets.training.trainer import machine_of
-from tests.training.runs import SECTION, make_side, make_trainer, start_model, train
+from resnets.training.processes import launch
+from tests.training.runs import SECTION, fit_as, make_side, make_trainer, start_model, train
 
 
 def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
@@ -26,7 +20,6 @@ def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
     The classes are skewed and their weights balanced, so that parts of a batch weigh unequally. The
     losses that were reported come back as `losses`.
     """
-    join("cpu")
     optimizer = SECTION.optimizer.model_copy(update={"clip_norm": 0.5})
     loss = SECTION.loss.model_copy(update={"class_weights": "balanced"})
     section = SECTION.model_copy(update={"optimizer": optimizer, "loss": loss})
@@ -34,22 +27,15 @@ def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
         make_trainer(state, section=section), train=make_side(33, 0, skewed=True)
     )
     model = start_model().double()
-    groups = layer_groups(model)
-    machine = machine_of("cpu", "fp32")
-    work = trainer._whole(model, 0, machine)
-    course = trainer._course(
-        groups, [frozenset(groups)] * 3, machine, len(work.batches), freeze=True
-    )
-    normalise = work.prepare
-    work = dataclasses.replace(
-        work,
-        prepare=lambda inputs: normalise(inputs).double(),
+    course = trainer.course(model, 0)
+    exact = dataclasses.replace(
+        course,
+        prepare=lambda inputs: course.prepare(inputs).double(),
+        loss=course.loss.double(),
         val_logits=lambda: torch.zeros(15, 3),
+        checkpoint_steps=100,
     )
-    course = dataclasses.replace(course, loss=course.loss.double())
-    progress = Progress(model, build_optimizer(groups, optimizer))
-    with EpochLog("exact", epochs=3, images_per_epoch=33) as log:
-        fit(progress, work, course, StateFolder(state, {}), log, checkpoint_steps=100)
+    progress = fit_as(exact, state)
     losses = [row["train_loss"] for row in progress.history]
     return {**model.state_dict(), "losses": torch.tensor(losses)}
 

@@ -54,13 +54,13 @@ def forget_nothing(progress) -> None:
 def test_negative_control_a_resumed_run_that_forgets_has_other_bits(
     stopped, undisturbed, monkeypatch, forget
 ):
-    unpack = state_module._unpack
+    restore = state_module._restore
 
-    def unpack_and_forget(progress, payload: bytes) -> None:
-        unpack(progress, payload)
+    def restore_and_forget(progress, *content) -> None:
+        restore(progress, *content)
         forget(progress)
 
-    monkeypatch.setattr(state_module, "_unpack", unpack_and_forget)
+    monkeypatch.setattr(state_module, "_restore", restore_and_forget)
     assert bits(train(stopped)) != undisturbed
 
 
@@ -142,6 +142,6 @@ def test_the_last_state_before_the_numbers_break_is_kept_and_finite(tmp_path):
     broken = int(re.search(r"step (\d+)", caught.value.what)[1])
     *_, newest = sorted(tmp_path.rglob("*.state"))
     assert newest.name == f"checkpoint-{broken - 1:09}.state"
-    tensors = state_module.load(newest.read_bytes()[state_module.DIGEST_SIZE :])
+    tensors, _ = state_module.read_sealed(newest)
     assert any(key.startswith("best.") for key in tensors)
     assert all(value.isfinite().all() for value in tensors.values())

@@ -1,6 +1,7 @@
 import copy
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from torch.nn import functional as F
 from resnets.models import build_model
 from resnets.params.training import CenterCrop
 from resnets.system.errors import NumericalError, ParamsError
-from resnets.training.batches import ImageBatches
 from tests.training.runs import (
     PREPROCESS,
     RUNTIME,
     SECTION,
     bits,
+    fit_as,
     make_side,
     make_trainer,
     plain_batches,
@@ -34,15 +35,14 @@ def test_network_learns_an_easy_task(tmp_path):
 def test_loop_equals_a_plain_loop_written_with_torch_alone(tmp_path):
     trained = train(tmp_path)
     model, side = start_model(), make_side(33, 0)
-    batches = ImageBatches(side, SECTION.augment, batch_size=8, crop=12, mean=[0.4], seed=0)
     optimizer, scheduler = plain_optimizer(model)
     losses = []
     for epoch in range(3):
-        parts, draws = plain_batches(epoch)
+        parts, view = plain_batches(side, epoch)
         model.train()
         total = 0.0
         for rows in parts:  # the last one has 9
-            images = (batches.cut(rows, draws).float() / 255 - 0.4) / 0.3
+            images = (view.take(rows).float() / 255 - 0.4) / 0.3
             labels = torch.from_numpy(side.labels[rows])
             loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
             optimizer.zero_grad()
@@ -113,11 +113,13 @@ def build_weights() -> dict:
 
 
 def test_cached_features_train_the_head_of_the_long_way(tmp_path):
-    """The long way: the same plan, but a list of groups, whose backbone runs in every epoch."""
+    """The long way: the same plan, but the backbone runs in every epoch."""
     views = SECTION.epochs
     cached = train(tmp_path / "a", train="head", views=views)
-    trainer = make_trainer(tmp_path / "b")
-    long_way = train_long_way(trainer)
+    section = SECTION.model_copy(update={"train": "head"})
+    long_way = start_model()
+    course = make_trainer(tmp_path / "b", section=section).course(long_way, 0)
+    long_way.load_state_dict(fit_as(course, tmp_path / "b").best)
     ours, theirs = cached.model.state_dict(), long_way.state_dict()
     for key in ours:
         if key.startswith("fc."):
@@ -126,49 +128,27 @@ def test_cached_features_train_the_head_of_the_long_way(tmp_path):
             assert torch.equal(ours[key], theirs[key]), key
 
 
-def train_long_way(trainer):
-    """Train with every image through the whole network; only the head is trainable."""
-    from resnets.models.resnet import layer_groups
-    from resnets.training.loop import fit
-    from resnets.training.optim import build_optimizer
-    from resnets.training.show import EpochLog
-    from resnets.training.state import Progress, StateFolder
-    from resnets.training.trainer import machine_of
-
-    torch.manual_seed(0)
-    model = build_model("resnet8", num_classes=3, in_channels=1)
-    groups = layer_groups(model)
-    plan = [frozenset({"head"})] * SECTION.epochs
-    machine = machine_of("cpu", "fp32")
-    work = trainer._whole(model, 0, machine)
-    course = trainer._course(groups, plan, machine, len(work.batches), freeze=True)
-    progress = Progress(model, build_optimizer(groups, SECTION.optimizer))
-    with EpochLog("long", epochs=3, images_per_epoch=33) as log:
-        fit(progress, work, course, StateFolder(trainer.state, {}), log, checkpoint_steps=100)
-    model.load_state_dict(progress.best)
-    return model
+def features(folder: Path) -> dict[str, int]:
+    """Return the number of the inode of each file, which is another one when it is written anew."""
+    return {file.name: file.stat().st_ino for file in folder.glob("*.features")}
 
 
 def test_features_are_found_by_a_run_with_another_head_and_by_no_other(tmp_path):
-    def files() -> dict[str, int]:
-        found = sorted((tmp_path / "features").rglob("*.features"))
-        return {file.name: file.stat().st_ino for file in found}
-
     optimizer = SECTION.optimizer.model_copy(update={"lr": 0.02})
     other = SECTION.model_copy(update={"optimizer": optimizer})
     train(tmp_path / "a", train="head", views=2)
-    first = files()
+    first = features(tmp_path / "a")
     assert len(first) == 3
     again = train(tmp_path / "a", train="head", views=2, section=other)
-    assert files() == first, "the backbone has run again"
-    assert bits(again) == bits(
-        train(tmp_path / "alone" / "b", train="head", views=2, section=other)
-    )
+    assert features(tmp_path / "a") == first, "the backbone has run again"
+    assert bits(again) == bits(train(tmp_path / "b", train="head", views=2, section=other))
     plain = SECTION.model_copy(update={"augment": CenterCrop(crop="center", flip=False)})
     trained = train(tmp_path / "a", train="head", views=2, section=plain)
-    assert len(files()) == 3
-    assert len(files().keys() & first.keys()) == 1, "only the features of the validation stay"
-    assert bits(trained) == bits(train(tmp_path / "alone" / "c", train="head", section=plain))
+    same = first.items() & features(tmp_path / "a").items()
+    assert [name for name, _ in same] == ["plain.features"], "of the validation"
+    assert bits(trained) == bits(train(tmp_path / "c", train="head", section=plain))
+    train(tmp_path / "a")
+    assert not features(tmp_path / "a"), "no run can take them any more"
 
 
 def test_features_of_another_network_with_the_same_weights_are_not_taken(tmp_path):
@@ -176,30 +156,17 @@ def test_features_of_another_network_with_the_same_weights_are_not_taken(tmp_pat
     assert plain.state_dict().keys() == start_model().state_dict().keys()
     train(tmp_path / "a", train="head")
     trained = train(tmp_path / "a", train="head", model=plain)
-    alone = train(tmp_path / "alone" / "a", train="head", model=start_model(shortcut="none"))
+    alone = train(tmp_path / "b", train="head", model=start_model(shortcut="none"))
     assert bits(trained) == bits(alone)
-
-
-def test_features_are_kept_only_as_long_as_a_run_can_take_them(tmp_path):
-    def names() -> set[str]:
-        return {file.name for file in (tmp_path / "features/a").glob("*")}
-
-    train(tmp_path / "a", train="head", views=3)
-    three = names()
-    train(tmp_path / "a", train="head", views=2)
-    assert len(names()) == len(three) - 1
-    assert names() < three
-    train(tmp_path / "a")
-    assert not names()
 
 
 def test_damaged_features_are_computed_again(tmp_path):
     expected = bits(train(tmp_path / "a", train="head"))
-    for file in (tmp_path / "features").rglob("*.features"):
+    for file in (tmp_path / "a").glob("*.features"):
         content = bytearray(file.read_bytes())
         content[-5] ^= 1
         file.write_bytes(content)
-    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a/seed-0")
     assert bits(train(tmp_path / "a", train="head")) == expected
 
 

@@ -1,13 +1,23 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from resnets.models import build_model
 from resnets.models.resnet import layer_groups
-from resnets.params.training import Constant, Cosine, OneCycle, Optimizer, Step, lr_schedule
-from resnets.training.optim import build_optimizer, set_lr
+from resnets.params.training import (
+    Constant,
+    Cosine,
+    Loss,
+    OneCycle,
+    Optimizer,
+    Step,
+    lr_schedule,
+)
+from resnets.training.optim import build_loss, build_optimizer, set_lr
 
 SGD = Optimizer(
     name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, lr_decay=0.5,
@@ -16,10 +26,8 @@ SGD = Optimizer(
 
 
 def factors(schedule, *, epochs=6, steps=10) -> list[float]:
-    return [
-        lr_schedule(schedule, lr=1.0, steps_per_epoch=steps, epochs=epochs)(step)
-        for step in range(epochs * steps)
-    ]
+    lr_at = lr_schedule(schedule, lr=1.0, steps_per_epoch=steps, epochs=epochs)
+    return [lr_at(step) for step in range(epochs * steps)]
 
 
 def test_step_schedule_is_torchs_step_lr():
@@ -90,3 +98,14 @@ def test_optimizer_is_torchs(name):
     section = SGD.model_copy(update={"name": name})
     model = build_model("resnet20", num_classes=3, in_channels=1)
     assert type(build_optimizer(layer_groups(model), section)) is KINDS[name]
+
+
+def test_balanced_class_weights_are_scikit_learns():
+    labels = np.repeat(np.arange(3), [5, 20, 75])
+    theirs = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    loss, weights = build_loss(Loss(label_smoothing=0.0, class_weights="balanced"), labels, 3)
+    assert loss.weight.tolist() == pytest.approx(theirs)
+    assert weights == pytest.approx(theirs[labels])
+    loss, weights = build_loss(Loss(label_smoothing=0.0, class_weights="none"), labels, 3)
+    assert loss.weight is None
+    assert weights.tolist() == [1.0] * 100

@@ -7,7 +7,7 @@ from resnets.models import build_model
 from resnets.models.resnet import layer_groups
 from resnets.params.schema import Gradual
 from resnets.system.errors import ParamsError
-from resnets.training.plan import class_weights, set_trainable, train_plan
+from resnets.training.plan import set_trainable, train_plan
 
 GROUPS = ["stem", "layer1", "layer2", "layer3", "head"]
 
@@ -72,14 +72,3 @@ def test_negative_control_requires_grad_alone_lets_statistics_drift():
     run_steps(model, layer_groups(model), ["head"], freeze_batchnorm=False)
     assert torch.equal(model.bn1.weight, weights)
     assert not torch.equal(model.bn1.running_mean, before)
-
-
-def test_balanced_class_weights_are_scikit_learns():
-    import numpy as np
-    from sklearn.utils.class_weight import compute_class_weight
-
-    counts = [5, 20, 75]
-    labels = np.repeat(np.arange(3), counts)
-    theirs = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    assert class_weights(counts, "balanced") == pytest.approx(theirs)
-    assert class_weights(counts, "none") == [1.0] * len(counts)

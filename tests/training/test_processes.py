@@ -11,10 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from resnets.system.errors import ParamsError
-from resnets.training.batches import ImageBatches
 from resnets.training.processes import check_alike
 from tests.training.runs import (
-    SECTION,
     make_side,
     plain_batches,
     plain_optimizer,
@@ -55,24 +53,23 @@ def undisturbed(tmp_path_factory) -> bytes:
 def train_on_three_parts() -> dict[str, torch.Tensor]:
     """Train with torch alone, in one process, on the three parts of every batch.
 
-    BatchNorm sees the parts, and its statistics are averaged after an epoch; the loss sees the
-    whole batch, in which classes have their weights.
+    BatchNorm sees the parts, and keeps the statistics of the first; the loss sees the whole batch,
+    in which classes have their weights.
     """
     model, side = start_model().double(), make_side(33, 0, skewed=True)
     balanced = 33 / (3 * torch.bincount(torch.from_numpy(side.labels)).double())
     balanced = balanced.float().double()  # training has them in float32
-    batches = ImageBatches(side, SECTION.augment, batch_size=8, crop=12, mean=[0.4], seed=0)
     optimizer, scheduler = plain_optimizer(model)
     losses = []
     for epoch in range(3):
-        whole, draws = plain_batches(epoch)
+        whole, view = plain_batches(side, epoch)
         losses.append(0.0)
-        parts = [copy.deepcopy(model) for _ in range(3)]  # each gathers statistics of its own
+        parts = [model, copy.deepcopy(model), copy.deepcopy(model)]
         for batch in whole:  # of 8 images, in parts of 3, 3 and 2; the last one has 9
             logits, order = [], []
             for number, part in enumerate(parts):
                 rows = batch[number::3]
-                images = ((batches.cut(rows, draws).float() / 255 - 0.4) / 0.3).double()
+                images = ((view.take(rows).float() / 255 - 0.4) / 0.3).double()
                 logits.append(functional_call(part, dict(model.named_parameters()), images))
                 order.extend(rows)
             labels = torch.from_numpy(side.labels[order])
@@ -82,9 +79,6 @@ def train_on_three_parts() -> dict[str, torch.Tensor]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
-        for name, statistic in model.named_buffers():
-            if statistic.is_floating_point():
-                statistic.copy_(sum(part.get_buffer(name) for part in parts) / 3)
         scheduler.step()
     return {**model.state_dict(), "losses": torch.tensor(losses)}
 

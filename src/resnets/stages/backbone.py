@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from resnets.system.errors import run_app
-from resnets.system.files import mark_published, write_json
+from resnets.system.files import mark_published
 from resnets.system.runtime import process_number
-from resnets.training.processes import launch
 
 
 def main(
@@ -24,25 +23,22 @@ def main(
         --history plots/backbone/history.csv
     """
     from resnets.params import load_params
-    from resnets.params.schema import NO_BACKBONE
 
     values = load_params(params)
     section, source = values.backbone, Path(values.backbone.input)
 
-    from resnets.models.bundle import UNSCORED
+    from resnets.training.processes import launch
     from resnets.training.publish import (
         full_preprocess,
         publish_bundle,
-        publish_import,
+        publish_given,
         write_history,
     )
 
-    preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
+    network = values.model
+    preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
     if not source.is_dir():
-        if section.input == NO_BACKBONE:
-            write_json(out / UNSCORED, {"backbone": "none"})
-        else:
-            publish_import(source, out, values.model, preprocess)
+        publish_given(source, out, network, preprocess)
         write_history(history, {})
         return
 
@@ -54,19 +50,16 @@ def main(
     from resnets.training.trainer import Trainer
 
     task, state, seed = Task(source), Path(".state/backbone"), values.seed
-    trainer = Trainer(
-        task.side("train"), task.side("val"), section, preprocess, values.runtime, state
-    )
+    sides = task.side("train"), task.side("val")
+    trainer = Trainer(*sides, section, preprocess, values.runtime, state)
     with held(state, "training of the backbone", [seed]):
-        model, weights = initial_model(values.model, "random", out, classes=task.classes, seed=seed)
+        model, weights = initial_model(network, "random", out, classes=task.classes, seed=seed)
         inputs = training_inputs(__file__, values, "backbone", weights)
         trained = trainer.run(model, title="backbone", seed=seed, inputs=inputs)
         if process_number():
             return
-        publish_bundle(
-            out / "model.safetensors", trained, task, network=values.model, preprocess=preprocess,
-            training={"variant": "backbone", "seed": seed},
-        )  # fmt: skip
+        about = {"variant": "backbone", "seed": seed}
+        publish_bundle(out / "model.safetensors", trained, task, network, preprocess, about)
         write_history(history, {0: trained.history})
         mark_published(state, history)
 

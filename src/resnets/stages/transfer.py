@@ -8,7 +8,6 @@ import typer
 from resnets.system.errors import run_app
 from resnets.system.files import mark_published
 from resnets.system.runtime import process_number
-from resnets.training.processes import launch
 
 
 def main(
@@ -28,10 +27,13 @@ def main(
     """
     from resnets.params import load_params
     from resnets.params.load import choose
+    from resnets.tasks.task import open_task
+    from resnets.training.processes import launch
 
     values = load_params(params)
     launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
+    network = section.model
 
     from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
@@ -41,31 +43,24 @@ def main(
     from resnets.training.trainer import Trainer
 
     opened = Task(task).redrawn(section.redraw_split)
-    preprocess = full_preprocess(values.data, values.preprocess, section.model.in_channels)
-    state = Path(".state") / f"transfer-{variant}"
-    trainer = Trainer(
-        opened.side("train"), opened.side("val"), section, preprocess, values.runtime, state
-    )
+    preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
+    state, sides = Path(f".state/transfer-{variant}"), (opened.side("train"), opened.side("val"))
+    trainer = Trainer(*sides, section, preprocess, values.runtime, state)
     histories, seeds = {}, {repeat: values.seed + repeat for repeat in values.repeat}
     with held(state, f"transfer of {variant}", seeds.values(), values.transfer):
         for repeat, seed in seeds.items():
             model, weights = initial_model(
-                section.model, section.init, init, classes=opened.classes, seed=seed
+                network, section.init, init, classes=opened.classes, seed=seed
             )
-            trained = trainer.run(
-                model, title=f"{variant} {seed}", seed=seed,
-                inputs=training_inputs(__file__, values, variant, weights), train=section.train,
-                freeze_batchnorm=section.frozen_batchnorm == "freeze", views=section.views,
-            )  # fmt: skip
+            inputs = training_inputs(__file__, values, variant, weights)
+            trained = trainer.run(model, title=f"{variant} {seed}", seed=seed, inputs=inputs)
             if process_number():
                 continue
             histories[repeat] = trained.history
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
-            publish_bundle(
-                out / f"{name}.safetensors", trained, opened, network=section.model,
-                preprocess=preprocess,
-                training={"variant": variant, "seed": seed, "redraw_split": section.redraw_split},
-            )  # fmt: skip
+            about = {"variant": variant, "seed": seed, "redraw_split": section.redraw_split}
+            path = out / f"{name}.safetensors"
+            publish_bundle(path, trained, opened, network, preprocess, about)
         if not process_number():
             write_history(history, histories)
             mark_published(state, history)

@@ -1,9 +1,11 @@
-"""Build the optimiser, and set its learning rate."""
+"""Build optimiser and loss."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from resnets.params.training import Optimizer
+from resnets.params.training import Loss, Optimizer
 
 
 def build_optimizer(
@@ -18,16 +20,12 @@ def build_optimizer(
     chosen = []
     for distance, modules in enumerate(reversed(groups.values())):
         parameters = [p for module in modules for p in module.parameters()]
-        for decays in (True, False):
-            part = [p for p in parameters if (p.ndim >= 2) == decays]
+        weights = [p for p in parameters if p.ndim >= 2]
+        others = [p for p in parameters if p.ndim < 2]
+        for part, decay in ((weights, section.weight_decay), (others, 0.0)):
             if part:
-                chosen.append(
-                    {
-                        "params": part,
-                        "weight_decay": section.weight_decay if decays else 0.0,
-                        "scale": section.lr_decay**distance,
-                    }
-                )
+                scale = section.lr_decay**distance
+                chosen.append({"params": part, "weight_decay": decay, "scale": scale})
     match section.name:
         case "sgd":
             return torch.optim.SGD(
@@ -43,3 +41,22 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group, each by its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
+
+
+def build_loss(
+    section: Loss, labels: NDArray[np.int64], num_classes: int
+) -> tuple[nn.Module, NDArray[np.float64]]:
+    """Return the loss, (logits, labels) to a sum over images, and each image's weight in it.
+
+    "balanced" weights of classes are scikit-learn's: n / (number of classes × count).
+    """
+    weights = torch.ones(num_classes)
+    if section.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=num_classes)
+        weights = torch.from_numpy(len(labels) / (num_classes * counts)).float()
+    loss = nn.CrossEntropyLoss(
+        weight=None if section.class_weights == "none" else weights,
+        label_smoothing=section.label_smoothing,
+        reduction="sum",
+    )
+    return loss, weights.double().numpy()[labels]

@@ -13,13 +13,14 @@ def train_plan(
 
     `groups` are ordered from the stem to the head. Raises ParamsError for an unknown group.
     """
-    if train == "all":
-        return [frozenset(groups)] * epochs
-    if train == "head":
-        return [frozenset(["head"])] * epochs
-    if isinstance(train, Gradual):
-        # the head first, then one group more, because the features near the head fit least
-        return [frozenset(groups[-1 - epoch // train.gradual :]) for epoch in range(epochs)]
+    match train:
+        case "all":
+            train = groups
+        case "head":
+            train = ["head"]
+        case Gradual(gradual=step):
+            # the head first, then one group more, because the features near the head fit least
+            return [frozenset(groups[-1 - epoch // step :]) for epoch in range(epochs)]
     unknown = [name for name in train if name not in groups]
     if unknown or not train:
         raise ParamsError(
@@ -40,13 +41,4 @@ def set_trainable(
     for name, modules in groups.items():
         is_training = name in training
         for module in modules:
-            module.train(is_training or not freeze_batchnorm)
-            for parameter in module.parameters():
-                parameter.requires_grad_(is_training)
-
-
-def class_weights(counts: list[int], rule: str) -> list[float]:
-    """Return the weight of each class in the loss; "balanced" is scikit-learn's n / (k × count)."""
-    if rule == "none":
-        return [1.0] * len(counts)
-    return [sum(counts) / (len(counts) * count) for count in counts]
+            module.train(is_training or not freeze_batchnorm).requires_grad_(is_training)

@@ -9,7 +9,7 @@ import pandas as pd
 from resnets.models.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bundle
 from resnets.models.calibration import fit_temperature
 from resnets.models.inference import infer
-from resnets.params.schema import Data, Model, Preprocess
+from resnets.params.schema import NO_BACKBONE, Data, Model, Preprocess
 from resnets.system.files import write_json, write_text
 from resnets.tasks.task import Task
 from resnets.training.features import EVAL_BATCH
@@ -30,30 +30,31 @@ def publish_bundle(
     path: Path,
     trained: Trained,
     task: Task,
-    *,
     network: Model,
     preprocess: FullPreprocess,
-    training: dict[str, Any],
+    about: dict[str, Any],
 ) -> None:
     """Write the bundle of a trained model, with the temperature that fits its validation logits.
 
+    `about` says what else the bundle shall tell of its training.
     The logits are computed in fp32 on the CPU or GPU that trained, as `evaluate` does.
     """
     val = task.side("val")
     logits = infer(
-        trained.model, val.images, preprocess=preprocess, batch_size=EVAL_BATCH,
-        device=trained.summary["device"], precision="fp32",
-    )  # fmt: skip
+        trained.model,
+        val.images,
+        preprocess=preprocess,
+        batch_size=EVAL_BATCH,
+        device=trained.summary["device"],
+        precision="fp32",
+    )
     meta = BundleMeta(
         architecture={**network.options(), "num_classes": len(task.classes)},
         classes=task.classes,
         preprocess=preprocess,
         temperature=fit_temperature(logits, val.labels),
-        training={**training, **trained.summary},
-        hashes={
-            **task.hashes(),
-            **{key: trained.inputs[key] for key in ("initial_weights", "code")},
-        },
+        training=about | trained.summary,
+        hashes=task.hashes() | {key: trained.inputs[key] for key in ("initial_weights", "code")},
     )
     save_bundle(path, trained.model, meta)
 
@@ -62,16 +63,22 @@ def write_history(path: Path, histories: dict[int, list[dict[str, Any]]]) -> Non
     """Write one row per epoch and repeat; the first repeat is the one that is shipped."""
     rows = [{"repeat": repeat, **row} for repeat, rows in histories.items() for row in rows]
     columns = None if rows else ["repeat", "epoch", "val_accuracy"]
-    write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
+    _write_csv(path, pd.DataFrame(rows, columns=columns))
 
 
-def publish_import(source: Path, out: Path, network: Model, preprocess: FullPreprocess) -> None:
-    """Write the bundle of an imported weights file, and what became of each of its keys."""
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def publish_given(source: Path, out: Path, network: Model, preprocess: FullPreprocess) -> None:
+    """Write the bundle of a weights file, and what became of each key; or that there is none."""
+    if str(source) == NO_BACKBONE:
+        write_json(out / UNSCORED, {"backbone": "none"})
+        return
     model, meta, report = import_backbone(source, network, preprocess)
     save_bundle(out / "model.safetensors", model, meta)
     rows = [(kind, key) for kind, keys in report.keys.items() for key in keys]
-    table = pd.DataFrame(rows, columns=["result", "key"])
-    write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
+    _write_csv(out / "imported.csv", pd.DataFrame(rows, columns=["result", "key"]))
     counts = {kind: len(keys) for kind, keys in report.keys.items()}
     imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
     write_json(out / UNSCORED, {"imported": counts, "measured_on": imported})
@@ -79,16 +86,14 @@ def publish_import(source: Path, out: Path, network: Model, preprocess: FullPrep
     if report.published:
         given = _settings(network, preprocess)
         usual = _settings(network.model_copy(update=TORCHVISION), meta.preprocess)
-        differing = [
-            f"{key} is {given[key]}, not {usual[key]}" for key in given if given[key] != usual[key]
-        ]
-        if differing:
-            what = f"{source.name} was trained with other values than params.yaml has"
-            print(f"warning: {what}: {'; '.join(differing)}", file=sys.stderr)
-    elif others := look_alikes(network):
-        check = f"resnets import-check {source} --data FOLDER"
-        what = f"{source.name} would fit a network with {', '.join(others)} as well"
-        print(f"warning: {what}; score it on labelled images: {check}", file=sys.stderr)
+        words = [f"{k} is {v}, not {usual[k]}" for k, v in given.items() if v != usual[k]]
+        doubt = f"was trained with other values than params.yaml has: {'; '.join(words)}"
+    else:
+        words = list(look_alikes(network))
+        check = f"score it on labelled images: resnets import-check {source} --data FOLDER"
+        doubt = f"would fit a network with {', '.join(words)} as well; {check}"
+    if words:
+        print(f"warning: {source.name} {doubt}", file=sys.stderr)
 
 
 def _settings(network: Model, preprocess: FullPreprocess) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from resnets.params.architecture import ALIKE
 from resnets.params.schema import Model
 from resnets.system.errors import ArtefactError
 
+ONLY_AT_THE_START = ("init", "zero_init_residual")  # options that change first weights alone
+
 
 def initial_model(
     network: Model, init: str, folder: Path, *, classes: list[str], seed: int
@@ -27,20 +29,19 @@ def initial_model(
     if init == "random":
         return model, "random"
     bundle = load_bundle(folder / "model.safetensors")
-    wanted, found = network.options(), dict(bundle.meta.architecture)
+    given = bundle.meta.architecture
     differing = [
-        key for key in wanted if key in found and key not in ("init", "zero_init_residual")
-        and wanted[key] != found[key]
-    ]  # fmt: skip
+        f"{key} is {given[key]}, not {value}"
+        for key, value in network.options().items()
+        if key not in ONLY_AT_THE_START and given.get(key, value) != value
+    ]
     if differing:
-        words = ", ".join(f"{key} is {found[key]}, not {wanted[key]}" for key in differing)
         raise ArtefactError(
-            f"{folder}/model.safetensors is another network: {words}",
+            f"{folder}/model.safetensors is another network: {', '.join(differing)}",
             "let model in params.yaml describe the network that the weights are of",
         )
     weights = bundle.model.state_dict()
     if bundle.meta.classes != classes:
-        weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
         weights |= {k: v for k, v in model.state_dict().items() if k.startswith("fc.")}
     model.load_state_dict(weights)
     return model, bundle.sha256
@@ -53,7 +54,7 @@ def look_alikes(network: Model) -> dict[str, Model]:
         for value in values if options[key] in values else ():
             with suppress(ValueError):  # options that contradict each other are no network
                 networks[f"model.{key}: {value}"] = Model(**{**options, key: value})
-    return {words: one for words, one in networks.items() if one != network}
+    return {change: other for change, other in networks.items() if other != network}
 
 
 def import_backbone(
@@ -67,9 +68,8 @@ def import_backbone(
     """
     head = load_weights(source).get("fc.weight")
     if head is None:
-        raise ArtefactError(
-            f"{source}: has no head (fc.weight)", "give the weights of a classifier"
-        )
+        what = f"{source}: has no head (fc.weight)"
+        raise ArtefactError(what, "give the weights of a classifier")
     torch.manual_seed(0)
     model = build_model(**network.options(), num_classes=len(head))
     report = import_weights(model, source)

@@ -9,6 +9,7 @@ parameters can continue it.
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,12 +24,13 @@ from resnets.system.errors import EnvironmentFault
 from resnets.system.files import locked, write_bytes
 from resnets.system.runtime import process_number
 from resnets.training.identity import difference
-from resnets.training.processes import gather, share, statistics_of
+from resnets.training.processes import share
 
-FEATURES = "features"  # beside the states; outlives them
 PLAIN = ("epoch", "batch", "sums", "history")  # what of the progress is no tensor
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
+
+Tensors = dict[str, Tensor]
 
 
 @dataclass
@@ -45,18 +47,37 @@ class Progress:
     batch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
+    best: Tensors = field(default_factory=dict)
+
+    def place(self) -> str:
+        """Say where the run stands."""
+        return f"epoch {self.epoch + 1}, batch {self.batch}"
+
+    def count_step(self, step_sums: dict[str, float]) -> None:
+        """Add what a step yields to the sums of the epoch."""
+        self.sums = {key: self.sums.get(key, 0) + value for key, value in step_sums.items()}
+        self.batch += 1
+
+    def best_row(self) -> dict[str, Any]:
+        """Return what the history says of the best epoch."""
+        return [row for row in self.history if row["is_best"]][-1]
 
 
-def seal(payload: bytes) -> bytes:
-    """Put a hash before the bytes, so that damage is noticed."""
-    return hashlib.sha256(payload).digest() + payload
+def write_sealed(path: Path, tensors: Tensors, plain: dict[str, Any]) -> None:
+    """Write tensors, and plain values as JSON, behind a hash, so that damage is noticed."""
+    # one text, because safetensors would forget the order of its keys
+    payload = save({k: v.contiguous() for k, v in tensors.items()}, {"plain": json.dumps(plain)})
+    write_bytes(path, hashlib.sha256(payload).digest() + payload)
 
 
-def unseal(content: bytes) -> bytes:
-    """Return the bytes behind the hash, or none where the two do not fit."""
-    payload = content[DIGEST_SIZE:]
-    return payload if content == seal(payload) else b""
+def read_sealed(path: Path) -> tuple[Tensors, dict[str, Any]] | None:
+    """Return what was written, or None where the file is missing or damaged."""
+    content = path.read_bytes() if path.exists() else b""
+    seal, payload = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    if hashlib.sha256(payload).digest() != seal:
+        return None
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    return load(payload), json.loads(header["__metadata__"]["plain"])
 
 
 class StateFolder:
@@ -66,47 +87,55 @@ class StateFolder:
         """Take the folder, and by name and value all that the run depends on."""
         self.folder = folder
         self.identity = json.loads(json.dumps(identity))
-        self.reason = ""  # why `load` has removed a state that was there
-
-    def _checkpoints(self) -> list[Path]:
-        found = self.folder.glob("checkpoint-*.state")
-        return sorted(found, key=lambda file: int(file.stem.split("-")[1]), reverse=True)
 
     def save(self, progress: Progress, step: int) -> None:
-        """Write a checkpoint, then forget all but the newest few.
-
-        All processes call it: between two epochs each has BatchNorm statistics of its own.
-        """
-        statistics = gather(statistics_of(progress.model))
+        """Write a checkpoint, then forget all but the newest few."""
         if process_number():
             return
-        payload = save(*_pack(progress, self.identity, statistics[1:]))
-        target = self.folder / f"checkpoint-{step:09d}.state"
-        write_bytes(target, seal(payload))
-        for old in self._checkpoints()[KEEP:]:
+        parts = {"model": progress.model.state_dict(), "best": progress.best}
+        for index, values in progress.optimizer.state_dict()["state"].items():
+            parts[f"optimizer-{index}"] = {k: v for k, v in values.items() if torch.is_tensor(v)}
+        tensors = {f"{part}.{key}": v for part, of in parts.items() for key, v in of.items()}
+        plain = {key: getattr(progress, key) for key in PLAIN} | {"identity": self.identity}
+        write_sealed(self.folder / f"checkpoint-{step:09d}.state", tensors, plain)
+        for old in self._newest_first()[KEEP:]:
             old.unlink()
 
     def load(self, progress: Progress) -> str:
-        """Restore the newest checkpoint that is whole; return where it stands, or "".
+        """Restore the newest checkpoint that is whole, if there is one.
 
-        A checkpoint whose bytes do not match their own hash is passed over. Those of another run
-        are removed, and `reason` says what differs.
+        One whose bytes do not match their own hash is passed over. Those of another run are
+        removed, and what differs is returned.
         """
-        payload = share(b"" if process_number() else self._newest())
-        if not payload:
-            return ""
-        _unpack(progress, payload)
-        return f"epoch {progress.epoch + 1}, batch {progress.batch}"
+        files = [] if process_number() else self._newest_first()
+        newest = next(filter(None, map(read_sealed, files)), None)
+        reason = difference(newest[1]["identity"], self.identity) if newest else ""
+        for file in files if reason else ():
+            file.unlink()
+        if newest := share(None if reason else newest):
+            _restore(progress, *newest)
+        return reason
 
-    def _newest(self) -> bytes:
-        contents = (unseal(file.read_bytes()) for file in self._checkpoints())
-        payload = next(filter(None, contents), b"")
-        if payload:
-            self.reason = difference(_plain(payload).get("identity", {}), self.identity)
-        if self.reason:
-            for file in self._checkpoints():
-                file.unlink()
-        return b"" if self.reason else payload
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.state"), key=_step_of)[::-1]
+
+
+def _step_of(file: Path) -> int:
+    return int(file.stem.split("-")[1])
+
+
+def _restore(progress: Progress, tensors: Tensors, plain: dict[str, Any]) -> None:
+    """Fill the progress with what a checkpoint holds."""
+    for key in PLAIN:
+        setattr(progress, key, plain[key])
+    parts: dict[str, Tensors] = defaultdict(dict)
+    for name, value in tensors.items():
+        part, _, key = name.partition(".")
+        parts[part][key] = value
+    progress.model.load_state_dict(parts["model"])
+    progress.best = parts["best"]
+    state = {int(k.split("-")[1]): v for k, v in parts.items() if k.startswith("optimizer-")}
+    progress.optimizer.load_state_dict({**progress.optimizer.state_dict(), "state": state})
 
 
 @contextmanager
@@ -120,61 +149,11 @@ def held(
     """
     with locked(state, owner):
         if not process_number():
-            features = state.parent / FEATURES / state.name
-            for path in [*state.glob("seed-*"), *features.glob("seed-*")]:
+            for path in state.glob("seed-*"):
                 if int(path.name.split("-")[1]) not in seeds:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            names = {path.name for path in state.parent.rglob("transfer-*")}
-            for name in names if variants else ():
-                if name.removeprefix("transfer-") not in variants:
-                    with suppress(EnvironmentFault), locked(state.parent / name, "removal"):
-                        shutil.rmtree(state.parent / FEATURES / name, ignore_errors=True)
-                        shutil.rmtree(state.parent / name)
+            for other in state.parent.glob("transfer-*") if variants else ():
+                if other.name.removeprefix("transfer-") not in variants:
+                    with suppress(EnvironmentFault), locked(other, "removal"):
+                        shutil.rmtree(other)
         yield
-
-
-def _pack(
-    progress: Progress, identity: dict[str, Any], statistics: list[dict[str, Tensor]]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Flatten the progress into tensors and one JSON text, which keeps the order of columns.
-
-    `statistics` are those of the other processes.
-    """
-    tensors = {f"model.{k}": v.contiguous() for k, v in progress.model.state_dict().items()}
-    tensors |= {f"best.{k}": v.contiguous() for k, v in progress.best.items()}
-    for number, buffers in enumerate(statistics, start=1):
-        tensors |= {f"process-{number}.{k}": v.contiguous() for k, v in buffers.items()}
-    for index, values in progress.optimizer.state_dict()["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value.contiguous()
-    plain = {key: getattr(progress, key) for key in PLAIN}
-    return tensors, {"progress": json.dumps({**plain, "identity": identity})}
-
-
-def _plain(payload: bytes) -> dict[str, Any]:
-    """Return what a checkpoint's bytes hold beside tensors."""
-    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    plain: dict[str, Any] = json.loads(header["__metadata__"]["progress"])
-    return plain
-
-
-def _unpack(progress: Progress, payload: bytes) -> None:
-    """Fill the progress from a checkpoint's bytes, which were verified by their hash."""
-    plain = _plain(payload)
-    for key in PLAIN:
-        setattr(progress, key, plain[key])
-    tensors = load(payload)
-    own = _part(tensors, f"process-{process_number()}.")
-    progress.model.load_state_dict({**_part(tensors, "model."), **own})
-    progress.best = _part(tensors, "best.")
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    groups = progress.optimizer.state_dict()["param_groups"]
-    progress.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
