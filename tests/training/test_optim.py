@@ -17,7 +17,7 @@ from resnets.params.training import (
     Step,
     lr_schedule,
 )
-from resnets.training.optim import build_loss, build_optimizer, set_lr
+from resnets.training.optim import build_loss, build_optimizer
 
 SGD = Optimizer(
     name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, lr_decay=0.5,
@@ -83,8 +83,9 @@ def test_every_parameter_is_optimised_once_and_only_weights_decay():
 def test_layers_away_from_the_head_learn_slower():
     model = build_model("resnet20", num_classes=3, in_channels=1)
     optimizer = build_optimizer(layer_groups(model), SGD)
-    set_lr(optimizer, 0.1)
-    lr_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    lr_of = {
+        id(p): 0.1 * group["scale"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert lr_of[id(model.fc.weight)] == 0.1
     assert lr_of[id(model.layer3[0].conv1.weight)] == 0.05
     assert math.isclose(lr_of[id(model.conv1.weight)], 0.1 * 0.5**4)

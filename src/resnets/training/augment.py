@@ -73,6 +73,7 @@ class View:
         self, images: Images, augment: Augment, preprocess: Preprocess, *, seed: int, epoch: int
     ) -> None:
         self.images, self.augment, self.crop = images, augment, preprocess.crop
+        self.seed, self.epoch = seed, epoch
         self.fill = np.round(np.array(preprocess.mean) * 255).astype(np.uint8)
         self.draws = uniform(epoch_table(seed, epoch, len(images)))
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from resnets.models.inference import infer
+from resnets.models.inference import Output, infer
 from resnets.models.resnet import ResNet
 from resnets.params.schema import Preprocess
-from resnets.params.training import Augment
 from resnets.system.runtime import process_number
 from resnets.tasks.decode import Images
 from resnets.tasks.task import Side
@@ -28,6 +28,26 @@ from resnets.training.state import read_sealed, write_sealed
 EVAL_BATCH = 256  # images per forward pass outside training; changes no result in fp32
 
 
+def run_over(
+    images: Images,
+    model: ResNet,
+    preprocess: Preprocess,
+    machine: dict[str, Any],
+    output: Output = "logits",
+) -> Tensor:
+    """Return the model's output for all images in order, as `infer`."""
+    values = infer(
+        model,
+        images,
+        preprocess=preprocess,
+        batch_size=EVAL_BATCH,
+        device=machine["runtime.device"],
+        precision=machine["runtime.precision"],
+        output=output,
+    )
+    return torch.from_numpy(values)
+
+
 @dataclass(frozen=True)
 class Features:
     """Compute features (images, features), or take those that an earlier run computed."""
@@ -37,27 +57,25 @@ class Features:
     preprocess: Preprocess
     machine: dict[str, Any]  # what of it changes bits, device and precision first of all
 
-    def of_view(self, side: Side, augment: Augment, *, seed: int, epoch: int) -> Tensor:
-        """Return the features of the augmented images of a side, as the epoch draws them."""
-        view = View(side.images, augment, self.preprocess, seed=seed, epoch=epoch)
-        drawn = {"augment": augment.model_dump(), "seed": seed, "epoch": epoch}
-        return self._take(f"seed-{seed}-view-{epoch}", side, view, drawn)
+    def of_view(self, side: Side, view: View) -> Tensor:
+        """Return the features of the augmented images of a side."""
+        drawn = {"augment": view.augment.model_dump(), "seed": view.seed, "epoch": view.epoch}
+        return self._take(f"seed-{view.seed}-view-{view.epoch}", side, view, drawn)
 
     def of_side(self, side: Side) -> Tensor:
         """Return the features of the evaluation crops of a side."""
         return self._take("plain", side, side.images, {})
 
     def _take(self, name: str, side: Side, images: Images, drawn: dict[str, Any]) -> Tensor:
-        """Return what the file of this name holds, if it is of the same inputs; else compute it.
-
-        Of several processes, process 0 does.
-        """
+        """Return what the file of this name holds, if it is of the same inputs; else compute it."""
         if process_number():
             return share(torch.empty(0))
+        weights = {k: v.contiguous() for k, v in self.model.state_dict().items()}
+        backbone = {key: weights[key] for key in weights if not key.startswith("fc.")}
         inputs = {
             **drawn,
             "network": asdict(self.model.architecture),
-            "weights": _digest_of_backbone(self.model),
+            "weights": hashlib.sha256(save(backbone)).hexdigest(),
             "preprocess": self.preprocess.model_dump(),
             "machine": self.machine,
             "code": code_digest(Path(__file__)),
@@ -66,24 +84,7 @@ class Features:
         file, text = self.folder / f"{name}.features", json.dumps(inputs)
         tensors, plain = read_sealed(file) or ({}, {})
         if plain.get("inputs") != text:
-            features = infer(
-                self.model,
-                images,
-                preprocess=self.preprocess,
-                batch_size=EVAL_BATCH,
-                device=self.machine["runtime.device"],
-                precision=self.machine["runtime.precision"],
-                output="features",
-            )
-            tensors = {"features": torch.from_numpy(features)}
+            features = run_over(images, self.model, self.preprocess, self.machine, "features")
+            tensors = {"features": features}
             write_sealed(file, tensors, {"inputs": text})
         return share(tensors["features"])
-
-
-def _digest_of_backbone(model: ResNet) -> str:
-    """Return the hash of all weights and statistics but those of the head."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        if not key.startswith("fc."):
-            digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -14,7 +14,6 @@ from resnets.system.errors import NumericalError
 from resnets.system.files import failpoint
 from resnets.system.runtime import StopRequest, process_number
 from resnets.training.batches import Batch, Batches
-from resnets.training.optim import set_lr
 from resnets.training.plan import set_trainable
 from resnets.training.processes import in_parallel, num_processes, share, totals
 from resnets.training.show import EpochLog
@@ -58,7 +57,8 @@ def train_one_epoch(
     when the loss is not finite.
     """
     for step, batch in enumerate(batches, first_step):
-        set_lr(optimizer, course.lr_at(step))
+        for group in optimizer.param_groups:
+            group["lr"] = course.lr_at(step) * group["scale"]
         labels = batch.labels.to(course.device)
         with course.autocast:
             logits = model(course.prepare(batch.inputs))
@@ -91,9 +91,6 @@ def _not_finite(batch: Batch, loss: float, step: int, course: Course) -> Numeric
 
 def fit(progress: Progress, course: Course, state: StateFolder, log: EpochLog) -> None:
     """Train to the end of the plan, from wherever `progress` stands.
-
-    Leaves the weights of the best epoch in `progress.best`: the one with the highest validation
-    accuracy; among equals the lowest validation loss, then the earliest.
 
     Raises StoppedBySignal, with the state saved, after SIGINT, SIGTERM, SIGHUP or the end of DVC.
     """
@@ -134,16 +131,20 @@ def _check_finite(model: nn.Module, step: int, lr: float) -> None:
 
 
 def _validate(course: Course) -> tuple[float, float]:
-    """Return loss and accuracy on the validation side."""
+    """Return loss and accuracy on the validation side, of process 0's model."""
+    if process_number():
+        return share((0.0, 0.0))
     logits, labels = course.val_logits(), course.val_labels
     loss = F.cross_entropy(logits.double(), labels).item()
-    return loss, int((logits.argmax(1) == labels).sum()) / len(labels)
+    return share((loss, int((logits.argmax(1) == labels).sum()) / len(labels)))
 
 
 def _end_epoch(progress: Progress, course: Course) -> None:
-    """Validate, note the epoch, keep the weights if they are the best, open the next epoch."""
-    # process 0 alone, so that every image counts once
-    val_loss, val_accuracy = share((0.0, 0.0) if process_number() else _validate(course))
+    """Validate, note the epoch, keep the weights if they are the best, open the next epoch.
+
+    The best has the highest validation accuracy; among equals the lowest loss, then the earliest.
+    """
+    val_loss, val_accuracy = _validate(course)
     epoch, sums = progress.epoch + 1, progress.sums
     if not math.isfinite(val_loss):
         raise NumericalError(f"the validation loss is {val_loss} after epoch {epoch}", FIX)

@@ -37,12 +37,6 @@ def build_optimizer(
             return torch.optim.AdamW(chosen, lr=section.lr)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group, each by its own scale."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
-
-
 def build_loss(
     section: Loss, labels: NDArray[np.int64], num_classes: int
 ) -> tuple[nn.Module, NDArray[np.float64]]:

@@ -14,7 +14,7 @@ import time
 import warnings
 from datetime import timedelta
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import typer
@@ -30,9 +30,6 @@ from resnets.system.errors import (
     StoppedBySignal,
 )
 from resnets.system.runtime import PARENT, process_number
-
-if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 POLL_SECONDS = 0.1
 STOPPED = 128  # exit codes above are signals'
@@ -63,7 +60,7 @@ def launch(processes: int) -> None:
     try:
         run(get_args_parser().parse_args(options))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        raise _first_error(error, processes) from None
+        raise _first_error(error.failures, processes) from None
     except SignalException as stop:
         raise StoppedBySignal(stop.sigval, f"state saved by {processes} processes") from None
     raise typer.Exit(0)
@@ -76,20 +73,24 @@ def _follow_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _first_error(error: "ChildFailedError", processes: int) -> ResNetsError:
+def _first_error(failures: dict[int, Any], processes: int) -> ResNetsError:
     """Return the error that ended all; others then lost contact or were stopped because of it."""
-    failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-    for _, failure in failures:
-        said: Any = failure.message  # a dict where run_app has written it
-        is_first = isinstance(said, dict) and said["message"] != LOST_CONTACT
-        if is_first and said["exit_code"] < STOPPED:
+    in_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
+    for _, failure in in_time:
+        said = failure.message  # a dict where run_app has written it
+        if (
+            isinstance(said, dict)
+            and said["message"] != LOST_CONTACT
+            and said["exit_code"] < STOPPED
+        ):
             return ResNetsError(said["message"], said["fix"], said["exit_code"])
-    silent = [item for item in failures if not isinstance(item[1].message, dict)]
-    number, failure = (silent or failures)[0]
+    silent = [item for item in in_time if not isinstance(item[1].message, dict)]
+    number, failure = (silent or in_time)[0]
+    process = f"process {number} of {processes}"
     if failure.exitcode >= 0:
-        return ResNetsError(f"process {number} of {processes} failed", "read what it printed above")
+        return ResNetsError(f"{process} failed", "read what it printed above")
     return EnvironmentFault(
-        f"process {number} of {processes} was killed by {signal.Signals(-failure.exitcode).name}",
+        f"{process} was killed by {signal.Signals(-failure.exitcode).name}",
         "if memory ran out, lower batch_size; run the same command again to continue",
     )
 
@@ -101,9 +102,8 @@ def join(device: str) -> None:
     if device == "cuda":
         number, available = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= available:
-            raise ParamsError(
-                f"more processes than CUDA devices ({available})", "lower runtime.processes"
-            )
+            what = f"more processes than CUDA devices ({available})"
+            raise ParamsError(what, "lower runtime.processes")
         torch.cuda.set_device(number)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     # process 0 evaluates alone, which may take long; a dead process ends all anyway

@@ -8,11 +8,10 @@ import pandas as pd
 
 from resnets.models.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bundle
 from resnets.models.calibration import fit_temperature
-from resnets.models.inference import infer
 from resnets.params.schema import NO_BACKBONE, Data, Model, Preprocess
 from resnets.system.files import write_json, write_text
 from resnets.tasks.task import Task
-from resnets.training.features import EVAL_BATCH
+from resnets.training.features import run_over
 from resnets.training.start import import_backbone, look_alikes
 from resnets.training.trainer import Trained
 
@@ -36,18 +35,11 @@ def publish_bundle(
 ) -> None:
     """Write the bundle of a trained model, with the temperature that fits its validation logits.
 
-    `about` says what else the bundle shall tell of its training.
-    The logits are computed in fp32 on the CPU or GPU that trained, as `evaluate` does.
+    `about` is what it shall tell of its training beside the summary. The logits are computed in
+    fp32 on the CPU or GPU that trained, as `evaluate` does.
     """
-    val = task.side("val")
-    logits = infer(
-        trained.model,
-        val.images,
-        preprocess=preprocess,
-        batch_size=EVAL_BATCH,
-        device=trained.summary["device"],
-        precision="fp32",
-    )
+    val, machine = task.side("val"), {**trained.machine, "runtime.precision": "fp32"}
+    logits = run_over(val.images, trained.model, preprocess, machine).numpy()
     meta = BundleMeta(
         architecture={**network.options(), "num_classes": len(task.classes)},
         classes=task.classes,

@@ -20,16 +20,13 @@ class EpochLog:
         self.bar, self.task = start_task(self.console, title, "images", epochs * images_per_epoch)
 
     def start(self, progress: Progress, reason: str) -> None:
-        """Say where a resumed run goes on, or why a run starts afresh.
-
-        The rate counts only what is still to do.
-        """
+        """Say where a resumed run goes on, or why a run starts afresh; time what is to do."""
         done = progress.epoch * self.images_per_epoch + int(progress.sums.get("images", 0))
-        is_done = progress.epoch == self.epochs
         if reason:
             self.console.print(f"{self.title}: starting fresh ({reason})")
         if done:
-            place = "its end, all epochs are done" if is_done else progress.place()
+            is_at_end = progress.epoch == self.epochs
+            place = "its end, all epochs are done" if is_at_end else progress.place()
             self.console.print(f"{self.title}: continuing at {place}")
             self.bar.reset(self.task.id, completed=done)
 

@@ -20,9 +20,8 @@ def initial_model(
 ) -> tuple[ResNet, str]:
     """Build a network and fill it; return it and the hash of the weights that it starts from.
 
-    `init` "random" draws all weights. Otherwise the bundle in `folder` gives them; its head is
-    kept only when it tells the same classes apart, else a new one is drawn. Raises ArtefactError
-    where the bundle's network is another one.
+    `init` "random" draws them, else the bundle in `folder` gives them, but for the head where that
+    tells other classes apart. Raises ArtefactError where the bundle's network is another one.
     """
     torch.manual_seed(seed)
     model = build_model(**network.options(), num_classes=len(classes))

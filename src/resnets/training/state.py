@@ -35,19 +35,15 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Progress:
-    """Hold all that training changes, and so all that a checkpoint holds.
-
-    `epoch` and `batch` say where to go on; `sums` are those of the open epoch; `best` holds the
-    weights of the best epoch so far.
-    """
+    """Hold all that training changes, and so all that a checkpoint holds."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    epoch: int = 0
+    epoch: int = 0  # with the batch: where to go on
     batch: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)  # of the open epoch
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: Tensors = field(default_factory=dict)
+    best: Tensors = field(default_factory=dict)  # the weights of the best epoch so far
 
     def place(self) -> str:
         """Say where the run stands."""
@@ -77,16 +73,16 @@ def read_sealed(path: Path) -> tuple[Tensors, dict[str, Any]] | None:
     if hashlib.sha256(payload).digest() != seal:
         return None
     header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    return load(payload), json.loads(header["__metadata__"]["plain"])
+    (text,) = header["__metadata__"].values()
+    return load(payload), json.loads(text)
 
 
 class StateFolder:
     """Save and load the progress of one run; only process 0 of several touches the folder."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Take the folder, and by name and value all that the run depends on."""
         self.folder = folder
-        self.identity = json.loads(json.dumps(identity))
+        self.identity = json.loads(json.dumps(identity))  # all that the run depends on
 
     def save(self, progress: Progress, step: int) -> None:
         """Write a checkpoint, then forget all but the newest few."""
@@ -102,11 +98,7 @@ class StateFolder:
             old.unlink()
 
     def load(self, progress: Progress) -> str:
-        """Restore the newest checkpoint that is whole, if there is one.
-
-        One whose bytes do not match their own hash is passed over. Those of another run are
-        removed, and what differs is returned.
-        """
+        """Restore the newest whole checkpoint, or remove those of another run, and say why."""
         files = [] if process_number() else self._newest_first()
         newest = next(filter(None, map(read_sealed, files)), None)
         reason = difference(newest[1]["identity"], self.identity) if newest else ""
@@ -117,11 +109,8 @@ class StateFolder:
         return reason
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*.state"), key=_step_of)[::-1]
-
-
-def _step_of(file: Path) -> int:
-    return int(file.stem.split("-")[1])
+        files = self.folder.glob("checkpoint-*.state")
+        return sorted(files, key=lambda file: int(file.stem.split("-")[1]), reverse=True)
 
 
 def _restore(progress: Progress, tensors: Tensors, plain: dict[str, Any]) -> None:

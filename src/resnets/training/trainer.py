@@ -1,6 +1,5 @@
 """Train one model on one task: put batches, plan, optimiser, loss and state together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
 
-from resnets.models.inference import infer, normalise
+from resnets.models.inference import normalise
 from resnets.models.resnet import ResNet, layer_groups
 from resnets.params.schema import Preprocess, Runtime, Variant
 from resnets.params.training import Training, lr_schedule
 from resnets.system.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.task import Side
 from resnets.training.augment import View
-from resnets.training.batches import Batches, Rows
-from resnets.training.features import EVAL_BATCH, Features
+from resnets.training.batches import Batches
+from resnets.training.features import Features, run_over
 from resnets.training.loop import Course, fit
 from resnets.training.optim import build_loss, build_optimizer
 from resnets.training.plan import train_plan
 from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
+
+MACHINE = ("precision", "device", "threads", "processes")  # what a summary says of it
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Trained:
     history: list[dict[str, Any]]
     summary: dict[str, Any]  # epochs, best epoch, parameters, precision: for metrics and bundle
     inputs: dict[str, Any]  # what the caller has named as such
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,15 @@ class Trainer:
             fit(progress, course, state, log)
             log.end(progress.best_row())
         course.module.load_state_dict(progress.best)
-        counts = {name: _num_parameters(modules) for name, modules in course.groups.items()}
+        trained = [module for name in trained_groups for module in course.groups[name]]
         summary = {
             "epochs": len(progress.history),
             "best_epoch": progress.best_row()["epoch"],
-            "parameters": sum(counts.values()),
-            "parameters_trained": sum(counts[name] for name in trained_groups),
-            "precision": self.machine["runtime.precision"],
-            "device": self.machine["runtime.device"],
-            "threads": self.machine["runtime.threads"],
-            "processes": num_processes(),
+            "parameters": num_parameters(model),
+            "parameters_trained": sum(num_parameters(module) for module in trained),
+            **{key: identity[f"runtime.{key}"] for key in MACHINE},
         }
-        return Trained(model.cpu().eval(), progress.history, summary, inputs)
+        return Trained(model.cpu().eval(), progress.history, summary, inputs, self.machine)
 
     @cached_property
     def machine(self) -> dict[str, Any]:
@@ -112,7 +111,10 @@ class Trainer:
         """Say how to train a network that every image passes in every epoch."""
         section, device = self.section, self.machine["runtime.device"]
         model.to(device).to(memory_format=torch.channels_last)
-        groups, batches = layer_groups(model), self._batches(seed)
+        groups, labels = layer_groups(model), torch.from_numpy(self.train.labels)
+        batches = Batches(
+            labels, lambda epoch: self._view(seed, epoch).take, section.batch_size, seed
+        )
         variant = section if isinstance(section, Variant) else None  # a backbone trains whole
         loss, weights = build_loss(section.loss, self.train.labels, len(self.train.classes))
         mean, std = self.preprocess.mean, self.preprocess.std
@@ -134,31 +136,16 @@ class Trainer:
                 epochs=section.epochs,
             ),
             clip_norm=section.optimizer.clip_norm,
-            val_logits=lambda: self._val_logits(model),
+            val_logits=lambda: run_over(self.val.images, model, self.preprocess, self.machine),
             val_labels=torch.from_numpy(self.val.labels),
             device=device,
             autocast=torch.autocast(device, torch.bfloat16, enabled=is_bf16),
             checkpoint_steps=self.runtime.checkpoint_steps,
         )
 
-    def _batches(self, seed: int) -> Batches:
-        def inputs_of(epoch: int) -> Callable[[Rows], Tensor]:
-            images, augment = self.train.images, self.section.augment
-            return View(images, augment, self.preprocess, seed=seed, epoch=epoch).take
-
-        labels = torch.from_numpy(self.train.labels)
-        return Batches(labels, inputs_of, self.section.batch_size, seed)
-
-    def _val_logits(self, model: ResNet) -> Tensor:
-        logits = infer(
-            model,
-            self.val.images,
-            preprocess=self.preprocess,
-            batch_size=EVAL_BATCH,
-            device=self.machine["runtime.device"],
-            precision=self.machine["runtime.precision"],
-        )
-        return torch.from_numpy(logits)
+    def _view(self, seed: int, epoch: int) -> View:
+        images, augment = self.train.images, self.section.augment
+        return View(images, augment, self.preprocess, seed=seed, epoch=epoch)
 
     def _on_features(self, course: Course, model: ResNet, seed: int) -> Course:
         """Run the frozen backbone once per view, or never; only the head sees every epoch.
@@ -169,10 +156,8 @@ class Trainer:
         assert head is not None  # a network that is trained has a head
         assert isinstance(section, Variant)  # a backbone trains whole
         features = Features(self.state, model, self.preprocess, self.machine)
-        views = [
-            features.of_view(self.train, section.augment, seed=seed, epoch=epoch)
-            for epoch in range(min(section.views, section.epochs))
-        ]
+        epochs = range(min(section.views, section.epochs))
+        views = [features.of_view(self.train, self._view(seed, epoch)) for epoch in epochs]
         of_val = features.of_side(self.val).to(course.device)
 
         def val_logits() -> Tensor:
@@ -189,5 +174,6 @@ class Trainer:
         )
 
 
-def _num_parameters(modules: list[nn.Module]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+def num_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
