@@ -76,14 +76,10 @@ def _follow_parent() -> None:
 def _first_error(failures: dict[int, Any], processes: int) -> ResNetsError:
     """Return the error that ended all; others then lost contact or were stopped because of it."""
     in_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
-    for _, failure in in_time:
-        said = failure.message  # a dict where run_app has written it
-        if (
-            isinstance(said, dict)
-            and said["message"] != LOST_CONTACT
-            and said["exit_code"] < STOPPED
-        ):
-            return ResNetsError(said["message"], said["fix"], said["exit_code"])
+    said = [failure.message for _, failure in in_time if isinstance(failure.message, dict)]
+    for error in said:  # run_app has written what it says
+        if error["message"] != LOST_CONTACT and error["exit_code"] < STOPPED:
+            return ResNetsError(error["message"], error["fix"], error["exit_code"])
     silent = [item for item in in_time if not isinstance(item[1].message, dict)]
     number, failure = (silent or in_time)[0]
     process = f"process {number} of {processes}"
