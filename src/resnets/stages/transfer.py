@@ -27,7 +27,6 @@ def main(
     """
     from resnets.params import load_params
     from resnets.params.load import choose
-    from resnets.tasks.task import open_task
     from resnets.training.processes import launch
 
     values = load_params(params)
