@@ -62,7 +62,7 @@ class Bench:
         log = EpochLog("every epoch", epochs=EPOCHS, images_per_epoch=len(self.sides[0].ids))
         state = StateFolder(place / "state", {})
         value = rate(EPOCHS, lambda: fit(progress, course, state, log))
-        model.load_state_dict(progress.best)
+        model.load_state_dict(progress.chosen)
         self.models["every epoch"] = model.cpu()
         return value
 

@@ -251,7 +251,7 @@ def right(tmp_path_factory) -> Path:
     """Return a project in which nothing is wrong: photos, a split task, a model, parameters."""
     folder = tmp_path_factory.mktemp("right")
     bundle = load_bundle(make_trained(folder).bundle)
-    training = {"seed": 0, "epochs": 1, "best_epoch": 1, "precision": "fp32"}
+    training = {"seed": 0, "epochs": 1, "chosen_epoch": 1, "precision": "fp32"}
     training |= {"parameters": 1, "parameters_trained": 1}
     meta = bundle.meta.model_copy(update={"training": training})
     for name in ("model", "init"):

@@ -208,7 +208,7 @@ def history(num_epochs):
         {
             "epoch": epochs, "lr": 0.1, "train_loss": falling, "train_accuracy": 1 - falling / 2,
             "val_loss": falling + 0.1, "val_accuracy": 0.9 - falling / 2,
-            "is_best": epochs == num_epochs,
+            "is_chosen": epochs == num_epochs,
         }
     )  # fmt: skip
 

@@ -79,6 +79,8 @@ SECTION = Variant(
     schedule=Step(name="step", warmup_epochs=0.0, epochs=2, gamma=0.1),
     augment=PadCrop(crop="pad", padding=2, flip=True),
     loss=Loss(label_smoothing=0.1, class_weights="none"),
+    ema_decay=0.8,
+    select="best",
 )  # fmt: skip
 RUNTIME = Runtime(device="cpu", precision="fp32", threads=1, checkpoint_steps=2, processes=1)
 PREPROCESS = Preprocess(crop=12, mean=[0.4], std=[0.3])

@@ -32,7 +32,7 @@ def train_in_float64(state: Path) -> dict[str, torch.Tensor]:
         course,
         prepare=lambda inputs: course.prepare(inputs).double(),
         loss=course.loss.double(),
-        val_logits=lambda: torch.zeros(15, 3),
+        val_logits=lambda _: torch.zeros(15, 3),
         checkpoint_steps=100,
     )
     progress = fit_as(exact, state)

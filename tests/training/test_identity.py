@@ -52,6 +52,7 @@ RANDOM = {"crop": "random_resized", "scale": [0.5, 1.0], "ratio": [0.75, 1.25], 
 TRAINING: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "optimizer.name": ("adam", {}, {"optimizer.momentum": 0.0, "optimizer.nesterov": False}),
     "optimizer.clip_norm": (1.0, {}, {}),
+    "ema_decay": (0.9, {}, {}),
     "schedule.name": ("constant", {}, {"schedule": COSINE}),
     "schedule.warmup_epochs": (1.5, {}, {"schedule": COSINE}),
     "schedule.epochs": (3, {}, {"schedule": STEP}),

@@ -70,16 +70,16 @@ def test_checkpoint_frequency_changes_no_bit(tmp_path):
 def test_best_epoch_is_the_first_with_the_highest_accuracy_and_lowest_loss(tmp_path):
     history = train(tmp_path, section=SECTION.model_copy(update={"epochs": 6})).history
     ranks = [(row["val_accuracy"], -row["val_loss"]) for row in history]
-    best = [row["epoch"] for row in history if row["is_best"]][-1]
+    best = [row["epoch"] for row in history if row["is_chosen"]][-1]
     assert best == ranks.index(max(ranks)) + 1
 
 
 def test_weights_of_the_best_epoch_are_returned(tmp_path):
     section = SECTION.model_copy(update={"epochs": 6})
     trained = train(tmp_path / "a", section=section)
-    best = trained.summary["best_epoch"]
+    best = trained.summary["chosen_epoch"]
     short = train(tmp_path / "b", section=section.model_copy(update={"epochs": best}))
-    assert short.summary["best_epoch"] == best
+    assert short.summary["chosen_epoch"] == best
     assert bits(short) == bits(trained)
 
 
@@ -115,11 +115,11 @@ def build_weights() -> dict:
 def test_cached_features_train_the_head_of_the_long_way(tmp_path):
     """The long way: the same plan, but the backbone runs in every epoch."""
     views = SECTION.epochs
-    cached = train(tmp_path / "a", train="head", views=views)
+    cached = train(tmp_path / "a", train="head", views=views, ema_decay=None)
     section = SECTION.model_copy(update={"train": "head"})
     long_way = start_model()
     course = make_trainer(tmp_path / "b", section=section).course(long_way, 0)
-    long_way.load_state_dict(fit_as(course, tmp_path / "b").best)
+    long_way.load_state_dict(fit_as(course, tmp_path / "b").chosen)
     ours, theirs = cached.model.state_dict(), long_way.state_dict()
     for key in ours:
         if key.startswith("fc."):

@@ -119,7 +119,7 @@ def test_progress_comes_back_bit_for_bit(tmp_path):
     )
     for ours, theirs in (
         (loaded.model.state_dict(), saved.model.state_dict()),
-        (loaded.best, saved.best),
+        (loaded.chosen, saved.chosen),
     ):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     ours, theirs = loaded.optimizer.state_dict()["state"], saved.optimizer.state_dict()["state"]

@@ -20,10 +20,8 @@ from resnets.system.errors import ArtefactError, ParamsError
 
 RankedVariant = dict[str, Any]  # a row of the leaderboard
 
-SHIPPED = ("parameters_trained", "model_bytes", "epochs", "best_epoch", "model", "weights")
-HEADER = (
-    "rank|variant|val|test (95% interval)|test over seeds|test − best (95%)|trained|MB|best epoch"
-)
+SHIPPED = ("parameters_trained", "model_bytes", "epochs", "chosen_epoch", "model", "weights")
+HEADER = "rank|variant|val|test (95% interval)|test over seeds|test − best (95%)|trained|MB|epoch"
 YARDSTICKS = (
     "Yardsticks are never shipped: the majority class; logistic regression (linear) and an RBF SVM "
     "(svm) on the pixels of 32-pixel thumbnails; logistic regression on what the backbone computes "
@@ -184,7 +182,7 @@ def _cells(row: RankedVariant) -> list[str]:
     rank, name, val, network = "–", f"yardstick: {row.get('yardstick')}", "", ["", "", ""]
     if "variant" in row:
         rank, name = str(row["rank"]), code(row["variant"])
-        epochs = f"{row['best_epoch']} of {row['epochs']}"
+        epochs = f"{row['chosen_epoch']} of {row['epochs']}"
         network = [f"{row['parameters_trained']:,}", f"{row['model_bytes'] / 1e6:.2f}", epochs]
     if row.get("val_leaked"):
         rank, val = "–", "leaked: "

@@ -24,7 +24,7 @@ NAME_LETTERS = 20
 def plot_curves(histories: Mapping[str, "pd.DataFrame"], path: Path) -> None:
     """Draw loss and accuracy per epoch of every variant; a dot marks the chosen epoch.
 
-    A history has the columns epoch, train_loss, train_accuracy, val_loss, val_accuracy, is_best.
+    A history has the columns epoch, train_loss, train_accuracy, val_loss, val_accuracy, is_chosen.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -35,7 +35,7 @@ def plot_curves(histories: Mapping[str, "pd.DataFrame"], path: Path) -> None:
                 colour = COLOURS[index % len(COLOURS)]
                 panel.plot(history["epoch"], history[f"train_{metric}"], ":", color=colour)
                 panel.plot(history["epoch"], history[f"val_{metric}"], color=colour, label=name)
-                best = history[history["is_best"].astype(bool)].tail(1)
+                best = history[history["is_chosen"].astype(bool)].tail(1)
                 panel.plot(best["epoch"], best[f"val_{metric}"], "o", color=colour)
             panel.set(xlabel="epoch", ylabel=metric)
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -32,7 +32,7 @@ MOST_MISTAKES = 24
 TABLES = ("runs", "scores", "per_class", "predictions", "seeds")
 PICTURES = ("confusion", "reliability", "mistakes", "mistakes_explained")
 PASSED_ON = ("runs", "predictions", "seeds")
-TRAINING = ("epochs", "best_epoch", "parameters", "parameters_trained")
+TRAINING = ("epochs", "chosen_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
 

@@ -150,6 +150,11 @@ class Training(Section):
     schedule: Schedule
     augment: Augment
     loss: Loss = Loss()
+    # decay per step of an exponential moving average of the weights, which is what is validated
+    # and shipped; null: the weights themselves
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    # which epoch is shipped: the last, or the best of the noisy validation, as tutorials do
+    select: Literal["last", "best"] = "last"
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:

@@ -1,4 +1,4 @@
-"""Score a model's best checkpoints, once, on the test side."""
+"""Score a model's chosen checkpoints, once, on the test side."""
 
 from pathlib import Path
 from typing import Annotated

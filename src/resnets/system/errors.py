@@ -150,11 +150,12 @@ def run_app(command: Callable[..., object]) -> None:
         app = Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(command)
         command = app
+    before: dict[int, Any] = {}
     try:
         if find_spec("fcntl") is None:
             what = "Windows itself is not supported: it has no fcntl, which locks files"
             raise EnvironmentFault(what, "run the same command inside WSL (wsl --install)")
-        hear(_interrupt)
+        before = hear(_interrupt)
         sys.exit(command(standalone_mode=False) or 0)
     except _Interrupt as stop:
         _end_with(StoppedBySignal(stop.args[0], "nothing is half written"))
@@ -166,3 +167,6 @@ def run_app(command: Callable[..., object]) -> None:
         if is_debug or ours is None:
             raise
         _end_with(ours)
+    finally:
+        for number, receive in before.items():  # nothing is there any more to hear an interrupt
+            signal.signal(number, receive)

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from resnets.system.errors import NumericalError
 from resnets.system.files import failpoint
 from resnets.system.runtime import StopRequest, process_number
+from resnets.training.average import estimate_statistics
 from resnets.training.batches import Batch, Batches
 from resnets.training.plan import set_trainable
 from resnets.training.processes import in_parallel, num_processes, share, totals
@@ -37,11 +40,18 @@ class Course:
     weights: NDArray[np.float64]  # of each training image in the loss
     lr_at: Callable[[int], float]  # step, counted from 0 over the whole run -> learning rate
     clip_norm: float | None
-    val_logits: Callable[[], Tensor]  # of the validation side, (N, K), by the module as it is now
+    select: Literal["last", "best"]  # which epoch's weights are kept
+    plain_batches: Callable[[], Iterable[Tensor]]  # of some training images, not augmented
+    val_logits: Callable[[nn.Module], Tensor]  # a module's, of the validation side, (N, K)
     val_labels: Tensor
     device: str
     autocast: torch.autocast
     checkpoint_steps: int
+    average: AveragedModel | None = None  # of the module's weights
+
+    def chosen_module(self) -> nn.Module:
+        """Return what is validated and kept: the average, where there is one."""
+        return self.average.module if self.average else self.module
 
 
 def train_one_epoch(
@@ -75,6 +85,8 @@ def train_one_epoch(
         if course.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), course.clip_norm)
         optimizer.step()
+        if course.average:
+            course.average.update_parameters(course.module)
         num_images = len(batch.rows)  # a short last batch must not count as a full one
         yield {"loss": mean_loss * num_images, "correct": int(correct), "images": num_images}
 
@@ -131,16 +143,20 @@ def _check_finite(model: nn.Module, step: int, lr: float) -> None:
 
 
 def _validate(course: Course) -> tuple[float, float]:
-    """Return loss and accuracy on the validation side, of process 0's model."""
+    """Return loss and accuracy on the validation side, of process 0's model or its average."""
     if process_number():
         return share((0.0, 0.0))
-    logits, labels = course.val_logits(), course.val_labels
+    if course.average:
+        with course.autocast:
+            inputs = map(course.prepare, course.plain_batches())
+            estimate_statistics(course.average, course.module, inputs)
+    logits, labels = course.val_logits(course.chosen_module()), course.val_labels
     loss = F.cross_entropy(logits.double(), labels).item()
     return share((loss, int((logits.argmax(1) == labels).sum()) / len(labels)))
 
 
 def _end_epoch(progress: Progress, course: Course) -> None:
-    """Validate, note the epoch, keep the weights if they are the best, open the next epoch.
+    """Validate, note the epoch, keep the weights if they are chosen so far, open the next epoch.
 
     The best has the highest validation accuracy; among equals the lowest loss, then the earliest.
     """
@@ -157,9 +173,10 @@ def _end_epoch(progress: Progress, course: Course) -> None:
         "val_accuracy": round(val_accuracy, 6),
     }
     ranks = [(other["val_accuracy"], -other["val_loss"]) for other in (*progress.history, row)]
-    row["is_best"] = ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0))
+    is_best = ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0))
+    row["is_chosen"] = is_best or course.select == "last"
     progress.history.append(row)
-    if row["is_best"]:
-        weights = course.module.state_dict()
-        progress.best = {key: value.detach().cpu().clone() for key, value in weights.items()}
+    if row["is_chosen"]:
+        weights = course.chosen_module().state_dict()
+        progress.chosen = {key: value.detach().cpu().clone() for key, value in weights.items()}
     progress.epoch, progress.batch, progress.sums = epoch, 0, {}

@@ -35,18 +35,18 @@ class EpochLog:
         self.bar.advance(self.task.id, num_images)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Print the line of an epoch; a star marks the best so far."""
+        """Print the line of an epoch; a star marks what is shipped so far."""
         self.console.print(
             f"{self.title}  epoch {row['epoch']:>3}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.4f}"
             f"  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.4f}"
-            f"  lr {row['lr']:.5f}  {Pace().render(self.task)}{'  *' if row['is_best'] else ''}"
+            f"  lr {row['lr']:.5f}  {Pace().render(self.task)}{'  *' if row['is_chosen'] else ''}"
         )
 
-    def end(self, best: dict[str, Any]) -> None:
-        """Print the best epoch and the time since this log was made."""
+    def end(self, chosen: dict[str, Any]) -> None:
+        """Print the epoch and the time since this log was made."""
         spent = timedelta(seconds=round(self.task.elapsed or 0))
         self.console.print(
-            f"{self.title}: best epoch {best['epoch']} with val acc {best['val_accuracy']:.4f}, "
+            f"{self.title}: epoch {chosen['epoch']} with val acc {chosen['val_accuracy']:.4f}, "
             f"{spent} in all"
         )

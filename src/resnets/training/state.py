@@ -43,7 +43,8 @@ class Progress:
     batch: int = 0
     sums: dict[str, float] = field(default_factory=dict)  # of the open epoch
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: Tensors = field(default_factory=dict)  # the weights of the best epoch so far
+    chosen: Tensors = field(default_factory=dict)  # the weights of the epoch to ship, so far
+    average: nn.Module | None = None  # of the weights
 
     def place(self) -> str:
         """Say where the run stands."""
@@ -54,9 +55,9 @@ class Progress:
         self.sums = {key: self.sums.get(key, 0) + value for key, value in step_sums.items()}
         self.batch += 1
 
-    def best_row(self) -> dict[str, Any]:
-        """Return what the history says of the best epoch."""
-        return [row for row in self.history if row["is_best"]][-1]
+    def chosen_row(self) -> dict[str, Any]:
+        """Return what the history says of the epoch to ship."""
+        return [row for row in self.history if row["is_chosen"]][-1]
 
 
 def write_sealed(path: Path, tensors: Tensors, plain: dict[str, Any]) -> None:
@@ -88,7 +89,9 @@ class StateFolder:
         """Write a checkpoint, then forget all but the newest few."""
         if process_number():
             return
-        parts = {"model": progress.model.state_dict(), "best": progress.best}
+        parts = {"model": progress.model.state_dict(), "chosen": progress.chosen}
+        if progress.average:
+            parts["average"] = progress.average.state_dict()
         for index, values in progress.optimizer.state_dict()["state"].items():
             parts[f"optimizer-{index}"] = {k: v for k, v in values.items() if torch.is_tensor(v)}
         tensors = {f"{part}.{key}": v for part, of in parts.items() for key, v in of.items()}
@@ -122,7 +125,9 @@ def _restore(progress: Progress, tensors: Tensors, plain: dict[str, Any]) -> Non
         part, _, key = name.partition(".")
         parts[part][key] = value
     progress.model.load_state_dict(parts["model"])
-    progress.best = parts["best"]
+    progress.chosen = parts["chosen"]
+    if progress.average:
+        progress.average.load_state_dict(parts["average"])
     state = {int(k.split("-")[1]): v for k, v in parts.items() if k.startswith("optimizer-")}
     progress.optimizer.load_state_dict({**progress.optimizer.state_dict(), "state": state})
 

@@ -1,5 +1,6 @@
 """Train one model on one task: put batches, plan, optimiser, loss and state together."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,12 @@ from resnets.models.resnet import ResNet, layer_groups
 from resnets.params.schema import Preprocess, Runtime, Variant
 from resnets.params.training import Training, lr_schedule
 from resnets.system.runtime import make_repeatable, resolve_device, resolve_precision
+from resnets.tasks.decode import crop_batch
 from resnets.tasks.task import Side
 from resnets.training.augment import View
-from resnets.training.batches import Batches
-from resnets.training.features import Features, run_over
+from resnets.training.average import average_of
+from resnets.training.batches import Batches, Rows
+from resnets.training.features import EVAL_BATCH, Features, run_over
 from resnets.training.loop import Course, fit
 from resnets.training.optim import build_loss, build_optimizer
 from resnets.training.plan import train_plan
@@ -26,16 +29,17 @@ from resnets.training.processes import check_alike, join, num_processes
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
 
+STATISTICS_IMAGES = 2048  # from which BatchNorm statistics of averaged weights are estimated
 MACHINE = ("precision", "device", "threads", "processes")  # what a summary says of it
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Hold the outcome: the model with the weights of its best epoch, and how it got there."""
+    """Hold the outcome: the model with the weights of its chosen epoch, and how it got there."""
 
     model: ResNet
     history: list[dict[str, Any]]
-    summary: dict[str, Any]  # epochs, best epoch, parameters, precision: for metrics and bundle
+    summary: dict[str, Any]  # epochs, chosen epoch, parameters, precision: for metrics and bundle
     inputs: dict[str, Any]  # what the caller has named as such
     machine: dict[str, Any]
 
@@ -75,17 +79,19 @@ class Trainer:
         else:
             for file in self.state.glob("*.features"):
                 file.unlink(missing_ok=True)  # another process may be as far
-        progress = Progress(course.module, build_optimizer(course.groups, self.section.optimizer))
+        course = replace(course, average=average_of(course.module, self.section.ema_decay))
+        optimizer = build_optimizer(course.groups, self.section.optimizer)
+        progress = Progress(course.module, optimizer, average=course.average)
         state = StateFolder(self.state / f"seed-{seed}", identity)
         with log.bar:
             log.start(progress, state.load(progress))
             fit(progress, course, state, log)
-            log.end(progress.best_row())
-        course.module.load_state_dict(progress.best)
+            log.end(progress.chosen_row())
+        course.module.load_state_dict(progress.chosen)
         trained = [module for name in trained_groups for module in course.groups[name]]
         summary = {
             "epochs": len(progress.history),
-            "best_epoch": progress.best_row()["epoch"],
+            "chosen_epoch": progress.chosen_row()["epoch"],
             "parameters": num_parameters(model),
             "parameters_trained": sum(num_parameters(module) for module in trained),
             **{key: identity[f"runtime.{key}"] for key in MACHINE},
@@ -136,7 +142,9 @@ class Trainer:
                 epochs=section.epochs,
             ),
             clip_norm=section.optimizer.clip_norm,
-            val_logits=lambda: run_over(self.val.images, model, self.preprocess, self.machine),
+            select=section.select,
+            plain_batches=lambda: self._plain_batches(batches.order(0)[:STATISTICS_IMAGES]),
+            val_logits=self._val_logits,
             val_labels=torch.from_numpy(self.val.labels),
             device=device,
             autocast=torch.autocast(device, torch.bfloat16, enabled=is_bf16),
@@ -146,6 +154,16 @@ class Trainer:
     def _view(self, seed: int, epoch: int) -> View:
         images, augment = self.train.images, self.section.augment
         return View(images, augment, self.preprocess, seed=seed, epoch=epoch)
+
+    def _val_logits(self, module: nn.Module) -> Tensor:
+        assert isinstance(module, ResNet)  # the network, or its average
+        return run_over(self.val.images, module, self.preprocess, self.machine)
+
+    def _plain_batches(self, rows: Rows) -> Iterator[Tensor]:
+        """Yield the evaluation crops of these training images, (N, C, crop, crop) uint8."""
+        for part in np.array_split(rows, -(-len(rows) // EVAL_BATCH)):
+            crops = crop_batch(self.train.images, part, self.preprocess.crop)
+            yield torch.from_numpy(crops).permute(0, 3, 1, 2)
 
     def _on_features(self, course: Course, model: ResNet, seed: int) -> Course:
         """Run the frozen backbone once per view, or never; only the head sees every epoch.
@@ -158,11 +176,11 @@ class Trainer:
         features = Features(self.state, model, self.preprocess, self.machine)
         epochs = range(min(section.views, section.epochs))
         views = [features.of_view(self.train, self._view(seed, epoch)) for epoch in epochs]
-        of_val = features.of_side(self.val).to(course.device)
+        val_features = features.of_side(self.val).to(course.device)
 
-        def val_logits() -> Tensor:
+        def val_logits(module: nn.Module) -> Tensor:
             with torch.inference_mode(), course.autocast:
-                logits: Tensor = head.eval()(of_val)
+                logits: Tensor = module.eval()(val_features)
             return logits.float().cpu()
 
         return replace(

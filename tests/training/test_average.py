@@ -1,0 +1,69 @@
+import copy
+
+import torch
+from torch import nn
+
+from resnets.models import build_model
+from resnets.models.resnet import layer_groups
+from resnets.training.average import average_of, estimate_statistics
+from resnets.training.plan import set_trainable
+from tests.training.runs import SECTION, start_model, train
+
+
+def test_average_is_the_sum_of_all_weights_that_fade_by_the_decay():
+    module = nn.Linear(1, 1, bias=False)
+    average = average_of(module, 0.75)
+    for value in (1.0, 2.0, 3.0):
+        nn.init.constant_(module.weight, value)
+        average.update_parameters(module)
+    assert average.module.weight.item() == 0.75**2 * 1 + 0.25 * (0.75 * 2 + 3)
+
+
+def test_statistics_are_those_of_the_images_under_the_averaged_weights():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).train()
+    average = average_of(module, 0.5)
+    average.update_parameters(module)
+    batches = [torch.rand(4, 1, 8, 8) for _ in range(3)]
+    estimate_statistics(average, module, batches)
+    outputs = [average.module[0](batch) for batch in batches]
+    norm, own = average.module[1], module[1]
+    mean = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
+    variance = torch.stack([output.var((0, 2, 3)) for output in outputs]).mean(0)
+    assert torch.allclose(norm.running_mean, mean, atol=1e-6)
+    assert torch.allclose(norm.running_var, variance, atol=1e-6)
+    assert not norm.training
+    assert torch.equal(own.running_mean, torch.zeros(3))  # those of the steps are untouched
+
+
+def test_statistics_of_frozen_groups_stay():
+    model = build_model("resnet8", num_classes=3, in_channels=1)
+    set_trainable(layer_groups(model.train()), frozenset(["layer3", "head"]))
+    average = average_of(model, 0.5)
+    average.update_parameters(model)
+    before = copy.deepcopy(average.module.state_dict())
+    estimate_statistics(average, model, [torch.rand(4, 1, 16, 16)])
+    changed = [k for k, v in average.module.state_dict().items() if not torch.equal(v, before[k])]
+    assert changed
+    assert all(key.startswith("layer3") for key in changed)
+
+
+def test_what_is_shipped_is_the_average_of_the_last_epoch(tmp_path):
+    """The average moves no step: with it and without it the weights train alike."""
+    options = {"epochs": 2, "select": "last"}
+    averaged = train(tmp_path / "a", **options, ema_decay=0.5)
+    plain = train(tmp_path / "b", **options, ema_decay=None)
+    assert averaged.summary["chosen_epoch"] == plain.summary["chosen_epoch"] == 2
+    for one, other in zip(averaged.history, plain.history, strict=True):
+        assert one["train_loss"] == other["train_loss"]
+        assert one["val_loss"] != other["val_loss"]
+    assert not torch.equal(averaged.model.fc.weight, plain.model.fc.weight)
+
+
+def test_nearly_no_memory_gives_the_weights_themselves(tmp_path):
+    frozen = {"train": "head", "select": "last"}  # no BatchNorm is estimated anew
+    averaged = train(tmp_path / "a", **frozen, ema_decay=1e-12)
+    plain = train(tmp_path / "b", **frozen, ema_decay=None)
+    assert SECTION.ema_decay
+    assert torch.allclose(averaged.model.fc.weight, plain.model.fc.weight, atol=1e-7)
+    assert not torch.equal(averaged.model.fc.weight, start_model().fc.weight)
