@@ -28,16 +28,13 @@ def main(
     section, source = values.backbone, Path(values.backbone.input)
 
     from resnets.training.processes import launch
-    from resnets.training.publish import (
-        full_preprocess,
-        publish_bundle,
-        publish_given,
-        write_history,
-    )
+    from resnets.training.publish import full_preprocess, publish_bundle, write_history
 
     network = values.model
     preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
     if not source.is_dir():
+        from resnets.training.publish import publish_given
+
         publish_given(source, out, network, preprocess)
         write_history(history, {})
         return
@@ -53,7 +50,7 @@ def main(
     sides = task.side("train"), task.side("val")
     trainer = Trainer(*sides, section, preprocess, values.runtime, state)
     with held(state, "training of the backbone", [seed]):
-        model, weights = initial_model(network, "random", out, classes=task.classes, seed=seed)
+        model, weights = initial_model(network, "random", out, task.classes, seed)
         inputs = training_inputs(__file__, values, "backbone", weights)
         trained = trainer.run(model, title="backbone", seed=seed, inputs=inputs)
         if process_number():

@@ -48,9 +48,7 @@ def main(
     histories, seeds = {}, {repeat: values.seed + repeat for repeat in values.repeat}
     with held(state, f"transfer of {variant}", seeds.values(), values.transfer):
         for repeat, seed in seeds.items():
-            model, weights = initial_model(
-                network, section.init, init, classes=opened.classes, seed=seed
-            )
+            model, weights = initial_model(network, section.init, init, opened.classes, seed)
             inputs = training_inputs(__file__, values, variant, weights)
             trained = trainer.run(model, title=f"{variant} {seed}", seed=seed, inputs=inputs)
             if process_number():
@@ -58,8 +56,7 @@ def main(
             histories[repeat] = trained.history
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
             about = {"variant": variant, "seed": seed, "redraw_split": section.redraw_split}
-            path = out / f"{name}.safetensors"
-            publish_bundle(path, trained, opened, network, preprocess, about)
+            publish_bundle(out / f"{name}.safetensors", trained, opened, network, preprocess, about)
         if not process_number():
             write_history(history, histories)
             mark_published(state, history)

@@ -16,7 +16,7 @@ ONLY_AT_THE_START = ("init", "zero_init_residual")  # options that change first 
 
 
 def initial_model(
-    network: Model, init: str, folder: Path, *, classes: list[str], seed: int
+    network: Model, init: str, folder: Path, classes: list[str], seed: int
 ) -> tuple[ResNet, str]:
     """Build a network and fill it; return it and the hash of the weights that it starts from.
 
