@@ -1,4 +1,4 @@
-"""Define the `resnets` command: fetch, check, import-check, predict, compare and summary."""
+"""Define the `resnets` command: params, check, fetch, predict, compare and others."""
 
 import sys
 from pathlib import Path
@@ -45,6 +45,17 @@ def summary(
     options = {"num_classes": classes, "in_channels": channels, "stem": stem, "shortcut": shortcut}
     options |= {"stride_on": stride_on, "conv_bias": conv_bias, "include_top": top}
     print_summary(name, size, layers=layers, **options)
+
+
+@app.command(epilog="Examples:\n\nresnets params\n\nresnets params transfer.finetune")
+def params(
+    section: Annotated[str, Argument(help="A section by its dotted key; all if absent.")] = "",
+    file: Annotated[Path, Option(help="The parameters.")] = Path("params.yaml"),
+) -> None:
+    """Print the parameters as the stages see them: shared values and defaults filled in."""
+    from resnets.params.load import print_params
+
+    print_params(file, section)
 
 
 @app.command(epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from resnets.params import load_params
+from resnets.params.load import print_params
 from resnets.params.schema import Params
 from resnets.params.training import Optimizer
 from resnets.params.wording import explain
@@ -269,3 +270,12 @@ def test_a_stage_stops_before_any_work_with_two_lines_and_code_2(tmp_path):
     assert done.stderr.splitlines()[1].startswith("fix: ")
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_resolved_values_are_printed_as_an_experiment_would_set_them(capsys):
+    print_params(PARAMS, "transfer.finetune")
+    printed = capsys.readouterr().out
+    assert "transfer.finetune.optimizer.momentum=0.9\n" in printed  # shared
+    assert "transfer.finetune.views=1\n" in printed  # by default
+    with pytest.raises(ParamsError, match=r"transfer\.fine is no key"):
+        print_params(PARAMS, "transfer.fine")

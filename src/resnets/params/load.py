@@ -1,5 +1,6 @@
 """Read params.yaml; nothing else in the project reads that file."""
 
+import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,6 +56,18 @@ def load_params(path: Path | str) -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         raise explain(error, Params, values, path) from None
+
+
+def print_params(path: Path, section: str = "") -> None:
+    """Print each value below a dotted key, with shared ones and defaults, as `-S` would set it."""
+    from dvc.utils.flatten import flatten
+
+    values = flatten(load_params(path).model_dump(mode="json"))
+    keys = [key for key in values if f"{key}.".startswith(f"{section}." if section else "")]
+    if not keys:
+        raise ParamsError(f"{path}: {section} is no key", "see `resnets params` for all")
+    for key in keys:
+        print(f"{key}={json.dumps(values[key], ensure_ascii=False)}")
 
 
 def _refuse_aliases(text: str, path: Path) -> None:
