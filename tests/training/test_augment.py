@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop as Theirs
+from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import resized_crop
 
 from resnets.params.training import CenterCrop
-from resnets.training.augment import random_box, resized_view, shifted_views, uniform
-from resnets.training.batches import epoch_table
+from resnets.training.augment import erase, random_box, resized_view, shifted_views, trivial
+from resnets.training.batches import epoch_table, uniform
 from tests.training.test_batches import CROP, PAD, batches, side, view_of
 
 FILL = np.array([7], np.uint8)
@@ -96,3 +97,35 @@ def test_random_boxes_are_distributed_as_torchvisions(height, width):
     spread = theirs.std(0) / np.sqrt(2000)
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 5 * spread + 1e-9).all()
     assert ours.std(0) == pytest.approx(theirs.std(0), rel=0.08, abs=1e-9)
+
+
+def test_erased_boxes_are_of_the_papers_shares_and_shapes():
+    images = torch.zeros(4000, 1, 64, 48, dtype=torch.uint8)
+    erase(images, uniform(epoch_table(0, 0, 4000, 1)), 0.5, np.array([255], np.uint8))
+    shares = (images == 255).float().mean((1, 2, 3))
+    erased = shares[shares > 0]
+    assert len(erased) / 4000 == pytest.approx(0.5, abs=0.03)
+    assert erased.max() <= 0.41
+    assert erased.mean() == pytest.approx(0.2, abs=0.03)
+    rows = (images == 255).any(3).sum(2).squeeze(1)
+    columns = (images == 255).any(2).sum(2).squeeze(1)
+    assert torch.equal(rows * columns, (images == 255).sum((1, 2, 3)))  # one box each
+
+
+def test_all_operations_of_trivial_augment_are_drawn_and_none_changes_the_shape():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    draws = uniform(epoch_table(0, 0, 300, 1))
+    views = [trivial(image, drawn, [0, 0, 0]) for drawn in draws]
+    assert {tuple(view.shape) for view in views} == {(3, 20, 30)}
+    assert {view.dtype for view in views} == {torch.uint8}
+    same = sum(torch.equal(view, image) for view in views) / 300
+    assert 1 / 14 < same < 4 / 14  # identity, and others at a magnitude near zero
+
+
+def test_operations_are_those_of_torchvision():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    draws = np.full(9, 0.999)
+    draws[:2] = 6.5 / 14, 0.999  # brightness, at its least
+    assert torch.equal(trivial(image, draws, [0, 0, 0]), F.adjust_brightness(image, 0.01))
+    draws[:2] = 13.5 / 14, 0.2
+    assert torch.equal(trivial(image, draws, [0, 0, 0]), F.equalize(image))

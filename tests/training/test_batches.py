@@ -12,6 +12,7 @@ from resnets.training.batches import Batches, batch_bounds, epoch_table
 
 CROP = RandomResizedCrop(crop="random_resized", scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True)
 PAD = PadCrop(crop="pad", padding=2, flip=True)
+FULL = PadCrop(crop="pad", padding=2, trivial=True, erasing=0.5, mixup=0.4)
 
 
 def side(num_images: int = 21, size: int = 12) -> Side:
@@ -31,7 +32,11 @@ def view_of(augment=PAD, *, seed=0, epoch=0) -> View:
 def batches(augment=PAD, *, batch_size=4, seed=0) -> Batches:
     labels = torch.from_numpy(side().labels)
     return Batches(
-        labels, lambda epoch: view_of(augment, seed=seed, epoch=epoch).take, batch_size, seed
+        labels,
+        lambda epoch: view_of(augment, seed=seed, epoch=epoch).take,
+        batch_size,
+        seed,
+        augment.mixup,
     )
 
 
@@ -81,7 +86,7 @@ def test_an_epoch_shows_every_image_once_with_its_own_label():
     assert sorted(seen) == list(range(21))
 
 
-@pytest.mark.parametrize("augment", [CenterCrop(crop="center", flip=True), PAD, CROP])
+@pytest.mark.parametrize("augment", [CenterCrop(crop="center", flip=True), PAD, CROP, FULL])
 @pytest.mark.parametrize("start", [1, 3, 4])
 def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_bits(augment, start):
     whole = list(batches(augment).epoch(3))
@@ -90,6 +95,25 @@ def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_bits(augment, star
     for a, b in zip(whole[start:], rest, strict=True):
         assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_image_is_mixed_with_the_same_other_whatever_the_batch_size(monkeypatch, processes):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("RANK", "0")
+    mixtures = {}
+    for size in (4, 6, 21):
+        for batch in batches(FULL, batch_size=size).epoch(2):
+            own = batch.rows[::processes], batch.shares[::processes], batch.others.rows[::processes]
+            images = batch.inputs, batch.others.inputs, batch.others.labels
+            for row, share, other, image, mixed, label in zip(*own, *images, strict=True):
+                known = mixtures.setdefault(row, (share, other, image, mixed))
+                assert known[:2] == (share, other)
+                assert torch.equal(known[2], image)
+                assert torch.equal(known[3], mixed)
+                assert side().labels[other] == label
+                assert 0.5 <= share <= 1
+    assert len(mixtures) >= 21 // processes
 
 
 def test_seed_and_epoch_change_order_and_views():

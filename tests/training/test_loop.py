@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from resnets.models import build_model
-from resnets.params.training import CenterCrop
+from resnets.params.training import CenterCrop, Loss
 from resnets.system.errors import NumericalError, ParamsError
+from resnets.training import loop
 from tests.training.runs import (
     PREPROCESS,
     RUNTIME,
@@ -207,3 +208,29 @@ def test_reduced_precision_stays_close(tmp_path):
 
 def test_preprocess_of_the_tests_fits_their_images():
     assert PREPROCESS.crop == make_side(1, 0).images[0].shape[0]
+
+
+def test_a_mixed_batch_has_the_mean_of_both_losses_by_the_shares(tmp_path):
+    """With balanced classes too, where each image counts by the weight of its label."""
+    augment = SECTION.augment.model_copy(update={"mixup": 0.4})
+    loss = Loss(label_smoothing=0.1, class_weights="balanced")
+    section = SECTION.model_copy(update={"augment": augment, "loss": loss})
+    model = start_model().eval()
+    course = make_trainer(tmp_path, section=section).course(model, 0)
+    batch = next(course.batches.epoch(0))
+    logits = torch.randn(len(batch.rows), 3)
+    ours = loop._loss(batch, logits, batch.labels, course)
+    weight = course.loss.weight
+    share = torch.from_numpy(batch.shares).float()
+    one, other = (
+        F.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=0.1)
+        for labels in (batch.labels, batch.others.labels)
+    )
+    total = share * weight[batch.labels] + (1 - share) * weight[batch.others.labels]
+    assert ours.item() == pytest.approx(
+        ((share * one + (1 - share) * other).sum() / total.sum()).item()
+    )
+    mixed = loop._inputs(batch, course)
+    own, theirs = (course.prepare(x.inputs) for x in (batch, batch.others))
+    by = share[:, None, None, None]
+    assert torch.allclose(mixed, by * own + (1 - by) * theirs, atol=1e-6)

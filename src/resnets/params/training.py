@@ -98,28 +98,34 @@ def lr_schedule(
     return lambda step: lr * factor(step)
 
 
-class CenterCrop(Section):
+class _Crop(Section):
+    """Hold what is done to an image besides its crop, and with every kind of crop."""
+
+    flip: bool = True
+    trivial: bool = False  # one operation of TrivialAugment (arXiv 2103.10158), before the rest
+    erasing: Fraction = 0.0  # probability of an erased box (arXiv 1708.04896)
+    mixup: NonNegative = 0.0  # alpha of the shares of two mixed images (arXiv 1710.09412)
+
+
+class CenterCrop(_Crop):
     """Train on the evaluation crop."""
 
     crop: Literal["center"]
-    flip: bool = True
 
 
-class PadCrop(Section):
+class PadCrop(_Crop):
     """Shift by up to `padding` pixels: pad with the mean, crop at random (ResNet paper, 4.2)."""
 
     crop: Literal["pad"]
     padding: Count
-    flip: bool = True
 
 
-class RandomResizedCrop(Section):
+class RandomResizedCrop(_Crop):
     """Crop a random box of this share of the area and aspect ratio, resized to the crop size."""
 
     crop: Literal["random_resized"]
     scale: tuple[Positive, Positive] = Field(strict=False)
     ratio: tuple[Positive, Positive] = Field((0.75, 1.3333), strict=False)
-    flip: bool = True
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

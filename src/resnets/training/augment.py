@@ -3,6 +3,10 @@
 A kind of crop is a class in the schema and a function here; `View.take` chooses among them.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,14 +16,26 @@ from torch.nn import functional as F
 from resnets.params.schema import Preprocess
 from resnets.params.training import Augment, CenterCrop, PadCrop, RandomResizedCrop
 from resnets.tasks.decode import Crops, Images, Pixels, crop_batch
-from resnets.training.batches import BOX, FLIP, TRIES, Rows, X, Y, epoch_table
+from resnets.training.batches import (
+    AREA,
+    ASPECT,
+    BOX,
+    ERASE,
+    ERASE_X,
+    ERASE_Y,
+    FLIP,
+    MAGNITUDE,
+    OPERATION,
+    SIGN,
+    TRIES,
+    Rows,
+    X,
+    Y,
+    epoch_table,
+    uniform,
+)
 
 Draws = NDArray[np.float64]  # the numbers of one image (WORDS,) or of several (N, WORDS)
-
-
-def uniform(words: NDArray[np.uint64]) -> Draws:
-    """Map 64-bit words to numbers in [0, 1)."""
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def random_box(
@@ -66,6 +82,59 @@ def shifted_views(
     return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 
+def trivial(view: Tensor, draws: Draws, fill: list[float]) -> Tensor:
+    """Do one operation of TrivialAugment's wide space to an image (C, H, W) uint8.
+
+    Operation, magnitude (of 31) and sign are drawn alike; table 5 of arXiv 2103.10158. Operations
+    are torchvision's; colour does nothing to a grey image.
+    """
+    import torchvision.transforms.v2.functional as T
+
+    strength = int(draws[MAGNITUDE] * 31) / 30
+    signed = strength if draws[SIGN] < 0.5 else -strength
+    degrees, pixels, factor = math.degrees(math.atan(0.99 * signed)), 32 * signed, 1 + 0.99 * signed
+    move = {"interpolation": T.InterpolationMode.NEAREST, "fill": fill}
+    still: dict[str, Any] = {"angle": 0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    operations: list[Callable[[], Tensor]] = [
+        lambda: view,
+        lambda: T.affine(view, **{**still, "shear": [degrees, 0.0]}, **move),
+        lambda: T.affine(view, **{**still, "shear": [0.0, degrees]}, **move),
+        lambda: T.affine(view, **{**still, "translate": [int(pixels), 0]}, **move),
+        lambda: T.affine(view, **{**still, "translate": [0, int(pixels)]}, **move),
+        lambda: T.rotate(view, 135 * signed, **move),
+        lambda: T.adjust_brightness(view, factor),
+        lambda: T.adjust_saturation(view, factor),
+        lambda: T.adjust_contrast(view, factor),
+        lambda: T.adjust_sharpness(view, factor),
+        lambda: T.posterize(view, 8 - round(6 * strength)),
+        lambda: T.solarize(view, 255 - 255 * strength),
+        lambda: T.autocontrast(view),
+        lambda: T.equalize(view),
+    ]
+    return operations[int(draws[OPERATION] * len(operations))]()
+
+
+def erase(views: Tensor, draws: Draws, probability: float, fill: Pixels) -> None:
+    """Fill a random box of some images (N, C, H, W) with `fill` (C,), in place.
+
+    As in arXiv 1708.04896, algorithm 1: 2 to 40% of the area, aspect ratios from 0.3 to 1/0.3; one
+    that does not fit is cut to the image's side.
+    """
+    height, width = views.shape[2:]
+    colour = torch.from_numpy(fill)[:, None, None]
+    for view, drawn in zip(views, draws, strict=True):
+        if drawn[ERASE] < probability:
+            area = height * width * (0.02 + 0.38 * drawn[AREA])
+            ratio = 0.3 ** (1 - 2 * drawn[ASPECT])
+            h, w = (round(math.sqrt(area * r)) for r in (ratio, 1 / ratio))
+            h, w = min(h, height), min(w, width)
+            top, left = (
+                int(drawn[ERASE_Y] * (height - h + 1)),
+                int(drawn[ERASE_X] * (width - w + 1)),
+            )
+            view[:, top : top + h, left : left + w] = colour
+
+
 class View:
     """Give the augmented images of one epoch: in batches to training, one by one to `infer`."""
 
@@ -76,6 +145,7 @@ class View:
         self.seed, self.epoch = seed, epoch
         self.fill = np.round(np.array(preprocess.mean) * 255).astype(np.uint8)
         self.draws = uniform(epoch_table(seed, epoch, len(images)))
+        self.more_draws = uniform(epoch_table(seed, epoch, len(images), 1))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -87,10 +157,20 @@ class View:
 
     def take(self, rows: Rows) -> Tensor:
         """Return these images, (N, C, crop, crop) uint8, channels last."""
+        augment, more = self.augment, self.more_draws[rows]
+        views = self._cropped(rows)
+        if augment.trivial:
+            pairs = zip(views, more, strict=True)
+            views = torch.stack([trivial(view, d, self.fill.tolist()) for view, d in pairs])
+        if augment.erasing:
+            erase(views, more, augment.erasing, self.fill)
+        return views.contiguous(memory_format=torch.channels_last)
+
+    def _cropped(self, rows: Rows) -> Tensor:
         augment, draws = self.augment, self.draws[rows]
         if not isinstance(augment, RandomResizedCrop):
             crops = crop_batch(self.images, rows, self.crop)
             return shifted_views(crops, draws, augment, self.fill)
         pairs = zip(rows, draws, strict=True)
         views = [resized_view(self.images[row], d, augment, crop=self.crop) for row, d in pairs]
-        return torch.stack(views).contiguous(memory_format=torch.channels_last)
+        return torch.stack(views)

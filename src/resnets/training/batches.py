@@ -6,7 +6,7 @@ pixels in the very same order, and no state of a random generator needs to be ke
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +19,28 @@ from resnets.training.processes import num_processes
 TRIES = 10  # boxes drawn before a random-resized crop gives up, as torchvision does
 WORDS = 4 + 2 * TRIES  # order, flip, y, x, then area and aspect ratio of each try
 ORDER, FLIP, Y, X, BOX = 0, 1, 2, 3, 4
+# of a second table, so that the words above stay: operation, magnitude and sign of TrivialAugment,
+# whether, how large, how wide and where to erase, and the share of a mixed image
+OPERATION, MAGNITUDE, SIGN, ERASE, AREA, ASPECT, ERASE_Y, ERASE_X, SHARE = range(9)
+MORE_WORDS = 9
 WORKERS = 2  # threads that assemble batches ahead; slicing and resizing release the GIL
 
 Rows = NDArray[np.int64]
 
 
-def epoch_table(seed: int, epoch: int, num_images: int) -> NDArray[np.uint64]:
-    """Return the random words of an epoch, (num_images, WORDS).
+def epoch_table(seed: int, epoch: int, num_images: int, table: int = 0) -> NDArray[np.uint64]:
+    """Return the random words of an epoch, (num_images, WORDS), or those of table 1, MORE_WORDS.
 
-    Row i does not depend on how many images there are: Philox is a function of a counter. More
-    words would move these; the key's second number is there for another table.
+    Row i does not depend on how many images there are: Philox is a function of a counter.
     """
-    bits = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=[0, 0, epoch, 0])
-    return bits.random_raw(num_images * WORDS).reshape(num_images, WORDS)
+    words = (WORDS, MORE_WORDS)[table]
+    bits = np.random.Philox(key=np.array([seed, table], np.uint64), counter=[0, 0, epoch, 0])
+    return bits.random_raw(num_images * words).reshape(num_images, words)
+
+
+def uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Map 64-bit words to numbers in [0, 1)."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def batch_bounds(num_images: int, batch_size: int, processes: int = 1) -> list[tuple[int, int]]:
@@ -51,11 +60,14 @@ class Batch:
     """Hold one batch: `inputs` (N, C, H, W) uint8 or (N, F) float and `labels` (N,).
 
     Where several processes train together, these are this one's part of it; `rows` are all rows.
+    A batch to mix has for each image that which follows in the epoch's order, and its own share.
     """
 
     inputs: Tensor
     labels: Tensor
     rows: Rows
+    others: "Batch | None" = None
+    shares: NDArray[np.float64] | None = None  # of all rows
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ class Batches:
     inputs_of: Callable[[int], Callable[[Rows], Tensor]]  # epoch -> rows -> the batch's inputs
     batch_size: int
     seed: int
+    mixup: float = 0.0  # alpha
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -73,6 +86,16 @@ class Batches:
 
     def _bounds(self) -> list[tuple[int, int]]:
         return batch_bounds(len(self.labels), self.batch_size, num_processes())
+
+    def _shares(self, epoch: int) -> NDArray[np.float64] | None:
+        """Return the share that each image has of itself in its mixture, at least one half."""
+        if not self.mixup:
+            return None
+        from scipy.stats import beta
+
+        drawn = uniform(epoch_table(self.seed, epoch, len(self.labels), 1)[:, SHARE])
+        share = beta.ppf(drawn, self.mixup, self.mixup)
+        return np.asarray(np.maximum(share, 1 - share))
 
     def order(self, epoch: int) -> Rows:
         """Return the order of the images in an epoch."""
@@ -82,10 +105,16 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on, assembled ahead in threads."""
         order, inputs = self.order(epoch), self.inputs_of(epoch)
-        part = slice(process_number(), None, num_processes())
+        part, shares = slice(process_number(), None, num_processes()), self._shares(epoch)
+
+        def take(rows: Rows) -> Batch:
+            return Batch(inputs(rows[part]), self.labels[rows[part]], rows)
 
         def assemble(bounds: tuple[int, int]) -> Batch:
             rows = order[slice(*bounds)]
-            return Batch(inputs(rows[part]), self.labels[rows[part]], rows)
+            if shares is None:
+                return take(rows)
+            others = np.roll(order, -1)[slice(*bounds)]
+            return replace(take(rows), others=take(others), shares=shares[rows])
 
         yield from map_ahead(assemble, self._bounds()[start:], workers=WORKERS)

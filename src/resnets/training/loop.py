@@ -71,13 +71,13 @@ def train_one_epoch(
             group["lr"] = course.lr_at(step) * group["scale"]
         labels = batch.labels.to(course.device)
         with course.autocast:
-            logits = model(course.prepare(batch.inputs))
+            logits = model(_inputs(batch, course))
         # bf16 becomes fp32, and float64, in which the tests compare, stays
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # of several processes each has its part of the sum; what divides it is the whole batch's
-        loss = course.loss(logits, labels) / float(course.weights[batch.rows].sum())
+        loss = _loss(batch, logits, labels, course)
         optimizer.zero_grad()
-        (loss * num_processes()).backward()  # of whose gradients the mean is taken
+        torch.autograd.backward(loss * num_processes())  # of whose gradients the mean is taken
         hits = int((logits.argmax(1) == labels).sum())
         mean_loss, correct = totals(loss.item(), hits)
         if not math.isfinite(mean_loss):
@@ -89,6 +89,35 @@ def train_one_epoch(
             course.average.update_parameters(course.module)
         num_images = len(batch.rows)  # a short last batch must not count as a full one
         yield {"loss": mean_loss * num_images, "correct": int(correct), "images": num_images}
+
+
+def _share(batch: Batch, of: Tensor) -> Tensor:
+    """Return the share of each of these images in its mixture, shaped to multiply `of`."""
+    assert batch.shares is not None
+    own = batch.shares[process_number() :: num_processes()]
+    return torch.from_numpy(own).to(of).view(-1, *[1] * (of.ndim - 1))
+
+
+def _inputs(batch: Batch, course: Course) -> Tensor:
+    """Return what the module takes: the images, or their mixtures with the others."""
+    inputs = course.prepare(batch.inputs)
+    if batch.others is None:
+        return inputs
+    return torch.lerp(course.prepare(batch.others.inputs), inputs, _share(batch, inputs))
+
+
+def _loss(batch: Batch, logits: Tensor, labels: Tensor, course: Course) -> Tensor:
+    """Return this process's part of the batch's mean loss, each image by its weight."""
+    targets, weights = labels, course.weights[batch.rows]
+    if batch.others is not None and batch.shares is not None:
+        own, other = (
+            F.one_hot(x, logits.shape[1]).to(logits)
+            for x in (labels, batch.others.labels.to(labels.device))
+        )
+        targets = torch.lerp(other, own, _share(batch, logits))
+        weights = batch.shares * weights + (1 - batch.shares) * course.weights[batch.others.rows]
+    loss: Tensor = course.loss(logits, targets) / float(weights.sum())
+    return loss
 
 
 def _not_finite(batch: Batch, loss: float, step: int, course: Course) -> NumericalError:

@@ -119,7 +119,11 @@ class Trainer:
         model.to(device).to(memory_format=torch.channels_last)
         groups, labels = layer_groups(model), torch.from_numpy(self.train.labels)
         batches = Batches(
-            labels, lambda epoch: self._view(seed, epoch).take, section.batch_size, seed
+            labels,
+            lambda epoch: self._view(seed, epoch).take,
+            section.batch_size,
+            seed,
+            section.augment.mixup,
         )
         variant = section if isinstance(section, Variant) else None  # a backbone trains whole
         loss, weights = build_loss(section.loss, self.train.labels, len(self.train.classes))
