@@ -60,14 +60,14 @@ def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> di
     crop = models[0].meta.preprocess.crop
     for name in ("val", "test"):
         side = task.side(name)
-        wanted, found = (
+        exact_classes, int8_classes = (
             run_batches(model.forward, side.images, crop=crop, batch_size=BATCH).argmax(axis=1)
             for model in models
         )
         scores = {
-            "accuracy": found == side.labels,
-            "fp32_accuracy": wanted == side.labels,
-            "agreement": found == wanted,
+            "accuracy": int8_classes == side.labels,
+            "fp32_accuracy": exact_classes == side.labels,
+            "agreement": int8_classes == exact_classes,
         }
         report[name] = {key: round(float(right.mean()), 6) for key, right in scores.items()}
     drop = round(report["val"]["fp32_accuracy"] - report["val"]["accuracy"], 6)

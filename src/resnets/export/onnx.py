@@ -147,11 +147,11 @@ def check_parity(
     if classifier.output == "probabilities":
         wanted = np.exp(log_softmax(wanted / bundle.meta.temperature)).astype(np.float32)
     run = partial(run_batches, classifier.forward, inputs, crop=preprocess.crop)
-    found = np.stack([run(batch_size=size) for size in BATCH_SIZES])  # (sizes, N, K)
-    difference = np.abs(found - wanted).max(axis=2)
+    exported = np.stack([run(batch_size=size) for size in BATCH_SIZES])  # (sizes, N, K)
+    difference = np.abs(exported - wanted).max(axis=2)
     absolute = float(difference.max())
     relative = float((difference / np.maximum(np.abs(wanted).max(axis=1), 1)).max())
-    num_turned = int((found.argmax(axis=2) != wanted.argmax(axis=1)).sum())
+    num_turned = int((exported.argmax(axis=2) != wanted.argmax(axis=1)).sum())
     if relative > tolerance:
         raise ArtefactError(
             f"{path.name}: differs from the bundle by {absolute:.2g} (relative {relative:.2g}, "

@@ -12,14 +12,14 @@ from resnets.system.errors import ParamsError
 
 def _allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     """Return the keys that the section at this place may have, for "did you mean"."""
-    found: list[type[BaseModel]] = [model]
+    sections: list[type[BaseModel]] = [model]
     for part in where:
         inner: list[type[BaseModel]] = []
-        for section in found:
+        for section in sections:
             field = section.model_fields.get(str(part))
             inner += _models_in(field.annotation) if field else [section]  # a dict key: stay
-        found = inner
-    return sorted({key for section in found for key in section.model_fields})
+        sections = inner
+    return sorted({key for section in sections for key in section.model_fields})
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:
@@ -69,8 +69,8 @@ def explain(
             return ParamsError(f"{path}: {what}" if is_named else f"{start}: {what}", fix)
         case "union_tag_invalid":
             tag = fault["ctx"]["discriminator"].strip("'")
-            start, found = f"{start}.{tag}", fault["ctx"]["tag"]
-            return ParamsError(f"{start} is {found!r}", f"allowed: {fault['ctx']['expected_tags']}")
+            start, given = f"{start}.{tag}", fault["ctx"]["tag"]
+            return ParamsError(f"{start} is {given!r}", f"allowed: {fault['ctx']['expected_tags']}")
     # a value that may be of several types has one fault for each
     same = [x["msg"] for x in faults if _key_of(x, values) == where]
     fix = " or ".join(dict.fromkeys(msg.replace("Input should be ", "") for msg in same))
