@@ -25,10 +25,12 @@ PARAMS = load_params(ROOT / "params.yaml")
 Sides = dict[str, Callable[[], float]]
 
 
-def options(text: str) -> argparse.Namespace:
-    """Read the command line; `quick` asks for a short, rough run."""
+def options(text: str, *names: str) -> argparse.Namespace:
+    """Read the command line; `quick` asks for a short, rough run, `names` are further options."""
     parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a short, rough run")
+    for name in names:
+        parser.add_argument(name)
     return parser.parse_args()
 
 

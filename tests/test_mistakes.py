@@ -24,7 +24,7 @@ from resnets.system.files import locked
 from tests.bundles import make_trained
 from tests.copies import ROOT, edit_params
 
-PREPARE = "prepare target --out out --metrics m.json --samples s.png"
+PREPARE = "prepare target --out out --metrics m.json --samples s.png --findings f.png"
 SPLIT = "split target --task task --metrics m.json"
 BACKBONE = "backbone --out out --history h.csv"
 TRANSFER = "transfer finetune --task task --init init --out out --history h.csv"
@@ -151,7 +151,7 @@ PARAMETERS = [  # the rest is in tests/params
 USAGE = [
     ("split target", "Missing option; --task"),
     ("split target --task task --metrics m.json --sede 1", "No such option"),
-    ("prepare targt --out out --metrics m.json --samples s.png", "no 'targt'; it has target"),
+    (PREPARE.replace("target", "targt"), "no 'targt'; it has target"),
     ("split source --task task --metrics m.json", "split has no 'source'; it has target"),
     (TRANSFER.replace("finetune", "tinetune"), "transfer has no 'tinetune'; it has finetune"),
     (SPLIT + " --params other.yaml", "other.yaml: no such file"),

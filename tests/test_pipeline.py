@@ -154,7 +154,8 @@ def rename(project: Path, new: str | None) -> None:
 VARIANTS = ("scratch", "frozen", "finetune")
 PREPARE = {"prepare@source", "prepare@target"}
 TRANSFER = {f"transfer@{variant}" for variant in VARIANTS}
-EVALUATE = {f"evaluate@{variant}" for variant in VARIANTS} | {"evaluate_backbone", "yardsticks"}
+SCORES = {"evaluate_backbone", "yardsticks", "labels"}
+EVALUATE = {f"evaluate@{variant}" for variant in VARIANTS} | SCORES
 TRAINING = {"backbone"} | TRANSFER
 
 # the stages that the change itself makes stale; what reads their files follows if these differ
@@ -168,7 +169,7 @@ CHANGES = {
     "precision": (value("runtime.precision", "fp32"), TRAINING),
     "processes": (value("runtime.processes", 2), TRAINING),
     "resize": (value("data.resize", 15), PREPARE | TRAINING),
-    "mean": (value("preprocess.mean", [0.4] * 3), TRAINING | {"yardsticks"}),
+    "mean": (value("preprocess.mean", [0.4] * 3), TRAINING | {"yardsticks", "labels"}),
     "init": (value("model.init", "xavier"), TRAINING),
     "channels": (value("model.in_channels", 1), PREPARE | TRAINING),
     "repeat": (value("repeat", [0, 1, 2]), TRANSFER | {"yardsticks"}),

@@ -24,6 +24,7 @@ from resnets.stages import (
     backbone,
     evaluate,
     export,
+    labels,
     leaderboard,
     prepare,
     split,
@@ -102,7 +103,8 @@ def run_stages() -> dict:
         Path(x) for x in ("params.yaml", "data/tasks", "metrics", "plots")
     )
     for name in values.tasks:
-        prepare.main(name, tasks / name, metrics / f"data_{name}.json", Path("samples.png"), params)
+        samples, odd = Path("samples.png"), Path("findings.png")
+        prepare.main(name, tasks / name, metrics / f"data_{name}.json", samples, odd, params)
         split.main(name, tasks / name, metrics / f"split_{name}.json", params)
     target, candidates, done = tasks / "target", Path("artifacts/candidates"), {"random"}
     for name in ["backbone", *values.transfer] * len(values.transfer):  # in any order of inits
@@ -120,6 +122,8 @@ def run_stages() -> dict:
         done.add(name)
     ranking, measured = metrics / "leaderboard.json", Path("artifacts/yardsticks.csv")
     yardsticks.main(target, Path("artifacts/backbone"), measured, params)
+    origin = Path(values.backbone.input), Path("artifacts/backbone")
+    labels.main(target, *origin, metrics / "labels.json", plots / "labels", params)
     leaderboard.main(candidates, measured, ranking, Path("l.md"), Path("curves.png"), params)
     return json.loads(ranking.read_text())
 
@@ -133,7 +137,7 @@ def test_pipeline_resolves_with_a_recipe(tmp_path, recipe):
     values = load_params(recipe)
     Repo.init(str(tmp_path), no_scm=True)
     stages = {stage.name for stage in Repo(str(tmp_path)).index.stages}
-    expected = {"backbone", "evaluate_backbone", "yardsticks", "leaderboard", "export"}
+    expected = {"backbone", "evaluate_backbone", "yardsticks", "labels", "leaderboard", "export"}
     expected |= {f"{stage}@{name}" for name in values.tasks for stage in ("prepare", "split")}
     expected |= {
         f"{stage}@{name}" for name in values.transfer for stage in ("transfer", "evaluate")

@@ -1,5 +1,6 @@
 """Show what a dataset holds and what is wrong with it, before anything else is set up."""
 
+import json
 import tempfile
 import unicodedata
 from collections import Counter, defaultdict
@@ -11,14 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resnets.data.findings import find_odd
 from resnets.data.layout import Source
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members, summarise
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError, printable
 from resnets.tasks.manifest import ManifestRow, Rejected, copies
+from resnets.tasks.task import PixelStore
 
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
+PACKED_SIDE = {False: 128, True: 32}  # pixels, where there are MANY images: a gigabyte at most
+MANY = 10_000
 SIDES = ("train", "val", "test")
 LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones that look like them
     "авекмнорстухіјѕԁһαβεζηικμνορτυχ",
@@ -35,8 +40,10 @@ def check(path: Path, *, max_megapixels: float) -> None:
     """
     source = open_source(path)
     with tempfile.TemporaryDirectory() as folder:
-        packing = Packing(3, 4, "stretch", max_megapixels)
-        rows, rejected = judge_all(source, source.members, packing, Path(folder) / "images.bin")
+        side, store = PACKED_SIDE[len(source.members) > MANY], Path(folder) / "images.bin"
+        packing = Packing(3, side, "shorter_side", max_megapixels)
+        rows, rejected = judge_all(source, source.members, packing, store)
+        found = find_odd(rows, PixelStore(store, rows)) if rows else []
     Console(highlight=False, soft_wrap=True).print(_classes(source, rows, rejected))
     if rows:
         summary = summarise(rows, rejected)
@@ -47,6 +54,13 @@ def check(path: Path, *, max_megapixels: float) -> None:
     odd_images = _odd_images(source, rows, rejected)
     for title, line in chain(odd_images, _odd_sizes(source, rows), odd_names(source)):
         lines_below[title].append(line)
+    for finding in found:
+        line = f"{rows[finding.index].id}: {finding.words}"
+        lines_below[f"Odd, {finding.kind}: look at them"].append(line)
+    bad = [image.id for image in rejected if image.reason != "bad_name"]  # printed otherwise
+    if names := [*(rows[finding.index].id for finding in found), *bad]:
+        title = "To leave all of them out, paste this below a task in params.yaml"
+        lines_below[title].append(f"exclude: {json.dumps(names, ensure_ascii=False)}")
     for title, lines in lines_below.items():
         print(f"\n{printable(title)} ({len(lines)})", *map(printable, lines), sep="\n  ")
     if rejected:

@@ -46,13 +46,16 @@ def perceptual_hash(grey: Image.Image) -> str:
     return np.packbits(waves > median).tobytes().hex()
 
 
-def near_pairs(hashes: npt.NDArray[np.uint64]) -> Iterable[tuple[int, int]]:
+def near_pairs(
+    hashes: npt.NDArray[np.uint64], first: int | None = None
+) -> Iterable[tuple[int, int]]:
     """Yield the pairs of near-duplicates among hashes (N, 4), the lowest frequencies in column 0.
 
-    Compares all pairs, one row with all later ones at a time: memory grows with N only.
+    Compares all pairs, or those with one of the `first` rows, one row with all later ones at a
+    time: memory grows with N only.
     """
     low = np.ascontiguousarray(hashes[:, 0])
-    for row in range(len(low) - 1):
+    for row in range(len(low) - 1 if first is None else first):
         close = np.flatnonzero(np.bitwise_count(low[row + 1 :] ^ low[row]) <= NEAR_LOW) + row + 1
         if close.size:
             bits = np.bitwise_count(hashes[close] ^ hashes[row]).sum(axis=1)
@@ -74,13 +77,30 @@ def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return smallest
 
 
+def _numbers(words: list[str]) -> npt.NDArray[np.uint64]:
+    """Return perceptual hashes as rows of four numbers."""
+    hashes = [np.frombuffer(bytes.fromhex(word), ">u8") for word in words]
+    return np.array(hashes).reshape(-1, 4).astype(np.uint64)
+
+
+def near_between(rows: list[ManifestRow], others: list[ManifestRow]) -> dict[str, str]:
+    """Return, of the images that have a copy or near-duplicate in another task, its name there."""
+    same = {other.pixel_sha256: other.id for other in others}
+    found = {row.id: same[row.pixel_sha256] for row in rows if row.pixel_sha256 in same}
+    own, foreign = ([row for row in task if row.phash] for task in (rows, others))
+    both = own + foreign
+    for one, other in near_pairs(_numbers([row.phash for row in both]), len(own)):
+        if other >= len(own):
+            found.setdefault(both[one].id, both[other].id)
+    return found
+
+
 def mark_near(rows: list[ManifestRow]) -> list[ManifestRow]:
     """Give near-duplicates one word in `near`, and note where they have two labels."""
     by_hash = {row.phash: row.group for row in reversed(rows) if row.phash}
     words = sorted(by_hash)
-    hashes = np.array([np.frombuffer(bytes.fromhex(word), ">u8") for word in words])
     pairs = [(row.group, by_hash[row.phash]) for row in rows if row.phash]
-    for one, other in near_pairs(hashes.reshape(-1, 4).astype(np.uint64)):
+    for one, other in near_pairs(_numbers(words)):
         pairs.append((by_hash[words[one]], by_hash[words[other]]))
     near = join(pairs)
     noted: dict[str, ManifestRow] = {}

@@ -29,7 +29,8 @@ from resnets.system.errors import ParamsError
 NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from random weights
 # a variant's name becomes that of files and folders, beside these; some systems ignore the case
 RESERVED = re.compile(
-    r"(data|split)_.*|backbone|best|curves|export|leaderboard|random|yardsticks", re.IGNORECASE
+    r"(data|split)_.*|backbone|best|curves|export|labels|leaderboard|random|yardsticks",
+    re.IGNORECASE,
 )
 
 
@@ -275,7 +276,7 @@ class Params(Section):
                 raise ParamsError(
                     f"transfer has a variant called {name!r}: its files would replace others",
                     "take a name unlike the other variants', data_…, split_…, backbone, best, "
-                    "curves, export, leaderboard and random",
+                    "curves, export, labels, leaderboard and random",
                 )
         if self.export.variant not in {"best", *self.transfer}:
             raise ValueError(

@@ -17,6 +17,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for images.bin and the two tables.")],
     metrics: Annotated[Path, typer.Option(help="JSON file for the counts.")],
     samples: Annotated[Path, typer.Option(help="PNG file for a grid of samples.")],
+    findings: Annotated[Path, typer.Option(help="PNG file for the worst of each finding.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
     r"""Prepare one task.
@@ -25,6 +26,7 @@ def main(
     Example:
       python -m resnets.stages.prepare target --out data/tasks/target
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
+        --findings plots/data_target/findings.png
     """
     from resnets.params import load_params
     from resnets.params.load import choose
@@ -32,21 +34,27 @@ def main(
     values = load_params(params)
     dataset = choose(values.tasks, "tasks", task)
 
+    from resnets.data.findings import count, find_across, find_odd, worst_first
     from resnets.data.prepare import list_bad, prepare_task
     from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import PixelStore
 
     with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
         summary = prepare_task(dataset, values.data, values.model.in_channels, out)
-        write_json(metrics, summary.metrics)
+        rows, store = summary.rows, out / "images.bin"
+        found = [*find_odd(rows, PixelStore(store, rows)), *find_across(rows)]
+        write_json(metrics, summary.metrics | {"findings": count(found)})
         if summary.rejected:
             typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
-        shown = sorted(summary.rows, key=lambda row: (row.label, row.pixel_sha256))
-        shown = [
-            r for _, rows in groupby(shown, lambda r: r.label) for r in islice(rows, PER_CLASS)
-        ]
-        images = PixelStore(out / "images.bin", shown)
-        plot_sheet([images[i] for i in range(len(shown))], [row.label for row in shown], samples)
+        rows = sorted(rows, key=lambda row: (row.label, row.pixel_sha256))
+        classes = groupby(rows, lambda row: row.label)
+        shown = [row for _, members in classes for row in islice(members, PER_CLASS)]
+        for path, chosen, captions in (
+            (samples, shown, [row.label for row in shown]),
+            (findings, *worst_first(found, summary.rows)),
+        ):
+            images = PixelStore(store, chosen)
+            plot_sheet([images[i] for i in range(len(chosen))], captions, path)
 
 
 if __name__ == "__main__":
