@@ -7,8 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnets.data.duplicates import NEAR, NEAR_LOW, is_flat, join, near_pairs, perceptual_hash
-from tests.data.photos import make_photo
+from resnets.data.duplicates import (
+    NEAR,
+    NEAR_LOW,
+    is_flat,
+    join,
+    near_between,
+    near_pairs,
+    perceptual_hash,
+)
+from tests.data.photos import encode, make_photo, pets, prepare, write_folder
 
 BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 
@@ -52,3 +60,17 @@ def test_pictures_with_next_to_no_content_are_flat():
     half = Image.new("L", (50, 50), 0)
     half.paste(255, (0, 0, 50, 10))
     assert not is_flat(half)
+
+
+def test_copies_in_another_task_are_named(tmp_path):
+    photo = make_photo(5)
+    files = {**pets(2), "cat/here.png": encode(photo)}
+    others = {**pets(2, start=50), "dog/small.jpg": encode(photo.resize((88, 66)), "JPEG")}
+    others["dog/same.png"] = files["cat/0.png"]
+    own, foreign = (
+        prepare(write_folder(tmp_path / name, images), tmp_path / f"task_{name}").rows
+        for name, images in {"a": files, "b": others}.items()
+    )
+    expected = {"cat/here.png": "dog/small.jpg", "cat/0.png": "dog/same.png"}
+    assert near_between(own, foreign) == expected
+    assert near_between(own, []) == {}

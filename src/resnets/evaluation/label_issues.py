@@ -8,8 +8,8 @@ images of that label have. One that counts for another class than its label is s
 only where that class is also ODDS times as probable, as weak features err more often than people.
 
 With 5% of the labels flipped, images are best ranked by the probability of their label alone: the
-average precision is 0.82 on 12,000 pieces of clothing, where those that count for another class
-first give 0.73 (benchmarks/label_issues.py).
+average precision is 0.86 on 12,000 pieces of clothing, where those that count for another class
+first give 0.74 (benchmarks/label_issues.py).
 """
 
 from collections.abc import Sequence
