@@ -5,8 +5,8 @@ the logarithms of the whole set, more than SPREADS robust standard deviations be
 is usual in a set is no finding (black clothes on black, soft thumbnails), nor are the softest of
 sharp photos. All is measured on the packed pixels, the most that a model sees.
 
-Of 4,317 flowers 81 are found, 71 of which are the black-and-white photos among them; of 398 ants
-and bees 6; of 12,000 pieces of Fashion-MNIST 14, black on black.
+Of 4,317 flowers 84 are found, 70 of which are the black-and-white photos among them; of 398 ants
+and bees 4; of 12,000 pieces of Fashion-MNIST 14, black on black.
 """
 
 from collections import Counter
