@@ -102,7 +102,7 @@ def test_a_class_may_be_called_like_a_side():
         (["train/a/1.jpg", "training/b/1.jpg"], "do not make up"),
         (["val/a/1.jpg", "test/b/1.jpg"], "do not make up"),
         (["x/a/1.jpg", "y/b/1.jpg"], "no files in x and beside it"),
-        (["a/1.jpg", "A/1.jpg"], "differ only in case or Unicode form"),
+        (["a/1.jpg", "A/1.jpg"], "differ only in case, blanks or Unicode form"),
         (["=cmd()/1.jpg", "b/1.jpg"], "formula"),
         (["a\x1b]0;/1.jpg", "b/1.jpg"], "control characters"),
         (["a\udcff/1.jpg", "b/1.jpg"], "UTF-8"),

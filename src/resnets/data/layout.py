@@ -136,12 +136,14 @@ def _has_sides(tree: dict[Folder, set[str]], root: Folder, where: Path) -> bool:
 
 def _refuse_twins(labels: dict[Folder, str], where: Path) -> None:
     """Refuse class folders whose names some system takes for one."""
-    label_of = {folder[-1]: label.casefold() for folder, label in labels.items()}
+    label_of = {folder[-1]: label.casefold().strip() for folder, label in labels.items()}
     num_folders = Counter(label_of.values())
     twins = sorted(ascii(name) for name, label in label_of.items() if num_folders[label] > 1)
     if twins:
-        what = f"the class folders {' and '.join(twins)} differ only in case or Unicode form"
-        raise DataError(f"{where}: {what}", "merge or rename them")
+        what = (
+            f"the class folders {' and '.join(twins)} differ only in case, blanks or Unicode form"
+        )
+        raise DataError(f"{where}: {what}", "merge them into one folder, or rename one")
 
 
 def has_control_characters(name: str) -> bool:
