@@ -18,7 +18,7 @@ STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.
 # the floors, from the top down; a module imports from its own package or from a floor below
 FLOORS = [
     {"stages", "cli", "mend"},
-    {"predict", "review"},
+    {"predict", "review", "setup"},
     {"export"},
     {"training", "evaluation", "data"},
     {"models"},
@@ -32,7 +32,7 @@ WITHOUT_INFLUENCE = {"runtime.checkpoint_steps"}
 # what checks, scores, shows and ships changes no model
 # the sections that give a training what it does not name itself
 INHERITED = {"backbone": {"training"}, "transfer": {"training", "model"}}
-NEVER_TRAINS = {"cli", "mend", "data", "evaluation", "export", "predict", "review"}
+NEVER_TRAINS = {"cli", "mend", "data", "evaluation", "export", "predict", "review", "setup"}
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}
 
 

@@ -77,6 +77,33 @@ def check(
 
 
 @app.command(
+    epilog="Examples:\n\nresnets init ~/photos\n\nresnets init photos.zip --fast\n\n"
+    "resnets init ../photos --backbone ../other/artifacts/backbone/model.safetensors"
+)
+def init(
+    photos: Annotated[Path, Argument(help="A folder, zip or tar of class folders, or IDX.")],
+    backbone: Annotated[
+        Path | None, Option(help="A bundle or weights file; else what data/weights has.")
+    ] = None,
+    fast: Annotated[bool, Option("--fast", help="Less than half the steps, smaller.")] = False,
+    best: Annotated[bool, Option("--best", help="2.5 times the steps, larger.")] = False,
+    force: Annotated[bool, Option("--force", help="Also where Git lacks params.yaml.")] = False,
+) -> None:
+    """Look at photos and write a params.yaml for them, so that `dvc repro` needs no edit.
+
+    Says what it found, what it chose and why, and how long `dvc repro` will take here. The old
+    params.yaml is kept beside the new one; if it has changes that Git lacks, --force is needed.
+    """
+    from resnets.setup.write import init as write_params
+    from resnets.system.errors import ParamsError
+
+    if fast and best:
+        raise ParamsError("--fast and --best exclude each other", "give one of them, or none")
+    effort: Literal["fast", "normal", "best"] = "fast" if fast else "best" if best else "normal"
+    write_params(photos, backbone=backbone, effort=effort, force=force)
+
+
+@app.command(
     epilog="Examples:\n\nresnets import-check data/weights/resnet20.th.pth --data cifar/test\n\n"
     "resnets import-check w.safetensors --data photos.zip --order imagenet_classes.txt"
 )

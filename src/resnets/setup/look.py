@@ -1,0 +1,84 @@
+"""Look at photos as `resnets check` does, and split them, so that parameters can be chosen."""
+
+import re
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnets.data.check import MAX_MEGAPIXELS
+from resnets.data.pack import Packing
+from resnets.data.prepare import judge_all, list_bad, select_members
+from resnets.data.sources import open_source
+from resnets.data.split import split_rows
+from resnets.params.schema import Split
+from resnets.system.errors import DataError
+from resnets.tasks.manifest import ManifestRow, Rejected
+from resnets.tasks.task import PixelStore
+
+MOST_CLASSES, MOST_BAD = 1000, 0.1
+FRACTION_FROM = 25  # photos of the largest class: a fraction of fewer is a handful
+GREY_LEVELS, MOSTLY = 8, 0.95  # between the channels of a grey photo after JPEG; of all photos
+GROUP_PATTERNS = (  # what all photos of one patient have in common, or of one burst
+    "(?i)((?:patient|subject|person|animal|plant|site|video|clip|scene|session)[-_ ]?[0-9]+)",
+    "(?i)([^/]+?)[-_ ]*(?:burst|frame|shot|tile|patch|slice|view)[-_ ]?[0-9]+",
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Hold what photos are like, how they are split, and how long it took to see."""
+
+    path: Path
+    rows: list[ManifestRow]
+    rejected: list[Rejected]
+    shorter_side: int  # pixels, the median
+    is_grey: bool
+    split: Split
+    num_images: dict[str, int]  # per side
+    seconds: float
+
+
+def look(path: Path) -> Look:
+    """Judge every photo and split them; raise DataError for what no model can be trained on."""
+    start, source = time.monotonic(), open_source(path)
+    if len(source.classes) > MOST_CLASSES:
+        what = f"{path}: {len(source.classes)} class folders; at most {MOST_CLASSES} are trained on"
+        raise DataError(what, "point it at the folder whose own folders are the classes")
+    with tempfile.TemporaryDirectory() as folder:
+        store, packing = Path(folder) / "images.bin", Packing(3, 4, "stretch", MAX_MEGAPIXELS)
+        rows, rejected = judge_all(source, select_members(source), packing, store)
+        pixels = PixelStore(store, rows)
+        greys = [np.ptp(pixels[row], axis=2).max() <= GREY_LEVELS for row in range(len(rows))]
+    if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
+        what = f"{path}: {len(rejected)} images are bad, {len(rows)} good: {list_bad(rejected)}"
+        raise DataError(what, f"see `resnets check {path}`, and repair or remove them")
+    side = int(np.median([min(row.width, row.height) for row in rows]))
+    sides, is_grey = _split(path, rows), bool(np.mean(greys) > MOSTLY)
+    return Look(path, rows, rejected, side, is_grey, *sides, time.monotonic() - start)
+
+
+def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
+    """Return how to split, and the images of each side; with a pattern where all classes allow it.
+
+    Raises DataError for a class that is too small.
+    """
+    counts = Counter(row.label for row in rows if row.side in ("", "train")).values()
+    few = max(counts, default=0) < FRACTION_FROM
+    size = max(1, round(0.2 * min(counts, default=0))) if few else 0.2
+    for pattern in GROUP_PATTERNS:
+        words = [match[1] for row in rows if (match := re.search(pattern, row.id))]
+        if len(words) > MOSTLY * len(rows) and 2 * len(set(words)) <= len(words):
+            with suppress(DataError):  # of a class with too few groups
+                split = Split(val=size, test=size, group_regex=pattern)
+                return split, split_rows(rows, split)[2]["images"]
+    split = Split(val=size, test=size)
+    try:
+        return split, split_rows(rows, split)[2]["images"]
+    except DataError as error:
+        fix = "add photos of this class, or take its folder away"
+        raise DataError(f"{path}: {error.what}", fix) from None

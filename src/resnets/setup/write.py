@@ -1,0 +1,100 @@
+"""Write params.yaml for photos, and say on one screen what was found, chosen and why."""
+
+import subprocess
+import tempfile
+from collections import Counter
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from string import Template
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from resnets.data.prepare import list_bad, summarise
+from resnets.params import load_params
+from resnets.params.schema import NO_BACKBONE, Params
+from resnets.setup.look import Look, look
+from resnets.setup.rules import Effort, choose, find_backbone
+from resnets.system.errors import EnvironmentFault, ParamsError, printable
+from resnets.system.files import write_text
+
+TARGET, WEIGHTS = Path("params.yaml"), Path("data/weights")
+NO_WEIGHTS = (  # ants and bees: 72% without weights of ImageNet, published with them 94%
+    "random weights: on few photos that costs some 20 points of accuracy. `resnets fetch "
+    "resnet18-f37072fd.pth` (45 MB) gets better ones, --backbone names your own"
+)
+
+
+def init(photos: Path, *, backbone: Path | None, effort: Effort, force: bool) -> None:
+    """Look, choose, write params.yaml and keep the old one beside it; an error changes nothing.
+
+    Raises ParamsError where Git lacks changes of params.yaml, DataError for photos that cannot be
+    trained on, ArtefactError for weights of no network of the family.
+    """
+    if not Path("dvc.yaml").is_file():
+        raise EnvironmentFault("dvc.yaml: no such file", "run it in the project's folder")
+    if not force and TARGET.is_file() and _has_changes(TARGET):
+        what = f"{TARGET}: has changes that Git does not hold"
+        raise ParamsError(what, "commit them, or give --force, which keeps it beside the new one")
+    seen = look(photos)
+    values = choose(seen, find_backbone(backbone, WEIGHTS), effort)
+    template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
+    text = Template(template).substitute(values)
+    with tempfile.TemporaryDirectory() as folder:
+        write_text(Path(folder) / TARGET, text)
+        params = load_params(Path(folder) / TARGET)
+    from resnets.setup.measure import estimate_seconds  # imports torch
+
+    minutes = estimate_seconds(params, seen.num_images, seen.seconds) / 60
+    if TARGET.is_file():
+        names = (Path(f"{TARGET}.old{number or ''}") for number in count())
+        write_text(next(path for path in names if not path.exists()), TARGET.read_text("utf-8"))
+    write_text(TARGET, text)
+    table = Table.grid(padding=(0, 2))
+    for topic, line in _lines(seen, params).items():
+        table.add_row(topic, escape(printable(line)))
+    time = str(timedelta(minutes=max(1, round(minutes))))[:-3]
+    table.add_row("time", f"about {time} (hours:minutes) for `dvc repro` on this machine")
+    Console(highlight=False).print(table)
+
+
+def _has_changes(path: Path) -> bool:
+    """Tell whether Git lacks this content; yes where there is no Git."""
+    command = ["git", "status", "--porcelain", "--", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode != 0 or bool(done.stdout)
+
+
+def _lines(seen: Look, params: Params) -> dict[str, str]:
+    """Return what was found and what was chosen, each with its reason."""
+    found, training = summarise(seen.rows, seen.rejected), params.training
+    sizes = sorted(Counter(row.label for row in seen.rows).values())
+    each = sizes[0] if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+    kind = f"{', '.join(found['formats'])}, {'grey' if seen.is_grey else 'colour'}"
+    pixels = f"{seen.shorter_side} pixels on the shorter side"
+    lines = {"photos": f"{len(seen.rows)}: {len(sizes)} classes of {each}, {kind}, {pixels}"}
+    if seen.rejected:
+        lines["left out"] = f"{list_bad(seen.rejected)} (resnets check names all)"
+    if notes := sum(found["notes"].values()):
+        lines["odd"] = f"{notes} (resnets check names them, tasks.target.exclude drops them)"
+    if copies := sum(found["duplicates"].values()):
+        lines["copies"] = f"{copies} of other photos: they stay on one side"
+    size = seen.split.test
+    drawn = f"{size:.0%}" if isinstance(size, float) else f"{size} of each class"
+    sides = ", ".join(f"{seen.num_images[side]} {side}" for side in ("train", "val", "test"))
+    given = "the given folders are kept; " if found["given_sides"] else ""
+    lines["split"] = f"{sides} ({given}a side that is drawn gets {drawn})"
+    if seen.split.group_regex:
+        lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
+    crop, name = params.preprocess.crop, params.model.name
+    lines["images"] = f"{crop} × {crop} pixels, cut from {params.data.resize}"
+    source = params.backbone.input
+    lines["network"] = f"{name} with {NO_WEIGHTS if source == NO_BACKBONE else source}"
+    lines["training"] = (
+        f"{', '.join(params.transfer)}: {training.epochs} epochs, {len(params.repeat)} seeds each"
+    )
+    if training.loss.class_weights == "balanced":
+        lines["weights"] = "balanced, as the largest class is over 3 times the smallest"
+    return lines

@@ -1,0 +1,249 @@
+"""Test `resnets init`: what it sees, what it chooses, and that it writes all of it or nothing."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from string import Template
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from resnets.cli import app
+from resnets.models.bundle import BundleMeta, save_bundle
+from resnets.models.resnet import build_model
+from resnets.params import load_params
+from resnets.setup.look import Look, look
+from resnets.setup.rules import SIZE_RULES, choose, find_backbone, image_size
+from resnets.setup.write import init
+from resnets.system.errors import ResNetsError
+from tests.data.photos import encode, make_photo, pets, write_folder
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "src/resnets/setup/params.yaml"
+
+
+def written(tmp_path, seen: Look, backbone=None, effort="normal"):
+    """Return the parameters that would be written, as the stages read them."""
+    path = tmp_path / "written.yaml"
+    path.write_text(Template(TEMPLATE.read_text()).substitute(choose(seen, backbone, effort)))
+    return load_params(path)
+
+
+def photos(tmp_path, files) -> Path:
+    return write_folder(tmp_path / 'my "photos" & é', files)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """Return a project with committed parameters, in which the test runs."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(folder: Path, *, effort="normal", force=False) -> None:
+    init(folder, backbone=None, effort=effort, force=force)
+
+
+def test_a_new_user_gets_parameters_and_keeps_the_old_ones(project, tmp_path, capsys):
+    files = {
+        f"{label}/{n}.png": encode(make_photo(100 * k + n, (20, 16)))
+        for k, label in enumerate(("cat", "dog"))
+        for n in range(8)
+    }
+    folder, old = photos(tmp_path, files), (project / "params.yaml").read_text()
+    run(folder)
+    output = capsys.readouterr().out
+    for words in ("2 classes of 8", "colour", "16 pixels", "fetch", "dvc repro"):
+        assert words in " ".join(output.split())
+    assert (project / "params.yaml.old").read_text() == old
+    params = load_params(project / "params.yaml")
+    assert params.tasks["target"].path == str(folder)
+    assert (params.data.resize, params.preprocess.crop) == (16, 16)
+    assert (params.model.name, params.model.in_channels) == ("resnet20", 3)
+    assert (params.split["target"].val, params.split["target"].test) == (2, 2)
+    assert list(params.transfer) == ["scratch"]
+    first = (project / "params.yaml").read_text()
+    with pytest.raises(ResNetsError, match="changes that Git does not hold"):
+        run(folder, effort="fast")
+    assert (project / "params.yaml").read_text() == first
+    run(folder, effort="fast", force=True)
+    assert (project / "params.yaml.old1").read_text() == first
+    assert load_params(project / "params.yaml").training.epochs < params.training.epochs
+
+
+TWINS = {name.replace("dog", "Cat "): data for name, data in pets().items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no images found"),
+        ({"cat/1.png": encode(make_photo(1))}, "need at least 2 classes"),
+        ({**pets(), "owl/1.png": encode(make_photo(99))}, "class 'owl' is too small"),
+        (TWINS, "'Cat ' and 'cat' differ only in case, blanks"),
+        ({f"{number}/1.png": b"" for number in range(1001)}, "1001 class folders; at most 1000"),
+        ({**pets(), "cat/bad.png": b"", "dog/bad.png": b""}, "2 images are bad, 8 good: 2 empty"),
+    ],
+    ids=["empty", "one class", "one photo", "twins", "too many", "bad"],
+)
+def test_bad_photos_are_refused_and_nothing_changes(project, tmp_path, files, message):
+    folder = photos(tmp_path, files)
+    folder.mkdir(exist_ok=True)
+    before = sorted((path, path.read_bytes()) for path in project.glob("*.yaml*"))
+    with pytest.raises(ResNetsError, match=message) as caught:
+        run(folder)
+    assert str(folder) in caught.value.what
+    assert caught.value.fix
+    assert sorted((path, path.read_bytes()) for path in project.glob("*.yaml*")) == before
+
+
+def test_fast_and_best_exclude_each_other(project):
+    result = CliRunner().invoke(app, ["init", "photos", "--fast", "--best"])
+    assert isinstance(result.exception, ResNetsError)
+    assert not (project / "params.yaml.old").exists()
+
+
+def test_outside_of_a_project_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ResNetsError, match=r"dvc\.yaml: no such file"):
+        run(photos(tmp_path, pets()))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("patient_{group:02}_{number}.png", "patient"),
+        ("IMG_{group:04}_burst{number:02}.png", "burst"),
+        ("session{group}_{number}.png", "session"),
+        ("IMG_{group:04}{number}.png", None),
+        ("photo_{number}_{group}.png", None),
+    ],
+)
+def test_groups_are_proposed_where_a_pattern_repeats(tmp_path, name, expected):
+    files = grouped(name, groups=5)
+    pattern = look(photos(tmp_path, files)).split.group_regex
+    assert (expected in pattern) if expected else pattern is None
+
+
+def grouped(name: str, groups: int) -> dict[str, bytes]:
+    """Return photos of two classes, three in each group, named so."""
+    return {
+        f"{label}/{name.format(group=50 * k + group, number=number)}": encode(
+            make_photo(1000 * k + 10 * group + number)
+        )
+        for k, label in enumerate(("cat", "dog"))
+        for group in range(groups)
+        for number in range(3)
+    }
+
+
+def test_no_groups_are_proposed_where_a_class_has_too_few(tmp_path):
+    files = grouped("patient_{group}_{number}.png", groups=2)
+    assert look(photos(tmp_path, files)).split.group_regex is None
+
+
+def test_given_sides_grey_photos_and_bad_ones_are_seen(tmp_path):
+    files = {**pets(12, "train/"), **pets(3, "val/", start=50), **pets(3, "test/", start=80)}
+    files = {
+        name: encode(make_photo(number).convert("L").convert("RGB"), "JPEG")
+        for number, name in enumerate(files)
+    }
+    files["train/cat/broken.jpg"] = b""
+    seen = look(photos(tmp_path, files))
+    assert seen.is_grey
+    assert seen.num_images == {"train": 24, "val": 6, "test": 6, "unused": 0}
+    params = written(tmp_path, seen)
+    assert params.model.in_channels == len(params.preprocess.mean) == 1
+    assert params.data.on_bad == "quarantine"
+    assert params.data.max_bad_fraction >= 1 / 37
+
+
+@pytest.mark.parametrize("effort", ["fast", "normal", "best"])
+@pytest.mark.parametrize("number", [60, 600, 6_000, 60_000])
+@pytest.mark.parametrize("side", [16, 64, 128, 3000])
+def test_every_choice_is_accepted_and_takes_the_steps_of_its_rule(tmp_path, effort, number, side):
+    seen = look(photos(tmp_path, pets(6)))
+    counts = {"train": number, "val": number // 3, "test": number // 3}
+    seen = Look(seen.path, seen.rows, [], side, False, seen.split, counts, 1.0)
+    params = written(tmp_path, seen, effort=effort)
+    rule = next(rule for rule in SIZE_RULES if number < rule.below)
+    steps = params.training.epochs * -(-number // params.training.batch_size)
+    wanted = rule.scratch * {"fast": 0.4, "normal": 1, "best": 2.5}[effort]
+    assert steps == pytest.approx(wanted, rel=0.2)
+    assert params.preprocess.crop <= max(params.data.resize, side)
+    assert (params.training.augment.crop == "pad") == (side < 40)
+
+
+def test_larger_photos_make_larger_images_up_to_what_the_number_pays_for():
+    small, _, _, huge = SIZE_RULES
+    sizes = [image_size(side, small, None, "normal") for side in (28, 50, 128, 256, 3000)]
+    assert sizes == [(28, 28), (64, 73), (112, 128), (128, 146), (128, 146)]
+    assert image_size(3000, huge, None, "normal") == (64, 73)
+    assert image_size(3000, small, None, "best") == (224, 256)
+    assert image_size(3000, small, None, "fast") == (112, 128)
+
+
+def test_rare_classes_are_weighed(tmp_path):
+    files = pets(20)
+    few = {name: data for name, data in files.items() if name[:3] == "cat" or name < "dog/14"}
+    assert written(tmp_path, look(photos(tmp_path, files))).training.loss.class_weights == "none"
+    seen = look(write_folder(tmp_path / "few", few))
+    assert written(tmp_path, seen).training.loss.class_weights == "balanced"
+
+
+def test_published_weights_bring_their_network_and_preprocessing(tmp_path):
+    torch.save(build_model("resnet18").state_dict(), tmp_path / "resnet18-f37072fd.pth")
+    backbone = find_backbone(None, tmp_path)
+    params = written(tmp_path, look(photos(tmp_path, pets(6))), backbone)
+    assert params.backbone.input == str(tmp_path / "resnet18-f37072fd.pth")
+    assert (params.data.resize, params.preprocess.crop) == (256, 224)
+    assert params.preprocess.mean == [0.485, 0.456, 0.406]
+    assert list(params.transfer) == ["frozen", "finetune"]
+    assert params.transfer["frozen"].train == "head"
+
+
+def test_a_backbone_of_another_run_brings_what_its_bundle_says(tmp_path):
+    network = {"name": "resnet8", "in_channels": 1, "shortcut": "projection"}
+    size = {"crop": 28, "resize": 30, "fit": "shorter_side", "channels": 1}
+    meta = BundleMeta(
+        architecture={**network, "num_classes": 3, "stem": "small"},
+        classes=["a", "b", "c"],
+        preprocess={**size, "mean": [0.3], "std": [0.4]},
+        training={},
+        hashes={},
+    )
+    path = tmp_path / "model.safetensors"
+    save_bundle(path, build_model(**meta.architecture), meta)
+    seen = look(photos(tmp_path, pets(6)))
+    params = written(tmp_path, seen, find_backbone(path, tmp_path))
+    found = {key: getattr(params.model, key) for key in network}
+    assert found == network
+    assert (params.preprocess.crop, params.data.resize, params.preprocess.mean) == (28, 30, [0.3])
+
+
+def test_weights_of_no_network_of_the_family_are_refused(tmp_path):
+    torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ResNetsError, match=r"other\.pth: weights of no network"):
+        find_backbone(tmp_path / "other.pth", tmp_path)
+    assert find_backbone(None, tmp_path) is None
+
+
+@pytest.mark.slow
+def test_real_photos_are_understood(tmp_path, shared_data):
+    seen = look(shared_data / "hymenoptera_data.zip")
+    assert seen.num_images["val"] > 100
+    assert not seen.is_grey
+    assert written(tmp_path, seen).preprocess.crop == 128
+    flowers = written(tmp_path, look(shared_data / "flowers_128px.zip"))
+    assert (flowers.preprocess.crop, flowers.data.resize) == (112, 128)
+    assert flowers.split["target"].val == 0.2
+    sample = written(tmp_path, look(ROOT / "data/sample"))
+    assert (sample.model.name, sample.model.in_channels) == ("resnet20", 1)
