@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,6 @@ from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE
 from resnets.system.errors import EnvironmentFault, ParamsError, run_app
 from resnets.system.files import write_json, write_text
-from resnets.system.runtime import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
@@ -174,7 +174,9 @@ def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[dict[st
             "test images": f"{test['images']:,}",
             "ours, validation": points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
             "training of one seed": (
-                f"{at_least}{duration(seconds / seeds['n'])}" if seconds is not None else ""
+                f"{at_least}{timedelta(seconds=round(seconds / seeds['n']))}"
+                if seconds is not None
+                else ""
             ),
             "machine": run["machine"],
         })  # fmt: skip
