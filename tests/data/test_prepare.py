@@ -191,6 +191,15 @@ def test_what_is_wrong_stops_with_names_and_is_listed(tmp_path):
     assert reasons(tmp_path / "out") == expected
 
 
+def test_what_is_no_image_by_name_and_content_is_ignored_and_counted(tmp_path):
+    extra = {"cat/notes.txt": b"notes", "dog/IMG_1.AAE": b"<xml>", "dog/empty": b""}
+    root = write_folder(tmp_path / "x", {**pets(3), **extra})
+    found = prepare(root, tmp_path / "out")
+    assert (found.metrics["images"], found.metrics["ignored"], found.rejected) == (6, 3, [])
+    (root / "cat" / "page.jpg").write_bytes(b"<html>")
+    refuse(root, tmp_path / "out", r"1 not_an_image \(cat/page\.jpg\)")
+
+
 def test_unreadable_files_are_named(tmp_path):
     root = write_folder(tmp_path / "x", pets())
     (root / "cat" / "gone.png").symlink_to("nothing.png")

@@ -147,6 +147,30 @@ def test_hidden_and_tool_files_are_never_classes(tmp_path):
     assert in_zip.classes == ["cat", "dog"]
 
 
+def test_an_archive_of_a_phone_or_a_mac_is_understood(tmp_path):
+    """macOS and some phones write UTF-8 names into a zip without the flag that says so."""
+    files = {**pets(2, "Photos-1/我的照片/"), "Photos-1/我的照片/кот/1.png": b"x"}
+    files |= {"Photos-1/notes.txt": b"x", "__MACOSX/Photos-1/我的照片/cat/._0.png": b"x"}
+    files |= {
+        "Photos-1/.DS_Store": b"x",
+        "Photos-1/Icon\r": b"",
+        "Photos-1/我的照片/قط/1.png": b"x",
+    }
+    path = write_zip(tmp_path / "x.zip", files)
+    data = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
+        start = -1
+        while (start := data.find(signature, start + 1)) >= 0:
+            data[start + place] &= ~8  # the flag "names are UTF-8"
+    path.write_bytes(data)
+    source = open_source(path)
+    assert source.classes == ["cat", "dog", "кот", "قط"]
+    assert len(source.members) == 6
+    assert [content for _, content in source.read(source.members)].count(b"x") == 2
+    assert len(source.ignored) == 4
+    assert open_source(write_folder(tmp_path / "x", files)).classes == source.classes
+
+
 def test_an_empty_class_folder_stays_a_class(tmp_path):
     root = write_folder(tmp_path / "x", pets())
     (root / "bird").mkdir()

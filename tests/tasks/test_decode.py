@@ -1,6 +1,8 @@
 """Test the one decoder: what it accepts, how it converts, and that broken files never pass."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
+from pillow_heif import register_heif_opener
 from torchvision import transforms
 
 from resnets.system.errors import DataError
 from resnets.system.progress import map_ahead
 from resnets.system.runtime import Room
 from resnets.tasks.decode import (
+    FIXES,
     FORMATS,
     MAX_SCANS,
     MAX_SEGMENTS,
@@ -26,6 +30,7 @@ from resnets.tasks.decode import (
 from tests.data.photos import encode, make_photo
 
 PHOTO = make_photo(0, (61, 43))
+register_heif_opener()  # for writing
 
 
 def read(data: bytes, channels: int = 3) -> np.ndarray:
@@ -74,6 +79,32 @@ def test_exif_orientation_turns_the_picture_upright(kind, orientation):
     upright = read(encode(turned, kind, exif=exif))
     assert upright.shape == (43, 61, 3)
     assert np.abs(upright.astype(int) - np.asarray(PHOTO)).mean() < 25  # a wrong turn: 80
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_photos_of_phones_are_read_upright_and_near_what_was_saved(kind):
+    exif, photo = Image.Exif(), PHOTO.copy()
+    exif[0x0112] = 6
+    photo.info["exif"] = exif.tobytes()  # a HEIC has a turn of its own, written beside this one
+    options = {"exif": exif} if kind == "AVIF" else {}
+    found = decode(encode(photo, kind, quality=95, **options), channels=3, max_megapixels=1)
+    wanted = np.asarray(PHOTO.rotate(270, expand=True)).astype(int)
+    assert (found.format, found.note, found.pixels.shape) == (kind, "", (61, 43, 3))
+    assert np.abs(found.pixels - wanted).mean() < 12  # a wrong turn: 80
+    assert reason(encode(PHOTO, kind), max_megapixels=0.001) == "too_large"
+
+
+def test_a_heic_that_is_not_read_is_called_by_its_name():
+    data = encode(PHOTO, "HEIF")
+    assert reason(data[:60]) == "damaged"
+    code = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from resnets.tasks.decode import decode\n"
+        f"decode({data!r}, channels=3, max_megapixels=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "BadImageError: a HEIC photo that cannot be opened" in done.stderr
+    assert "pip install pillow-heif" in FIXES["no_decoder"]
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])
@@ -217,7 +248,7 @@ def test_formats_outside_the_list_are_refused():
     assert reason(encode(PHOTO, "ICO")) == "not_an_image"
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [*FORMATS, "HEIF"])
 def test_a_cut_file_never_passes_with_other_pixels(kind):
     data = encode(PHOTO, kind)
     whole = read(data)
@@ -231,10 +262,10 @@ def test_a_cut_file_never_passes_with_other_pixels(kind):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [*FORMATS, "HEIF"])
 def test_mutated_files_decode_or_are_refused(kind):
-    """2,000 mutations of each of six formats: nothing but BadImageError, ever."""
-    rng = np.random.default_rng(FORMATS.index(kind))
+    """2,000 mutations of each format: nothing but BadImageError, ever."""
+    rng = np.random.default_rng([*FORMATS, "HEIF"].index(kind))
     original = np.frombuffer(encode(PHOTO, kind), np.uint8)
     for _ in range(2000):
         data = original.copy()

@@ -9,6 +9,7 @@ import posixpath
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, check_file_size, read_file
 
-TOOL_NAMES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "__pycache__"})
+TOOL_NAMES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "Icon\r", "__pycache__"})
 
 Listing = tuple[list[str], list[str], Callable[[str], bytes]]  # files, folders, reads one file
 
@@ -94,10 +95,19 @@ def _clean(name: str) -> str:
     return posixpath.normpath(f"/{name}").lstrip("/")
 
 
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member of a zip; macOS writes UTF-8 without saying so."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return _clean(name)
+
+
 def _zip(path: Path) -> Listing:
     """List a zip archive."""
     archive = zipfile.ZipFile(path)
-    members = {_clean(info.filename): info for info in archive.infolist()}
+    members = {_member_name(info): info for info in archive.infolist()}
 
     def read_one(name: str) -> bytes:
         info = members[name]

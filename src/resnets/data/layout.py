@@ -23,7 +23,10 @@ SIDES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".heic", ".heif", ".avif"),
+)
 
 Folder = tuple[str, ...]  # the names from the top down
 Content = bytes | Pixels | BadImageError  # a file, pixels as such, or why there is neither
@@ -56,7 +59,7 @@ class Source:
 
 
 def looks_like_image(path: str) -> bool:
-    """Tell from the name alone whether a file outside the class folders was meant as an image."""
+    """Tell from the name alone whether a file was meant as an image."""
     return path.lower().endswith(IMAGE_SUFFIXES)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.data.duplicates import label_conflicts, mark_near
-from resnets.data.layout import Member, Source
+from resnets.data.layout import Member, Source, looks_like_image
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
 from resnets.params.schema import Data, Task
@@ -17,6 +17,7 @@ from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
 
 NAMES_SHOWN = 3
+NO_PHOTO = {"empty", "not_an_image"}  # why a file is ignored that is not called like an image
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,14 @@ def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Pa
 def judge_all(
     source: Source, members: list[Member], packing: Packing, path: Path
 ) -> tuple[list[ManifestRow], list[Rejected]]:
-    """Pack the members into the file `path` and return the good images and all that is refused."""
+    """Pack the members into the file `path` and return the good images and all that is refused.
+
+    What by name and content is no image joins the ignored files of the source.
+    """
     rows, rejected = pack(source, members, packing, path)
+    notes = {x.id for x in rejected if x.reason in NO_PHOTO and not looks_like_image(x.id)}
+    source.ignored.extend(sorted(notes))
+    rejected = [image for image in rejected if image.id not in notes]
     no_class = BadImageError("no_class", "an image outside the class folders")
     rejected += [refuse(name, "", no_class) for name in source.homeless]
     rejected += label_conflicts(rows)

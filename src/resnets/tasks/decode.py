@@ -13,7 +13,8 @@ The format is found from the content, never from the name, and the size is check
 before any pixel is decoded. A file that ends early is refused, never filled up with grey.
 
 While it is decoded, an image takes 7 bytes per pixel (8 when it is turned, a progressive JPEG 10, a
-WebP 16, a transparent one 19), and all threads together decode up to `ROOM.limit` pixels.
+HEIC 11, an AVIF 13, a WebP 16, a transparent one 19), and all threads together decode up to
+`ROOM.limit` pixels.
 """
 
 import io
@@ -22,6 +23,7 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -35,7 +37,8 @@ from resnets.system.runtime import Room
 Pixels = npt.NDArray[np.uint8]  # (H, W, C), C = 1 or 3, contiguous
 Crops = npt.NDArray[np.uint8]  # (N, crop, crop, C)
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12
 MAX_FILE_BYTES = 256 * 2**20
 MAX_ASPECT = 20  # a centre crop would see less than a twentieth of a longer strip
 CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -47,7 +50,8 @@ ROOM = Room(200_000_000)
 FIXES = {  # every reason to refuse a file, and what to do about it
     "empty": "fetch the file again, or remove it",
     "unreadable": "check the permissions and the disk, or remove the file",
-    "not_an_image": f"remove it; accepted are {', '.join(FORMATS)}",
+    "not_an_image": f"remove it; accepted are {', '.join(FORMATS)} and HEIC",
+    "no_decoder": "python -m pip install pillow-heif, or save it as a JPEG",
     "damaged": "fetch the file again, or remove it",
     "too_large": "scale it down, or raise data.max_megapixels",
     "too_thin": "crop it, or remove it",
@@ -116,7 +120,8 @@ def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: flo
     Image.MAX_IMAGE_PIXELS = None
     try:
         _check_segments(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        formats = _formats_and_heic() if HEIC.match(data) else FORMATS
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(image.width, image.height, max_megapixels)
             with ROOM.hold(image.width * image.height):
                 image.load()
@@ -127,11 +132,25 @@ def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: flo
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
+        if HEIC.match(data):
+            reason = "damaged" if "HEIF" in formats else "no_decoder"
+            raise BadImageError(reason, "a HEIC photo that cannot be opened") from error
         start = data[:12].decode("latin-1")
         raise BadImageError("not_an_image", f"not an image (starts with {start!r})") from error
     except Exception as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError("damaged", f"does not decode: {words}") from error
+
+
+@cache
+def _formats_and_heic() -> tuple[str, ...]:
+    """Return what is read; HEIC belongs to it where pillow-heif, an extra, is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return FORMATS
+    register_heif_opener(decode_threads=1, thumbnails=False)  # images have a thread each
+    return (*FORMATS, "HEIF")
 
 
 def _check_segments(data: bytes) -> None:
