@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +198,30 @@ def test_what_is_no_image_by_name_and_content_is_ignored_and_counted(tmp_path):
     assert (found.metrics["images"], found.metrics["ignored"], found.rejected) == (6, 3, [])
     (root / "cat" / "page.jpg").write_bytes(b"<html>")
     refuse(root, tmp_path / "out", r"1 not_an_image \(cat/page\.jpg\)")
+
+
+def test_groups_and_sides_of_a_table_hold_in_the_split(tmp_path):
+    folder, out = write_folder(tmp_path / "x", pets(20)), tmp_path / "out"
+    lines = [f"{name};{name[:3]};{int(name[4:-4]) // 4}" for name in pets(20)]
+    (folder / "labels.csv").write_text("\n".join(["path;label;group", *lines]))
+    prepare(folder / "labels.csv", out)
+    groups = {row.id: row.given_group for row in read_table(out / "manifest.csv", ManifestRow)}
+    assert groups == {line.split(";")[0]: line.split(";")[2] for line in lines}
+    metrics = split_task(out, split_options(val=4, test=4))
+    assert metrics["images"] == {"train": 24, "val": 8, "test": 8, "unused": 0}
+    sides = [set(map(groups.get, Task(out).side(side).ids)) for side in ("train", "val", "test")]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 5
+    # with a side for some, their group follows and is not trained on
+    lines = [f"{line};{'test' if ';3' in line and '12' in line else 'train'}" for line in lines]
+    (folder / "labels.csv").write_text("\n".join(["path;label;group;side", *lines]))
+    assert prepare(folder / "labels.csv", out).metrics["given_sides"] == {"test": 2, "train": 38}
+    assert split_task(out, split_options(val=4))["images"]["unused"] == 6
+
+
+def test_without_groups_the_manifest_has_no_such_column(tmp_path):
+    prepare(write_folder(tmp_path / "x", pets(3)), tmp_path / "out")
+    head = (tmp_path / "out/manifest.csv").read_text().splitlines()[0]
+    assert head.split(",") == [field.name for field in fields(ManifestRow)][:-1]
 
 
 def test_unreadable_files_are_named(tmp_path):

@@ -103,6 +103,7 @@ def test_a_class_may_be_called_like_a_side():
         (["val/a/1.jpg", "test/b/1.jpg"], "do not make up"),
         (["x/a/1.jpg", "y/b/1.jpg"], "no files in x and beside it"),
         (["a/1.jpg", "A/1.jpg"], "differ only in case, blanks or Unicode form"),
+        (["a b/1.jpg", "a  b/1.jpg"], "differ only in case, blanks"),
         (["=cmd()/1.jpg", "b/1.jpg"], "formula"),
         (["a\x1b]0;/1.jpg", "b/1.jpg"], "control characters"),
         (["a\udcff/1.jpg", "b/1.jpg"], "UTF-8"),
@@ -358,6 +359,55 @@ def test_damaged_archives_are_refused_or_their_members_are(tmp_path, name, write
             continue
         if name != "x.tar":  # a plain tar has no checksum of its contents
             assert all(isinstance(one, BadImageError) or one in original for one in found)
+
+
+def write_table(folder: Path, text: str | bytes, name: str = "photos.csv") -> Path:
+    for number in range(4):
+        write_folder(folder, {f"IMG {number}.png": b"%d" % number, f"sub/{number}.png": b"x"})
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder / name
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_gives_labels_groups_and_sides(tmp_path, separator, encoding):
+    lines = [
+        "Label|path|by whom|group|Side", "猫|IMG 0.png|x|ann|train", "猫|sub\\1.png||ann|Training",
+        "dog |.\\sub\\2.png|x|bob|", "", 'dog |"sub/3.png"||| test ',
+    ]  # fmt: skip
+    text = "\r\n".join(lines).replace("|", separator)
+    source = open_source(write_table(tmp_path, text.encode(encoding)))
+    assert [(m.name, m.label, m.side, m.group) for m in source.members] == [
+        ("IMG 0.png", "猫", "train", "ann"),
+        ("sub/1.png", "猫", "train", "ann"),
+        ("sub/2.png", "dog", "", "bob"),
+        ("sub/3.png", "dog", "test", ""),
+    ]
+    assert (source.classes, source.homeless) == (["dog", "猫"], [])
+    assert [content for _, content in source.read(source.members)] == [b"0", b"x", b"x", b"x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label\n" + ",a\n".join("0123456789x") + ",a", "11 paths do not exist: 0.*9, …$"),
+        ("path,label\nC:\\x\\1.png,a\n../photos.csv,b", "2 paths do not exist: ../photos.csv, C:"),
+        ("path,label\nIMG 0.png,Cat\nIMG 1.png,cat", "classes 'Cat' and 'cat' differ only in case"),
+        ("path,label\nIMG 0.png,cat \nIMG 1.png,cat", "classes 'cat ' and 'cat' differ only in"),
+        ("path,label\nIMG 0.png,a\nIMG 0.png,b", "1 images are listed twice: IMG 0.png"),
+        ("path,label,side\nIMG 0.png,a,left", "1 sides are none of train, val, test: left"),
+        ("path,label,side\nIMG 0.png,a,test", "no image is on the side train"),
+        ("path,label\nIMG 0.png,a,b", "1 lines have not 2 columns: IMG 0.png,a,b"),
+        ("path,label\nIMG 0.png,", "the class name '' has"),
+        ("file,class\nIMG 0.png,a", "1 images in the columns file, class"),
+        ("path,label\n", "0 images in the columns path, label"),
+        ("", "0 images in the columns"),
+        (b"path,label\n\xff,a", "no table of labels: 'utf-8' codec"),
+        ('path,label\n"x"y,a', "no table of labels"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_not_clear_is_refused_in_words(tmp_path, text, words):
+    refuse(write_table(tmp_path, text), words)
 
 
 def idx(values: np.ndarray) -> bytes:

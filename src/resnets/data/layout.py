@@ -40,6 +40,7 @@ class Member:
     label: str
     side: str
     path: str  # in the folder or archive
+    group: str = ""  # one word for all that a table keeps together, "" where it says nothing
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def arrange(container: Container, where: Path) -> Source:
             f"{where}: no files in {'/'.join(min(labels))} and beside it, only folders",
             "point it at the folder that holds the class folders",
         )
-    _refuse_twins(labels, where)
+    refuse_twins({folder[-1]: label for folder, label in labels.items()}, where)
     classes, ignored = sorted(set(labels.values())), list(container.hidden)
     source = Source(where, [], classes, [], ignored, container)
     for path, names in files.items():
@@ -137,16 +138,14 @@ def _has_sides(tree: dict[Folder, set[str]], root: Folder, where: Path) -> bool:
     return bool(sides)
 
 
-def _refuse_twins(labels: dict[Folder, str], where: Path) -> None:
-    """Refuse class folders whose names some system takes for one."""
-    label_of = {folder[-1]: label.casefold().strip() for folder, label in labels.items()}
+def refuse_twins(labels: dict[str, str], where: Path) -> None:
+    """Refuse classes, by their names as found, that some system or reader takes for one."""
+    label_of = {name: " ".join(label.split()).casefold() for name, label in labels.items()}
     num_folders = Counter(label_of.values())
     twins = sorted(ascii(name) for name, label in label_of.items() if num_folders[label] > 1)
     if twins:
-        what = (
-            f"the class folders {' and '.join(twins)} differ only in case, blanks or Unicode form"
-        )
-        raise DataError(f"{where}: {what}", "merge them into one folder, or rename one")
+        what = f"the classes {' and '.join(twins)} differ only in case, blanks or Unicode form"
+        raise DataError(f"{where}: {what}", "merge them into one, or rename one")
 
 
 def has_control_characters(name: str) -> bool:
@@ -162,5 +161,5 @@ def class_name(name: str, where: Path) -> str:
     label = unicodedata.normalize("NFC", name)
     if has_control_characters(label) or not label.strip() or label[0] in "=+-@":
         what = "has control characters, is not UTF-8, or starts like a formula"
-        raise DataError(f"{where}: the class name {name!a} {what}", "rename the folder")
+        raise DataError(f"{where}: the class name {name!a} {what}", "rename the class")
     return label

@@ -73,6 +73,7 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, 
         packed_height=small.shape[0],
         packed_width=small.shape[1],
         crc32=zlib.crc32(packed),
+        given_group=member.group,
         note="; ".join(filter(None, [decoded.note, "low information" if flat else ""])),
     ), packed
 

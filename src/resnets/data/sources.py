@@ -1,23 +1,34 @@
-"""Open a dataset in place: class folders in a folder, zip or tar, or the four IDX files of MNIST.
+"""Open a dataset in place: class folders in a folder, zip or tar, a table, or MNIST's IDX files.
+
+A table (.csv, .tsv; comma, tab or semicolon) has a line per image with the columns path, below the
+table's own folder, and label. `group` names what belongs together (a patient, who took the photo)
+and stays on one side of the split; `side` is respected as folders called train, val and test are.
 
 An IDX file has two zeros, 8 for bytes, the number of axes, their lengths as big-endian 32-bit
 numbers, and the values. A file `classes.txt` beside the four names the labels, one a line; without
 it they are called 0, 1, 2 and so on.
 """
 
+import codecs
+import csv
 import gzip
+import io
+import posixpath
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from resnets.data.containers import Container, open_container
-from resnets.data.layout import Member, Source, arrange, class_name
-from resnets.system.errors import DataError
+from resnets.data.layout import SIDES, Member, Source, arrange, class_name, refuse_twins
+from resnets.system.errors import DataError, printable
 from resnets.tasks.decode import Pixels
 
-SIDES = {"train": "train", "t10k": "test"}  # the start of the file names, and the side it means
+IDX_SIDES = {"train": "train", "t10k": "test"}  # how a file name starts: the side that it means
+NAMES_SHOWN = 10
 
 
 def open_source(path: Path) -> Source:
@@ -27,9 +38,63 @@ def open_source(path: Path) -> Source:
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or archive", "correct the path, or fetch the data")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _open_table(path)
     if _file(path, "train-images-idx3").is_file():
         return _open_idx(path)
     return arrange(open_container(path), path)
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a table of labels, each with the columns path and label at least."""
+    try:
+        data = path.read_bytes()
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's text
+        text = data.decode("utf-16" if is_wide else "utf-8-sig")
+        separator = max(",\t;", key=text.split("\n", 1)[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        header, *lines = [line for line in reader if any(line)] or [[]]
+    except (OSError, UnicodeError, csv.Error) as error:
+        what = f"{path}: no table of labels: {printable(str(error))}"
+        raise DataError(what, "save it as CSV in UTF-8") from error
+    names = [name.strip().lower() for name in header]
+    if not {"path", "label"} <= set(names) or not lines:
+        what = f"{path}: {len(lines)} images in the columns {', '.join(map(printable, names))}"
+        raise DataError(what, "name the columns path, label and, if you like, group and side")
+    uneven = [separator.join(line) for line in lines if len(line) != len(names)]
+    _refuse(path, uneven, f"lines have not {len(names)} columns", "put quotes around the text")
+    return [dict(zip(names, line, strict=True)) for line in lines]
+
+
+def _refuse(path: Path, bad: Collection[str], what: str, fix: str) -> None:
+    """Raise DataError with the number of bad entries and the first of them, if there are any."""
+    if bad:
+        shown = [*map(printable, [*bad][:NAMES_SHOWN]), *["…"] * (len(bad) > NAMES_SHOWN)]
+        raise DataError(f"{path}: {len(bad)} {what}: {', '.join(shown)}", fix)
+
+
+def _open_table(path: Path) -> Source:
+    """Open a table of labels; other files of its folder are left alone."""
+    container, lines = open_container(path.parent), _read_table(path)
+    names = [posixpath.normpath(line["path"].strip().replace("\\", "/")) for line in lines]
+    sides = [line.get("side", "").strip().lower() for line in lines]
+    missing = sorted(set(names).difference(container.files))
+    _refuse(path, missing, "paths do not exist", f"write them as seen from {path.parent}")
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    _refuse(path, twice, "images are listed twice", "keep one line for each")
+    odd = sorted(set(sides).difference(SIDES, [""]))
+    _refuse(path, odd, "sides are none of train, val, test", "correct the column side")
+    if {SIDES.get(side, "train") for side in sides}.isdisjoint(["train"]):
+        raise DataError(f"{path}: no image is on the side train", "correct the column side")
+    labels = {line["label"]: class_name(line["label"].strip(), path) for line in lines}
+    refuse_twins(labels, path)
+    members = [
+        Member(
+            name, labels[line["label"]], SIDES.get(side, ""), name, line.get("group", "").strip()
+        )
+        for name, side, line in zip(names, sides, lines, strict=True)
+    ]
+    return Source(path, members, sorted(set(labels.values())), [], [], container)
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -56,7 +121,7 @@ def _open_idx(folder: Path) -> Source:
     """Open a folder of IDX files; images are called train/00017 after side and position."""
     labels: dict[str, int] = {}
     pixels: dict[str, Pixels] = {}
-    for prefix, side in SIDES.items():
+    for prefix, side in IDX_SIDES.items():
         paths = _file(folder, f"{prefix}-images-idx3"), _file(folder, f"{prefix}-labels-idx1")
         if not any(path.is_file() for path in paths):
             continue

@@ -10,7 +10,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -41,6 +41,7 @@ class ManifestRow:
     packed_width: int
     crc32: int  # of the packed bytes
     note: str
+    given_group: str = ""  # one word for all that a table of labels keeps together
 
     @property
     def group(self) -> str:
@@ -102,11 +103,19 @@ def digest(text: bytes) -> str:
 
 
 def write_table(path: Path, kind: type[Record], rows: Iterable[Record]) -> None:
-    """Write a CSV file atomically, with one spelling for every machine."""
-    text = io.StringIO()
+    """Write a CSV file atomically, with one spelling for every machine.
+
+    An empty column that has a default is left out, so that it changes no bytes of other datasets.
+    """
+    rows, text = list(rows), io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(field.name for field in fields(kind))
-    lines.writerows(astuple(row) for row in rows)
+    names = [
+        field.name
+        for field in fields(kind)
+        if field.default is MISSING or any(getattr(row, field.name) for row in rows)
+    ]
+    lines.writerow(names)
+    lines.writerows([getattr(row, name) for name in names] for row in rows)
     write_text(path, text.getvalue())
 
 
