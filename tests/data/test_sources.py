@@ -361,6 +361,45 @@ def test_damaged_archives_are_refused_or_their_members_are(tmp_path, name, write
             assert all(isinstance(one, BadImageError) or one in original for one in found)
 
 
+def tiny_imagenet(root: str) -> dict[str, bytes]:
+    boxes = "val_1.JPEG\tn02\t0\t0\t44\t40\nval_0.JPEG\tn01\t0\t0\t63\t63\n"
+    files = {f"{root}val/val_annotations.txt": boxes.encode(), f"{root}wnids.txt": b"n01\nn02\n"}
+    for number in range(2):
+        files[f"{root}val/images/val_{number}.JPEG"] = b"val %d" % number
+        files[f"{root}test/images/test_{number}.JPEG"] = b"test"
+        for label in ("n01", "n02"):
+            name = f"{label}_{number}.JPEG"
+            files[f"{root}train/{label}/images/{name}"] = name.encode()
+            files[f"{root}train/{label}/{label}_boxes.txt"] = b"0"
+    return files
+
+
+@pytest.mark.parametrize("root", ["", "tiny-imagenet-200/"])
+@pytest.mark.parametrize("write", [write_zip, write_folder, write_tar])
+def test_tiny_imagenet_is_read_in_its_own_layout(tmp_path, write, root):
+    path = write(tmp_path / "x", {**tiny_imagenet(root), f"{root}val/images/odd.JPEG": b"x"})
+    source = open_source(path)
+    assert {(m.name, m.label, m.side): content for m, content in source.read(source.members)} == {
+        **{
+            (f"train/{label}/{label}_{number}.JPEG", label, "train"): b"%s_%d.JPEG"
+            % (label.encode(), number)
+            for label in ("n01", "n02")
+            for number in range(2)
+        },
+        ("val/n01/val_0.JPEG", "n01", "val"): b"val 0",
+        ("val/n02/val_1.JPEG", "n02", "val"): b"val 1",
+    }
+    assert (source.classes, source.homeless) == (["n01", "n02"], ["val/odd.JPEG"])
+    assert source.ignored == [f"{root}test"]
+
+
+def test_the_shared_part_of_tiny_imagenet_is_read_as_it_is(shared_data):
+    source = open_source(shared_data / "tiny_imagenet_199.zip")
+    sides = [member.side for member in source.members]
+    assert (sides.count("train"), sides.count("val"), len(sides)) == (59_700, 9_950, 69_650)
+    assert (len(source.classes), source.homeless) == (199, [])
+
+
 def write_table(folder: Path, text: str | bytes, name: str = "photos.csv") -> Path:
     for number in range(4):
         write_folder(folder, {f"IMG {number}.png": b"%d" % number, f"sub/{number}.png": b"x"})

@@ -1,7 +1,8 @@
 """List what `resnets fetch` brings: address, checksum, licence and citation of each.
 
 Checksums are the publishers' own (TensorFlow Datasets' for the flowers, the digits in torchvision's
-file names), but for Fashion-MNIST, whose publisher gives MD5: a .gz file's
+file names; Tiny ImageNet has none, and this is the one that those who use it agree on), but for
+Fashion-MNIST, whose publisher gives MD5: a .gz file's
 is of what it holds, so that Debian's copies, packed without name and time, pass as well.
 """
 
@@ -13,6 +14,7 @@ from resnets.params.architecture import PUBLISHED
 ZALANDO = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
 PYTORCH = "https://download.pytorch.org"
 GOOGLE = "https://storage.googleapis.com/download.tensorflow.org"
+TINY = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FLOWERS = f"{GOOGLE}/example_images/flower_photos.tgz"
 
 
@@ -63,6 +65,12 @@ DATASETS = {
         {FLOWERS: "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"},
         "CC BY 2.0, named by photographer inside",
         "The TensorFlow Team: Flowers, 2019",
+    ),
+    "tiny_imagenet": Item(
+        "raw",
+        {TINY: "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"},
+        "photos of ImageNet, whose terms are for research",
+        "Le, Yang: Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
     ),
 }
 

@@ -4,10 +4,12 @@
     photos/train/cat/1.jpg             class folders below sides, which are respected
     wrapper/photos/train/cat/a/1.jpg   lone folders above are skipped; folders inside a class are
                                        part of it
+    train/n01/images/1.jpg             Tiny ImageNet: val/val_annotations.txt labels val/images/
 
 Anything else is refused in words, because a guess would change labels silently.
 """
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,7 @@ SIDES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+ANNOTATIONS = "val/val_annotations.txt"  # lines of file, class and a box, with tabs between
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".heic", ".heif", ".avif"),
@@ -62,6 +65,30 @@ class Source:
 def looks_like_image(path: str) -> bool:
     """Tell from the name alone whether a file was meant as an image."""
     return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def with_class_folders(container: Container, where: Path) -> Container:
+    """Return a container whose files are called by side and class where Tiny ImageNet's are not.
+
+    Its test images have no labels and are left out, as are its boxes.
+    """
+    listed = [path for path in container.files if f"/{path}".endswith(f"/{ANNOTATIONS}")]
+    if len(listed) != 1:
+        return container
+    (text,) = container.read(listed)
+    if isinstance(text, BadImageError):
+        raise DataError(f"{where}: {listed[0]}: {text.what}", "fetch the archive again")
+    label_of = dict(re.findall(r"^([^\t\n]+)\t([^\t\n]+)", text.decode("utf-8", "replace"), re.M))
+    root, paths = listed[0].removesuffix(ANNOTATIONS), dict[str, str]()
+    for path in container.files:
+        match path.removeprefix(root).split("/"):
+            case ["train", label, "images", name]:
+                paths[f"train/{label}/{name}"] = path
+            case ["val", "images", name]:
+                paths["/".join(filter(None, ["val", label_of.get(name), name]))] = path
+    hidden = [*container.hidden, f"{root}test"]
+    read_one = container.read_one
+    return Container([*paths], [], hidden, lambda name: read_one(paths[name]))
 
 
 def arrange(container: Container, where: Path) -> Source:

@@ -23,7 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data.containers import Container, open_container
-from resnets.data.layout import SIDES, Member, Source, arrange, class_name, refuse_twins
+from resnets.data.layout import (
+    SIDES,
+    Member,
+    Source,
+    arrange,
+    class_name,
+    refuse_twins,
+    with_class_folders,
+)
 from resnets.system.errors import DataError, printable
 from resnets.tasks.decode import Pixels
 
@@ -42,7 +50,7 @@ def open_source(path: Path) -> Source:
         return _open_table(path)
     if _file(path, "train-images-idx3").is_file():
         return _open_idx(path)
-    return arrange(open_container(path), path)
+    return arrange(with_class_folders(open_container(path), path), path)
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
