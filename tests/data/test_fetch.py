@@ -61,6 +61,12 @@ def test_a_file_packed_again_passes_by_its_content(tmp_path):
             fetch(item, tmp_path / "other", source=local(tmp_path, wrong))
 
 
+def test_the_checksum_of_an_archive_is_of_itself(tmp_path):
+    packed = gzip.compress(CONTENT)
+    item = thing(hashlib.sha256(packed).hexdigest(), "thing.tar.gz")
+    assert fetch(item, tmp_path / "data", source=local(tmp_path, packed, "thing.tar.gz"))
+
+
 def test_without_a_published_checksum_one_must_be_given(tmp_path):
     source = local(tmp_path)
     with pytest.raises(ArtefactError, match=f"names no checksum.*{SHA256}") as caught:

@@ -14,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnets.data.containers import Container, open_container
 from resnets.data.layout import Source, arrange
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
-from tests.data.photos import pets, write_folder, write_tar, write_zip
+from resnets.tasks.manifest import ManifestRow, read_table
+from resnets.tasks.task import PixelStore
+from tests.data.photos import pets, prepare, write_folder, write_tar, write_zip
 
 
 def listing(path: Path) -> list[tuple[str, str, str]]:
@@ -478,6 +481,56 @@ def test_idx_files_give_pixels_labels_and_sides(tmp_path, zipped):
     assert open_source(folder).classes == ["../evil", "Bag", "T-shirt/top"]
     (folder / "classes.txt").write_text("a\nb\n")
     refuse(folder, "2 names for 3 labels")
+
+
+def cifar(num: int = 4) -> tuple[dict[str, bytes], dict[str, tuple[int, np.ndarray]]]:
+    """Return the files of a small CIFAR-10, and the label and pixels of every image."""
+    rng = np.random.default_rng(0)
+    files, wanted = {"cifar/batches.meta.txt": b"airplane\nautomobile\nbird\n\n"}, {}
+    for batch in ("test_batch", "data_batch_2", "data_batch_1"):  # a tar has an order of its own
+        files[f"cifar/{batch}.bin"] = b""
+        for position in range(num):
+            label, pixels = position % 3, rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            planes = b"".join(pixels[:, :, channel].tobytes() for channel in range(3))
+            files[f"cifar/{batch}.bin"] += bytes([label]) + planes
+            number = position + num * (batch == "data_batch_2")
+            wanted[f"{'test' if batch == 'test_batch' else 'train'}/{number:05}"] = label, pixels
+    return files, wanted
+
+
+@pytest.mark.parametrize("write", [write_tar, write_folder])
+def test_the_binary_archive_of_cifar_10_gives_pixels_labels_and_sides(tmp_path, write):
+    files, wanted = cifar()
+    source = open_source(write(tmp_path / "x.tar.gz", files))
+    assert source.classes == ["airplane", "automobile", "bird"]
+    found = {member.name: (member, pixels) for member, pixels in source.read(source.members)}
+    assert found.keys() == wanted.keys()
+    for name, (label, pixels) in wanted.items():
+        member, content = found[name]
+        assert (source.classes.index(member.label), member.side) == (label, name.split("/")[0])
+        assert np.array_equal(content, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cifar_10_is_packed_in_colour_or_as_pillow_makes_it_grey(tmp_path, channels):
+    files, wanted = cifar()
+    path = write_tar(tmp_path / "x.tar.gz", files)
+    prepare(path, tmp_path / "out", channels=channels)
+    rows = read_table(tmp_path / "out/manifest.csv", ManifestRow)
+    images = PixelStore(tmp_path / "out/images.bin", rows)
+    assert {row.format for row in rows} == {"CIFAR"}
+    for row, image in zip(rows, images, strict=True):
+        picture = Image.fromarray(wanted[row.id][1])
+        expected = np.asarray(picture if channels == 3 else picture.convert("L"))
+        assert np.array_equal(image.squeeze(), expected)
+
+
+def test_damaged_cifar_10_is_named(tmp_path):
+    files, _ = cifar()
+    cut = {**files, "cifar/data_batch_1.bin": files["cifar/data_batch_1.bin"][:-1]}
+    refuse(write_tar(tmp_path / "a.tar", cut), "data_batch_1.bin is damaged or not of CIFAR-10")
+    short = {**files, "cifar/batches.meta.txt": b"airplane\nbird\n"}
+    refuse(write_tar(tmp_path / "b.tar", short), "2 names for 3 labels")
 
 
 @pytest.mark.parametrize("end", [0, 3, 10, 30, -1])

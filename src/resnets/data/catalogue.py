@@ -1,9 +1,9 @@
 """List what `resnets fetch` brings: address, checksum, licence and citation of each.
 
 Checksums are the publishers' own (TensorFlow Datasets' for the flowers, the digits in torchvision's
-file names; Tiny ImageNet has none, and this is the one that those who use it agree on), but for
-Fashion-MNIST, whose publisher gives MD5: a .gz file's
-is of what it holds, so that Debian's copies, packed without name and time, pass as well.
+file names), but for Fashion-MNIST and CIFAR-10, whose publishers give MD5, and Tiny ImageNet, where
+those who use it agree. A .gz file's, but not a .tar.gz file's, is of what it holds, so that
+Debian's copies, packed without name and time, pass as well.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from resnets.params.architecture import PUBLISHED
 ZALANDO = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
 PYTORCH = "https://download.pytorch.org"
 GOOGLE = "https://storage.googleapis.com/download.tensorflow.org"
+CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 TINY = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FLOWERS = f"{GOOGLE}/example_images/flower_photos.tgz"
 
@@ -65,6 +66,12 @@ DATASETS = {
         {FLOWERS: "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"},
         "CC BY 2.0, named by photographer inside",
         "The TensorFlow Team: Flowers, 2019",
+    ),
+    "cifar10": Item(
+        "raw",
+        {CIFAR10: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+        "not stated by the publisher",
+        "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009",
     ),
     "tiny_imagenet": Item(
         "raw",

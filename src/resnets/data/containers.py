@@ -43,6 +43,13 @@ class Container:
             except Exception as error:  # each compression has its own
                 yield BadImageError("damaged", f"damaged in the archive: {error}")
 
+    def read_text(self, file: str) -> str:
+        """Return the text of a file that tells about the others, or raise DataError."""
+        (content,) = self.read([file])
+        if isinstance(content, BadImageError):
+            raise DataError(f"{file}: {content.what}", "fetch the dataset again") from content
+        return bytes(content).decode("utf-8", "replace")
+
 
 def is_hidden(path: str) -> bool:
     """Tell whether a path belongs to a tool or is hidden, and so never is data."""

@@ -91,7 +91,8 @@ def _verify(path: Path, sha256: str) -> None:
     """
     name = path.name.removesuffix(".part")
     try:
-        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as read:
+        is_packed = name.endswith(".gz") and not name.endswith(".tar.gz")
+        with gzip.open(path) if is_packed else path.open("rb") as read:
             actual = hashlib.file_digest(read, "sha256").hexdigest()
     except (gzip.BadGzipFile, EOFError, zlib.error):
         actual = "unknown, as it does not unpack"

@@ -67,7 +67,7 @@ def looks_like_image(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES)
 
 
-def with_class_folders(container: Container, where: Path) -> Container:
+def with_class_folders(container: Container) -> Container:
     """Return a container whose files are called by side and class where Tiny ImageNet's are not.
 
     Its test images have no labels and are left out, as are its boxes.
@@ -75,10 +75,8 @@ def with_class_folders(container: Container, where: Path) -> Container:
     listed = [path for path in container.files if f"/{path}".endswith(f"/{ANNOTATIONS}")]
     if len(listed) != 1:
         return container
-    (text,) = container.read(listed)
-    if isinstance(text, BadImageError):
-        raise DataError(f"{where}: {listed[0]}: {text.what}", "fetch the archive again")
-    label_of = dict(re.findall(r"^([^\t\n]+)\t([^\t\n]+)", text.decode("utf-8", "replace"), re.M))
+    lines = container.read_text(listed[0])
+    label_of = dict(re.findall(r"^([^\t\n]+)\t([^\t\n]+)", lines, re.MULTILINE))
     root, paths = listed[0].removesuffix(ANNOTATIONS), dict[str, str]()
     for path in container.files:
         match path.removeprefix(root).split("/"):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
-import numpy as np
 import PIL
 
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
@@ -22,7 +21,7 @@ from resnets.data.layout import Content, Member, Source, has_control_characters
 from resnets.system.files import failpoint, room_for
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import StopRequest, allowed_cpus
-from resnets.tasks.decode import BadImageError, Decoded, decode, resize, to_picture
+from resnets.tasks.decode import BadImageError, Decoded, decode, resize, to_picture, to_pixels
 from resnets.tasks.manifest import ManifestRow, Rejected, refuse
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
@@ -87,8 +86,8 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
     if isinstance(content, bytes):
         limit = packing.max_megapixels
         return content, decode(content, channels=packing.channels, max_megapixels=limit)
-    pixels = np.repeat(content, packing.channels, axis=2)
-    return content.tobytes(), Decoded(pixels, "IDX", "")
+    pixels = to_pixels(to_picture(content), packing.channels)
+    return content.tobytes(), Decoded(pixels, "IDX" if content.shape[2] == 1 else "CIFAR", "")
 
 
 def pack(

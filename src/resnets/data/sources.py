@@ -1,4 +1,4 @@
-"""Open a dataset in place: class folders in a folder, zip or tar, a table, or MNIST's IDX files.
+"""Open a dataset in place: class folders in a folder, zip or tar, a table, IDX or CIFAR files.
 
 A table (.csv, .tsv; comma, tab or semicolon) has a line per image with the columns path, below the
 table's own folder, and label. `group` names what belongs together (a patient, who took the photo)
@@ -6,7 +6,8 @@ and stays on one side of the split; `side` is respected as folders called train,
 
 An IDX file has two zeros, 8 for bytes, the number of axes, their lengths as big-endian 32-bit
 numbers, and the values. A file `classes.txt` beside the four names the labels, one a line; without
-it they are called 0, 1, 2 and so on.
+it they are called 0, 1, 2 and so on. CIFAR-10's binary archive has batches of records, each a byte
+for the label and 3,072 for the pixels, and `batches.meta.txt` for the names.
 """
 
 import codecs
@@ -14,10 +15,11 @@ import csv
 import gzip
 import io
 import posixpath
+import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,14 @@ from resnets.data.layout import (
     with_class_folders,
 )
 from resnets.system.errors import DataError, printable
-from resnets.tasks.decode import Pixels
+from resnets.tasks.decode import BadImageError, Pixels
 
 IDX_SIDES = {"train": "train", "t10k": "test"}  # how a file name starts: the side that it means
+CIFAR_FILE = re.compile(r"(^|/)(data_batch_\d|test_batch)\.bin$")
+CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes
 NAMES_SHOWN = 10
+
+Block = tuple[str, Pixels, Pixels]  # a side, its images (N, H, W, C) and labels (N,)
 
 
 def open_source(path: Path) -> Source:
@@ -49,8 +55,15 @@ def open_source(path: Path) -> Source:
     if path.suffix.lower() in (".csv", ".tsv"):
         return _open_table(path)
     if _file(path, "train-images-idx3").is_file():
-        return _open_idx(path)
-    return arrange(with_class_folders(open_container(path), path), path)
+        names = path / "classes.txt"
+        text = names.read_text(encoding="utf-8").splitlines() if names.is_file() else None
+        return _open_blocks(path, _idx_blocks(path), text)
+    container = open_container(path)
+    if any(map(CIFAR_FILE.search, container.files)):
+        meta = [file for file in container.files if file.endswith("batches.meta.txt")]
+        text = container.read_text(meta[0]).splitlines() if meta else None
+        return _open_blocks(path, _cifar_blocks(container, path), text)
+    return arrange(with_class_folders(container), path)
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
@@ -125,10 +138,8 @@ def _read(path: Path, num_axes: int) -> Pixels:
         raise DataError(what, "fetch it again") from error
 
 
-def _open_idx(folder: Path) -> Source:
-    """Open a folder of IDX files; images are called train/00017 after side and position."""
-    labels: dict[str, int] = {}
-    pixels: dict[str, Pixels] = {}
+def _idx_blocks(folder: Path) -> Iterator[Block]:
+    """Yield what each pair of IDX files in a folder holds."""
     for prefix, side in IDX_SIDES.items():
         paths = _file(folder, f"{prefix}-images-idx3"), _file(folder, f"{prefix}-labels-idx1")
         if not any(path.is_file() for path in paths):
@@ -137,22 +148,44 @@ def _open_idx(folder: Path) -> Source:
         if len(images) != len(numbers):
             what = f"{len(images)} {prefix} images, but {len(numbers)} labels"
             raise DataError(f"{folder}: {what}", "fetch it again")
-        names = [f"{side}/{number:05}" for number in range(len(images))]
-        pixels |= zip(names, images[..., None], strict=True)
-        labels |= zip(names, numbers.tolist(), strict=True)
-    classes = _class_names(folder, max(labels.values(), default=0) + 1)
+        yield side, images[..., None], numbers
+
+
+def _cifar_blocks(container: Container, where: Path) -> Iterator[Block]:
+    """Yield what each binary file of CIFAR-10 holds: 32×32 pixels as planes R, G, B."""
+    files = [file for file in container.files if CIFAR_FILE.search(file)]
+    for file, data in sorted(zip(files, container.read(files), strict=True)):
+        if isinstance(data, BadImageError) or len(data) % CIFAR_RECORD:
+            raise DataError(f"{where}: {file} is damaged or not of CIFAR-10", "fetch it again")
+        records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
+        images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        side = "test" if file.endswith("test_batch.bin") else "train"
+        yield side, np.ascontiguousarray(images), records[:, 0]
+
+
+def _open_blocks(path: Path, blocks: Iterable[Block], names: list[str] | None) -> Source:
+    """Open images that are pixels already, called train/00017 after side and position."""
+    labels: dict[str, int] = {}
+    pixels: dict[str, Pixels] = {}
+    num_images = Counter[str]()
+    for side, images, numbers in blocks:
+        first = num_images[side]
+        ids = [f"{side}/{number:05}" for number in range(first, first + len(images))]
+        num_images[side] += len(images)
+        pixels |= zip(ids, images, strict=True)
+        labels |= zip(ids, numbers.tolist(), strict=True)
+    classes = _class_names(path, names, max(labels.values(), default=0) + 1)
     members = [Member(name, classes[n], name.split("/")[0], name) for name, n in labels.items()]
     container = Container(list(pixels), [], [], pixels.__getitem__)
-    return Source(folder, members, sorted(set(classes)), [], [], container)
+    return Source(path, members, sorted(set(classes)), [], [], container)
 
 
-def _class_names(folder: Path, num_classes: int) -> list[str]:
-    """Return the names of the labels."""
-    path = folder / "classes.txt"
-    if not path.is_file():
+def _class_names(where: Path, lines: list[str] | None, num_classes: int) -> list[str]:
+    """Return the names of the labels, which are numbers where no lines name them."""
+    if lines is None:
         return [str(number) for number in range(num_classes)]
-    names = [class_name(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [class_name(line, where) for line in lines if line]
     if len(set(names)) < len(names) or len(names) < num_classes:
         what = f"{len(set(names))} names for {num_classes} labels"
-        raise DataError(f"{path}: {what}", "name each label once")
+        raise DataError(f"{where}: {what}", "name each label once")
     return names

@@ -126,7 +126,7 @@ def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: flo
             with ROOM.hold(image.width * image.height):
                 image.load()
                 _turn_upright(image)
-                pixels = _to_pixels(image, channels)
+                pixels = to_pixels(image, channels)
             note = "first image of several" if getattr(image, "is_animated", False) else ""
             return Decoded(pixels, image.format or "", note)
     except (BadImageError, MemoryError):
@@ -190,7 +190,7 @@ def _turn_upright(image: Image.Image) -> None:
         return
 
 
-def _to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
+def to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
     """Convert any accepted mode to (H, W, channels) by the rule of this module."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
