@@ -21,6 +21,8 @@ from torchvision import transforms
 from resnets.data import pack
 from resnets.data.sources import open_source
 from resnets.data.split import split_task
+from resnets.models.bundle import FullPreprocess
+from resnets.predict.run import _prepare
 from resnets.system.errors import ArtefactError, DataError, StoppedBySignal
 from resnets.tasks.decode import center_crop, decode, resize
 from resnets.tasks.manifest import ManifestRow, read_table
@@ -222,6 +224,33 @@ def test_without_groups_the_manifest_has_no_such_column(tmp_path):
     prepare(write_folder(tmp_path / "x", pets(3)), tmp_path / "out")
     head = (tmp_path / "out/manifest.csv").read_text().splitlines()[0]
     assert head.split(",") == [field.name for field in fields(ManifestRow)][:-1]
+
+
+def test_prepare_and_predict_decode_large_photos_at_one_reduced_scale(tmp_path):
+    files = {
+        f"{label}/{number}.jpg": encode(
+            make_photo(number + 10 * (label == "cat"), (640, 480)), "JPEG"
+        )
+        for label in ("cat", "dog")
+        for number in range(2)
+    }
+    folder = write_folder(tmp_path / "x", files)
+    prepare(folder, tmp_path / "out", scaled_decoding=True)
+    form = FullPreprocess(
+        resize=32, fit="shorter_side", channels=3, scaled_decoding=True, crop=24,
+        mean=[0.5] * 3, std=[0.5] * 3,
+    )  # fmt: skip
+    rows = read_table(tmp_path / "out/manifest.csv", ManifestRow)
+    assert {(row.width, row.height) for row in rows} == {(640, 480)}
+    for row, image in zip(rows, PixelStore(tmp_path / "out/images.bin", rows), strict=True):
+        crop = _prepare(row.id, folder / row.id, form).crop
+        assert np.array_equal(center_crop(image, 24), crop)
+        photo = Image.open(io.BytesIO(files[row.id]))
+        photo.draft(None, (64, 64))
+        assert np.array_equal(image, np.asarray(transforms.Resize(32)(photo)))
+    exact = FullPreprocess.model_validate(form.model_dump() | {"scaled_decoding": False})
+    assert "scaled_decoding" in form.model_dump()
+    assert "scaled_decoding" not in exact.model_dump()  # as in models of before
 
 
 def test_unreadable_files_are_named(tmp_path):

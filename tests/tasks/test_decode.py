@@ -61,6 +61,34 @@ def test_resize_and_crop_equal_torchvision(size, fit):
     assert np.array_equal(ours, np.asarray(reference))
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("size", "reduced"), [(100, 8), (101, 4), (200, 4), (201, 2), (401, 1)])
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale_that_hardly_shows(size, reduced, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(make_photo(3, (2100, 1600)), "JPEG", exif=exif)
+    exact, scaled = (
+        decode(data, channels=3, max_megapixels=9, scale_to=wanted) for wanted in (None, size)
+    )
+    height, width = exact.pixels.shape[:2]
+    assert scaled.pixels.shape[:2] == (-(-height // reduced), -(-width // reduced))
+    assert (scaled.width, scaled.height) == (exact.width, exact.height) == (width, height)
+    difference = resize(scaled.pixels, size, "shorter_side").astype(int) - resize(
+        exact.pixels, size, "shorter_side"
+    )
+    assert np.abs(difference).mean() < (1 if reduced > 1 else 1e-9)
+    for end in range(0, len(data) - 10, len(data) // 20):
+        with pytest.raises(BadImageError):
+            decode(data[:end], channels=3, max_megapixels=9, scale_to=size)
+
+
+def test_only_a_jpeg_is_decoded_at_a_reduced_scale():
+    for kind in ("PNG", "WEBP", "TIFF", "HEIF", "AVIF"):
+        data = encode(PHOTO, kind)
+        scaled = decode(data, channels=3, max_megapixels=1, scale_to=4)
+        assert np.array_equal(scaled.pixels, read(data))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation_turns_the_picture_upright(kind, orientation):

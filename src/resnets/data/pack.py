@@ -38,6 +38,7 @@ class Packing:
     resize: int
     fit: Literal["shorter_side", "stretch"]
     max_megapixels: float
+    scaled_decoding: bool = False
 
 
 def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, bytes]:
@@ -50,7 +51,6 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, 
     except BadImageError as error:
         return refuse(member.name, member.label, error), b""
     pixels = decoded.pixels
-    height, width, channels = pixels.shape
     pixel_sha256 = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     small = resize(pixels, packing.resize, packing.fit)
     packed = small.tobytes()
@@ -62,12 +62,12 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, 
         side=member.side,
         sha256=hashlib.sha256(data).hexdigest(),
         pixel_sha256=pixel_sha256,
-        phash="" if flat or min(height, width) < MIN_SIDE else perceptual_hash(grey),
+        phash="" if flat or min(pixels.shape[:2]) < MIN_SIDE else perceptual_hash(grey),
         near=pixel_sha256[:16],
         format=decoded.format,
-        width=width,
-        height=height,
-        channels=channels,
+        width=decoded.width,
+        height=decoded.height,
+        channels=packing.channels,
         offset=0,
         packed_height=small.shape[0],
         packed_width=small.shape[1],
@@ -84,10 +84,14 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
     if isinstance(content, BadImageError):
         raise content
     if isinstance(content, bytes):
+        scale_to = packing.resize if packing.scaled_decoding else None
         limit = packing.max_megapixels
-        return content, decode(content, channels=packing.channels, max_megapixels=limit)
+        return content, decode(
+            content, channels=packing.channels, max_megapixels=limit, scale_to=scale_to
+        )
     pixels = to_pixels(to_picture(content), packing.channels)
-    return content.tobytes(), Decoded(pixels, "IDX" if content.shape[2] == 1 else "CIFAR", "")
+    kind, (height, width) = "IDX" if content.shape[2] == 1 else "CIFAR", content.shape[:2]
+    return content.tobytes(), Decoded(pixels, kind, "", width, height)
 
 
 def pack(

@@ -37,7 +37,7 @@ def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Pa
     """
     source = open_source(Path(task.path))
     members = select_members(source, task.classes, task.num_classes, task.exclude)
-    packing = Packing(channels, data.resize, data.fit, data.max_megapixels)
+    packing = Packing(channels, data.resize, data.fit, data.max_megapixels, data.scaled_decoding)
     manifest, listed = out_folder / "manifest.csv", out_folder / "rejected.csv"
     manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
     rows, rejected = judge_all(source, members, packing, out_folder / "images.bin")

@@ -7,6 +7,7 @@ keys come out in any order and DVC decides by bytes.
 
 import hashlib
 import json
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -37,6 +38,8 @@ class FullPreprocess(Preprocess):
     resize: Side
     fit: Literal["shorter_side", "stretch"]
     channels: Literal[1, 3]
+    # recorded where it applies; see `decode`
+    scaled_decoding: Annotated[bool, Field(exclude_if=operator.not_)] = False
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

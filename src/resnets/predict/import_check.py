@@ -46,7 +46,9 @@ def check_import(
     places, form = class_places(source.classes, len(meta.classes), order, data), meta.preprocess
     right: dict[str, NDArray[np.bool_]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        packing = Packing(form.channels, form.resize, form.fit, max_megapixels)
+        packing = Packing(
+            form.channels, form.resize, form.fit, max_megapixels, form.scaled_decoding
+        )
         rows, bad = pack(source, source.members, packing, Path(folder) / "images.bin")
         if not rows:
             raise DataError(f"{data}: no image can be read", "look at it with `resnets check`")

@@ -93,7 +93,12 @@ def _prepare(path: str, content: Content, preprocess: FullPreprocess) -> Answer:
     try:
         if isinstance(content, BadImageError):
             raise content
-        decoded = decode(content, channels=preprocess.channels, max_megapixels=MAX_MEGAPIXELS)
+        decoded = decode(
+            content,
+            channels=preprocess.channels,
+            max_megapixels=MAX_MEGAPIXELS,
+            scale_to=preprocess.resize if preprocess.scaled_decoding else None,
+        )
         small = resize(decoded.pixels, preprocess.resize, preprocess.fit)
         crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go
         return Answer(path, crop=crop)

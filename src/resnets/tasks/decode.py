@@ -12,6 +12,9 @@ Training data, evaluation, export and prediction all come through this one decod
 The format is found from the content, never from the name, and the size is checked in the header
 before any pixel is decoded. A file that ends early is refused, never filled up with grey.
 
+Where its caller asks for that, a JPEG whose sides are four times the wanted size or more is decoded
+at 1/2, 1/4 or 1/8 of its scale, but at twice the size at least: benchmarks/scaled_decoding.py.
+
 While it is decoded, an image takes 7 bytes per pixel (8 when it is turned, a progressive JPEG 10, a
 HEIC 11, an AVIF 13, a WebP 16, a transparent one 19), and all threads together decode up to
 `ROOM.limit` pixels.
@@ -87,6 +90,8 @@ class Decoded:
     pixels: Pixels
     format: str
     note: str
+    width: int  # of the file, upright; the pixels may be of a reduced scale
+    height: int
 
 
 def read_file(path: Path) -> bytes:
@@ -107,8 +112,14 @@ def check_file_size(num_bytes: int) -> None:
         raise BadImageError("too_large", f"file of {num_bytes} bytes; at most {MAX_FILE_BYTES}")
 
 
-def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: float) -> Decoded:
-    """Decode one image file.
+def decode(
+    source: bytes | Path,
+    *,
+    channels: Literal[1, 3],
+    max_megapixels: float,
+    scale_to: int | None = None,
+) -> Decoded:
+    """Decode one image file; at a reduced scale where `scale_to` is the size that is wanted.
 
     Raises BadImageError, also for whatever Pillow raises on broken bytes: its plugins raise a dozen
     types, from OSError to struct.error, and none of them is our bug.
@@ -123,12 +134,17 @@ def decode(source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: flo
         formats = _formats_and_heic() if HEIC.match(data) else FORMATS
         with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(image.width, image.height, max_megapixels)
+            full, size = image.size, 2 * (scale_to or 0)
             with ROOM.hold(image.width * image.height):
+                if scale_to and image.format in ("JPEG", "MPO"):
+                    image.draft(None, (size, size))
+                drafted = image.size
                 image.load()
                 _turn_upright(image)
                 pixels = to_pixels(image, channels)
             note = "first image of several" if getattr(image, "is_animated", False) else ""
-            return Decoded(pixels, image.format or "", note)
+            width, height = full if image.size == drafted else full[::-1]
+            return Decoded(pixels, image.format or "", note, width, height)
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:

@@ -20,9 +20,8 @@ TORCHVISION = {"stem": "imagenet", "stride_on": "conv3x3"}  # of all networks th
 
 def full_preprocess(data: Data, preprocess: Preprocess, channels: Literal[1, 3]) -> FullPreprocess:
     """Join what `prepare` and evaluation do to an image: all that `predict` must repeat."""
-    return FullPreprocess(
-        resize=data.resize, fit=data.fit, channels=channels, **preprocess.model_dump()
-    )
+    decoding = {key: getattr(data, key) for key in ("resize", "fit", "scaled_decoding")}
+    return FullPreprocess(channels=channels, **decoding, **preprocess.model_dump())
 
 
 def publish_bundle(
