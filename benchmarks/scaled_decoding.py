@@ -34,7 +34,7 @@ def enlarge(pixels, rng):
 def small(photos, size, *, scaled):
     """Return the photos at this size, and the milliseconds that each took."""
     start = time.process_time()
-    options = {"channels": 3, "max_megapixels": 64, "scale_to": size if scaled else None}
+    options = {"channels": 3, "max_megapixels": 64, "size": size if scaled else None}
     images = [resize(decode(photo, **options).pixels, size, "shorter_side") for photo in photos]
     return np.stack(images), 1000 * (time.process_time() - start) / len(photos)
 

@@ -68,7 +68,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_that_hardly_shows(size, redu
     exif[0x0112] = orientation
     data = encode(make_photo(3, (2100, 1600)), "JPEG", exif=exif)
     exact, scaled = (
-        decode(data, channels=3, max_megapixels=9, scale_to=wanted) for wanted in (None, size)
+        decode(data, channels=3, max_megapixels=9, size=wanted) for wanted in (None, size)
     )
     height, width = exact.pixels.shape[:2]
     assert scaled.pixels.shape[:2] == (-(-height // reduced), -(-width // reduced))
@@ -79,13 +79,13 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_that_hardly_shows(size, redu
     assert np.abs(difference).mean() < (1 if reduced > 1 else 1e-9)
     for end in range(0, len(data) - 10, len(data) // 20):
         with pytest.raises(BadImageError):
-            decode(data[:end], channels=3, max_megapixels=9, scale_to=size)
+            decode(data[:end], channels=3, max_megapixels=9, size=size)
 
 
 def test_only_a_jpeg_is_decoded_at_a_reduced_scale():
     for kind in ("PNG", "WEBP", "TIFF", "HEIF", "AVIF"):
         data = encode(PHOTO, kind)
-        scaled = decode(data, channels=3, max_megapixels=1, scale_to=4)
+        scaled = decode(data, channels=3, max_megapixels=1, size=4)
         assert np.array_equal(scaled.pixels, read(data))
 
 

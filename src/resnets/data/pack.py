@@ -84,11 +84,9 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
     if isinstance(content, BadImageError):
         raise content
     if isinstance(content, bytes):
-        scale_to = packing.resize if packing.scaled_decoding else None
+        size = packing.resize if packing.scaled_decoding else None
         limit = packing.max_megapixels
-        return content, decode(
-            content, channels=packing.channels, max_megapixels=limit, scale_to=scale_to
-        )
+        return content, decode(content, channels=packing.channels, max_megapixels=limit, size=size)
     pixels = to_pixels(to_picture(content), packing.channels)
     kind, (height, width) = "IDX" if content.shape[2] == 1 else "CIFAR", content.shape[:2]
     return content.tobytes(), Decoded(pixels, kind, "", width, height)

@@ -97,7 +97,7 @@ def _prepare(path: str, content: Content, preprocess: FullPreprocess) -> Answer:
             content,
             channels=preprocess.channels,
             max_megapixels=MAX_MEGAPIXELS,
-            scale_to=preprocess.resize if preprocess.scaled_decoding else None,
+            size=preprocess.resize if preprocess.scaled_decoding else None,
         )
         small = resize(decoded.pixels, preprocess.resize, preprocess.fit)
         crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go

@@ -8,16 +8,14 @@ Training data, evaluation, export and prediction all come through this one decod
 - 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. 32-bit and float are refused:
   nothing in the file says which value is white.
 - CMYK, YCbCr, palettes and 1-bit are converted by Pillow; colour to grey is ITU-R 601 luma.
+- Where the caller says which size is wanted, a JPEG of four times that or more is decoded at 1/2,
+  1/4 or 1/8 of its scale, still of twice the size or more (benchmarks/scaled_decoding.py).
 
 The format is found from the content, never from the name, and the size is checked in the header
 before any pixel is decoded. A file that ends early is refused, never filled up with grey.
 
-Where its caller asks for that, a JPEG whose sides are four times the wanted size or more is decoded
-at 1/2, 1/4 or 1/8 of its scale, but at twice the size at least: benchmarks/scaled_decoding.py.
-
-While it is decoded, an image takes 7 bytes per pixel (8 when it is turned, a progressive JPEG 10, a
-HEIC 11, an AVIF 13, a WebP 16, a transparent one 19), and all threads together decode up to
-`ROOM.limit` pixels.
+While it is decoded, an image takes 7 bytes per pixel (turned 8, progressive JPEG 10, HEIC 11, AVIF
+13, WebP 16, transparent 19), and all threads together decode up to `ROOM.limit` pixels.
 """
 
 import io
@@ -113,13 +111,9 @@ def check_file_size(num_bytes: int) -> None:
 
 
 def decode(
-    source: bytes | Path,
-    *,
-    channels: Literal[1, 3],
-    max_megapixels: float,
-    scale_to: int | None = None,
+    source: bytes | Path, *, channels: Literal[1, 3], max_megapixels: float, size: int | None = None
 ) -> Decoded:
-    """Decode one image file; at a reduced scale where `scale_to` is the size that is wanted.
+    """Decode one image file, at a reduced scale where `size` tells how large it is wanted.
 
     Raises BadImageError, also for whatever Pillow raises on broken bytes: its plugins raise a dozen
     types, from OSError to struct.error, and none of them is our bug.
@@ -134,10 +128,10 @@ def decode(
         formats = _formats_and_heic() if HEIC.match(data) else FORMATS
         with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(image.width, image.height, max_megapixels)
-            full, size = image.size, 2 * (scale_to or 0)
+            full = image.size
             with ROOM.hold(image.width * image.height):
-                if scale_to and image.format in ("JPEG", "MPO"):
-                    image.draft(None, (size, size))
+                if size and image.format in ("JPEG", "MPO"):  # MPO: a phone's, with a second view
+                    image.draft(None, (2 * size, 2 * size))
                 drafted = image.size
                 image.load()
                 _turn_upright(image)
