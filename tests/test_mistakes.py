@@ -221,7 +221,7 @@ ARTEFACTS = [
 ]  # fmt: skip
 
 ENVIRONMENT = [
-    (EVALUATE, remove("task"), "no such file; run the prepare and split stages"),
+    (EVALUATE, remove("task"), "No such file or directory; check the path, or run the stage"),
     (EVALUATE, remove("task/split.csv"), "split.csv: No such file; dvc repro"),
     (EVALUATE, remove("model"), "model.safetensors: No such file; dvc repro"),
     (EVALUATE, write("h.csv", "repeat\n0\n1\n"), "repeat-1.safetensors: No such file"),

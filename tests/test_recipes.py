@@ -231,8 +231,13 @@ def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path)
     lines = (tmp_path / "recipes/README.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "`pub" in line]
     assert rows[0][2:8] == [
-        "85 (validation, best of 50 epochs)", "81.00", "70.00 to 90.00", "113", "96.00", "≥ 1:05",
-    ]  # fmt: skip
+        "85 (validation, best of 50 epochs)",
+        "81.00",
+        "70.00 to 90.00",
+        "113",
+        "96.00",
+        "≥ 0:01:05",
+    ]
     assert rows[1][6] == "96.00 leaked"
 
 

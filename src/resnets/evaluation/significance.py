@@ -140,7 +140,8 @@ def _image_variance(gap: Floats) -> float:
     from looking certain (Bonett & Price 2012, for right and wrong).
     """
     size, total = gap.size + 2, float(gap @ gap)
-    imagined = 2 * (total / max(1, int((np.abs(gap) > 1e-9).sum())) or 1.0)
+    num_decided = int((np.abs(gap) > 1e-9).sum())
+    imagined = 2 * (total / num_decided if num_decided else 1.0)
     return (total + imagined - float(gap.sum()) ** 2 / size) / size**2
 
 
