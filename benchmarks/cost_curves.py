@@ -51,7 +51,8 @@ def write_params(path: Path, size: int) -> None:
     values = PARAMS.model_dump(mode="json")
     for task in values["tasks"].values():
         task.update(path="images.zip", classes=None, num_classes=None)
-    values["data"].update(resize=min(size, 256), on_bad="quarantine", max_bad_fraction=0.5)
+    values["data"].update(resize=min(size, 256))
+    values["checks"].update(on_bad="quarantine", max_bad_fraction=0.5)
     values["preprocess"].update(crop=min(size, 224), mean=[0.5] * 3, std=[0.25] * 3)
     values["model"].update(name="resnet8", in_channels=3, stem="small")
     if size > 64:

@@ -33,14 +33,15 @@ from dvc.repo import Repo
 
 from tests.copies import ROOT, edit_params, make_copy
 
+WRITING = "prepare split backbone transfer evaluate labels leaderboard export"
 FAILPOINTS = {  # each with the stages that pass it, and how often one of them does at least
     "prepare.flushed": ("prepare", 1),
     "engine.step": ("backbone transfer", 9),
     "engine.epoch": ("backbone transfer", 2),
     "publish.done": ("backbone transfer", 1),
-    "write.half": ("prepare split backbone transfer evaluate leaderboard export", 1),
-    "write.before_rename": ("prepare split backbone transfer evaluate leaderboard export", 2),
-    "write.after_rename": ("prepare split backbone transfer evaluate leaderboard export", 2),
+    "write.half": (f"{WRITING} yardsticks", 1),
+    "write.before_rename": (WRITING, 2),
+    "write.after_rename": (WRITING, 2),
 }
 DVC_FILES = {"dvc.lock": 1, "rwlock": 8}  # and how often `dvc repro -s -f` writes them at least
 # opening a file to write empties it: dies then, and leaves so many bytes as if it had begun

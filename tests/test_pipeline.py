@@ -163,8 +163,8 @@ CHANGES = {
     "lr of one variant": (value(LR, 0.01), {"transfer@finetune", "leaderboard"}),
     "lr of the backbone": (value("backbone.optimizer.lr", 0.01), {"backbone"}),
     "steps between states": (value("runtime.checkpoint_steps", 7), set()),
-    "bad images": (value("data.on_bad", "quarantine"), PREPARE),
-    "share of bad images": (value("data.max_bad_fraction", 0.5), PREPARE),
+    "bad images": (value("checks.on_bad", "quarantine"), PREPARE),
+    "largest image": (value("checks.max_megapixels", 9.0), PREPARE),
     "device": (value("runtime.device", "cpu"), TRAINING | EVALUATE),
     "precision": (value("runtime.precision", "fp32"), TRAINING),
     "processes": (value("runtime.processes", 2), TRAINING),
@@ -186,7 +186,7 @@ CHANGES = {
     ),
     "a comment in the review": (text("review/compare.py", "import", "# why\nimport"), set()),
     "a colour": (text("evaluation/plots.py", "COLOURS", "# brighter\nCOLOURS"),
-                 PREPARE | EVALUATE | {"leaderboard", "export"}),
+                 EVALUATE | {"leaderboard", "export"}),
     "a comment in the page": (text("evaluation/leaderboard.py", "import", "# why\nimport"),
                               EVALUATE | {"leaderboard", "export"}),
 }  # fmt: skip
@@ -229,7 +229,7 @@ def test_lock_that_is_torn_or_lost_costs_no_training(kept, torn):
 
 
 def test_what_changes_no_result_runs_once_and_makes_nothing_follow(kept):
-    value("data.on_bad", "quarantine")(kept)
+    value("checks.on_bad", "quarantine")(kept)
     assert set(rerun(kept)) == PREPARE
 
 
@@ -260,9 +260,9 @@ def test_backbone_without_a_test_is_scored_as_nothing_and_drawn_as_nothing(kept,
 def test_queued_experiments_find_photos_that_git_does_not_have(kept):
     """A queue works in copies of the commit: raw data are not needed there, or are copied too."""
     queue = ("dvc", "exp", "run", "--queue")
-    run(*queue, "--allow-missing", "-S", "export.tolerance=0.001", cwd=kept)
+    run(*queue, "--allow-missing", "-S", "export.variant=frozen", cwd=kept)
     copied = ("-C", "data/raw", "-C", "../photos.zip")
-    run(*queue, *copied, "-S", "data.max_bad_fraction=0.02", cwd=kept)
+    run(*queue, *copied, "-S", "checks.on_bad=quarantine", cwd=kept)
     said = run("dvc", "exp", "run", "--run-all", cwd=kept)
     ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
     assert ran == PREPARE | {"export"}

@@ -64,15 +64,15 @@ def check(
 ) -> None:
     """Judge every image of a dataset: classes, sizes, formats, and all that is wrong.
 
-    Takes data.max_megapixels from a params.yaml in this folder. Ends with exit code 3 if something
-    would stop `prepare`.
+    Takes checks.max_megapixels from a params.yaml in this folder. Ends with exit code 3 if
+    something would stop `prepare`.
     """
     from resnets.data.check import MAX_MEGAPIXELS
     from resnets.data.check import check as check_dataset
     from resnets.params import load_params
 
     params = Path("params.yaml")
-    limit = load_params(params).data.max_megapixels if params.is_file() else MAX_MEGAPIXELS
+    limit = load_params(params).checks.max_megapixels if params.is_file() else MAX_MEGAPIXELS
     check_dataset(path, max_megapixels=limit)
 
 
@@ -132,7 +132,7 @@ def import_check(
         network=values.model,
         preprocess=full_preprocess(values.data, values.preprocess, values.model.in_channels),
         order=order.read_text(encoding="utf-8").splitlines() if order else None,
-        max_megapixels=values.data.max_megapixels,
+        max_megapixels=values.checks.max_megapixels,
         device=resolve_device(values.runtime.device),
     )
 

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from resnets.data.prepare import Summary, prepare_task
-from resnets.params.schema import Data, Split, Task
+from resnets.params.schema import Checks, Data, Split, Task
 
-DATA = {"resize": 32, "max_bad_fraction": 0.0, "max_megapixels": 1.0}
+DATA = {"resize": 32}
+CHECKS = {"max_bad_fraction": 0.0, "max_megapixels": 1.0}
 
 
 def split_options(**changes: object) -> Split:
@@ -20,10 +21,12 @@ def split_options(**changes: object) -> Split:
 
 
 def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Summary:
-    """Prepare a task; `options` are keys of the sections `tasks.*` and `data` of params.yaml."""
+    """Prepare a task; `options` are keys of `tasks.*`, `checks` and `data` in params.yaml."""
     selection = {key: options.pop(key) for key in Task.model_fields if key in options}
     task = Task(path=str(source), **selection)
-    return prepare_task(task, Data(**{**DATA, **options}), channels, out)
+    limits = {key: options.pop(key) for key in Checks.model_fields if key in options}
+    checks, data = Checks(**{**CHECKS, **limits}), Data(**{**DATA, **options})
+    return prepare_task(task, data, checks, channels, out)
 
 
 def make_photo(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:

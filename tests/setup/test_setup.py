@@ -162,8 +162,8 @@ def test_given_sides_grey_photos_and_bad_ones_are_seen(tmp_path):
     assert seen.num_images == {"train": 24, "val": 6, "test": 6, "unused": 0}
     params = written(tmp_path, seen)
     assert params.model.in_channels == len(params.preprocess.mean) == 1
-    assert params.data.on_bad == "quarantine"
-    assert params.data.max_bad_fraction >= 1 / 37
+    assert params.checks.on_bad == "quarantine"
+    assert params.checks.max_bad_fraction >= 1 / 37
 
 
 @pytest.mark.parametrize("effort", ["fast", "normal", "best"])

@@ -66,7 +66,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
     if rejected:
         raise DataError(
             f"{path}: {len(rejected)} of {len(rows) + len(rejected)} images are bad, as listed",
-            "repair or remove them, name them in tasks.*.exclude, or set data.on_bad: quarantine",
+            "repair or remove them, name them in tasks.*.exclude, or set checks.on_bad: quarantine",
         )
     select_members(source)
 

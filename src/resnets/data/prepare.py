@@ -11,7 +11,7 @@ from resnets.data.duplicates import label_conflicts, mark_near
 from resnets.data.layout import Member, Source, looks_like_image
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
-from resnets.params.schema import Data, Task
+from resnets.params.schema import Checks, Data, Task
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
@@ -29,21 +29,23 @@ class Summary:
     metrics: dict[str, Any]
 
 
-def prepare_task(task: Task, data: Data, channels: Literal[1, 3], out_folder: Path) -> Summary:
+def prepare_task(
+    task: Task, data: Data, checks: Checks, channels: Literal[1, 3], out_folder: Path
+) -> Summary:
     """Judge and pack a dataset into `out_folder`: images.bin, manifest.csv and rejected.csv.
 
     Raises DataError when the classes are not the expected ones, or when more is wrong than
-    `data` allows; rejected.csv lists it all even then.
+    `checks` allow; rejected.csv lists it all even then.
     """
     source = open_source(Path(task.path))
     members = select_members(source, task.classes, task.num_classes, task.exclude)
-    packing = Packing(channels, data.resize, data.fit, data.max_megapixels, data.scaled_decoding)
+    packing = Packing(channels, data.resize, data.fit, checks.max_megapixels, data.scaled_decoding)
     manifest, listed = out_folder / "manifest.csv", out_folder / "rejected.csv"
     manifest.unlink(missing_ok=True)  # it would not fit the new images.bin
     rows, rejected = judge_all(source, members, packing, out_folder / "images.bin")
     rejected = [image for image in rejected if image.id not in task.exclude]
     write_table(listed, Rejected, rejected)
-    _check_bad(rejected, len(rows) + len(rejected), data, listed)
+    _check_bad(rejected, len(rows) + len(rejected), checks, listed)
     check_classes(source.path, {member.label for member in members}, rows)
     write_table(manifest, ManifestRow, rows)
     metrics = summarise(rows, rejected) | {
@@ -120,15 +122,15 @@ def list_bad(rejected: list[Rejected]) -> str:
     return "; ".join(parts)
 
 
-def _check_bad(rejected: list[Rejected], total: int, data: Data, listed: Path) -> None:
+def _check_bad(rejected: list[Rejected], total: int, checks: Checks, listed: Path) -> None:
     """Stop when more images are bad than allowed."""
     bad = f"{len(rejected)} of {total} images are bad: {list_bad(rejected)}; see {listed}"
-    if rejected and data.on_bad == "stop":
-        raise DataError(bad, "do what the list says for each, or set data.on_bad: quarantine")
-    if len(rejected) > data.max_bad_fraction * total:
+    if rejected and checks.on_bad == "stop":
+        raise DataError(bad, "do what the list says for each, or set checks.on_bad: quarantine")
+    if len(rejected) > checks.max_bad_fraction * total:
         raise DataError(
-            f"more than data.max_bad_fraction ({data.max_bad_fraction}): {bad}",
-            "do what the list says for each, or raise data.max_bad_fraction",
+            f"more than checks.max_bad_fraction ({checks.max_bad_fraction}): {bad}",
+            "do what the list says for each, or raise checks.max_bad_fraction",
         )
 
 

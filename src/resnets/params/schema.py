@@ -99,16 +99,20 @@ class Task(Section):
 
 
 class Data(Section):
-    """Say how images of every task are judged and packed."""
+    """Say how images of every task are packed."""
 
     resize: Side
     fit: Literal["shorter_side", "stretch"] = "shorter_side"  # stretch makes a square
     # JPEGs of four times the size or more: in a quarter of the time, not quite torchvision's pixels
     scaled_decoding: bool = False
-    # which images are packed; those that are count by their bytes. Larger ones are never decoded
-    on_bad: Annotated[Literal["stop", "quarantine"], CHANGES_NO_RESULT] = "stop"
-    max_bad_fraction: Annotated[Fraction, CHANGES_NO_RESULT] = 0.01
-    max_megapixels: Annotated[Positive, CHANGES_NO_RESULT] = 64.0
+
+
+class Checks(Section):
+    """Say which images are packed; only `prepare` asks, so that a change trains nothing again."""
+
+    on_bad: Literal["stop", "quarantine"] = "stop"
+    max_bad_fraction: Fraction = 0.01
+    max_megapixels: Positive = 64.0  # larger images are never decoded
 
 
 class Preprocess(Section):
@@ -222,6 +226,7 @@ class Params(Section):
     runtime: Runtime
     tasks: Annotated[dict[Name, Task], CHANGES_NO_RESULT]  # count by the images of train and val
     data: Data
+    checks: Annotated[Checks, CHANGES_NO_RESULT] = Checks()  # the images count by their bytes
     preprocess: Preprocess
     split: Annotated[dict[Name, Split], CHANGES_NO_RESULT]  # as the tasks
     model: Model

@@ -73,6 +73,6 @@ def _generated_side(folder: Path, values: Params, num_images: int) -> Side:
         Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(path)
     with contextlib.redirect_stderr(io.StringIO()):
         source = TaskSection(path=str(folder / "photos"))
-        prepare_task(source, values.data, values.model.in_channels, folder / "task")
+        prepare_task(source, values.data, values.checks, values.model.in_channels, folder / "task")
     split_task(folder / "task", Split(val=1, test=1))
     return Task(folder / "task").side("train")

@@ -40,7 +40,8 @@ def main(
     from resnets.tasks.task import PixelStore
 
     with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
-        summary = prepare_task(dataset, values.data, values.model.in_channels, out)
+        channels = values.model.in_channels
+        summary = prepare_task(dataset, values.data, values.checks, channels, out)
         rows, store = summary.rows, out / "images.bin"
         found = [*find_odd(rows, PixelStore(store, rows)), *find_across(rows)]
         write_json(metrics, summary.metrics | {"findings": count(found)})

@@ -44,7 +44,7 @@ def map_ahead(
         while waiting:
             yield waiting.popleft()[0].result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # a worker may be what collects this
 
 
 class Pace(ProgressColumn):

@@ -54,7 +54,7 @@ FIXES = {  # every reason to refuse a file, and what to do about it
     "not_an_image": f"remove it; accepted are {', '.join(FORMATS)} and HEIC",
     "no_decoder": "python -m pip install pillow-heif, or save it as a JPEG",
     "damaged": "fetch the file again, or remove it",
-    "too_large": "scale it down, or raise data.max_megapixels",
+    "too_large": "scale it down, or raise checks.max_megapixels",
     "too_thin": "crop it, or remove it",
     "unsupported": "save it as an 8-bit PNG or JPEG",
     "bad_name": "rename it",
