@@ -139,7 +139,9 @@ def test_the_limit_of_megapixels_is_that_of_the_parameters_here(tmp_path):
     root = write_folder(tmp_path / "x", files)
     params = (Path(__file__).parents[2] / "params.yaml").read_text()
     limit = "checks:\n  max_megapixels: 0.01\n"
-    (tmp_path / "params.yaml").write_text(re.sub(r"^checks:.*\n", limit, params, flags=re.MULTILINE))
+    (tmp_path / "params.yaml").write_text(
+        re.sub(r"^checks:.*\n", limit, params, flags=re.MULTILINE)
+    )
     done = run(root, cwd=tmp_path)
     assert done.returncode == 3
     (line,) = lines_below(done.stdout, "Bad, too_large: scale it down, or raise checks.max_mega")
