@@ -145,11 +145,15 @@ def fetch(
     name: Annotated[str | None, Argument(help="What to fetch; nothing lists it all.")] = None,
     source: Annotated[Path | None, Option("--from", help="A local file or folder.")] = None,
     sha256: Annotated[str | None, Option(help="The checksum to insist on.")] = None,
+    about: Annotated[bool, Option("--about", help="Only say where it comes from.")] = False,
 ) -> None:
     """Bring a dataset or published weights to data/, verified; lists what there is."""
-    from resnets.data.fetch import fetch_by_name
+    from resnets.data.fetch import describe, fetch_by_name
 
-    fetch_by_name(name, Path("data"), source=source, sha256=sha256)
+    if name is None or about:
+        describe(name)
+    else:
+        fetch_by_name(name, Path("data"), source=source, sha256=sha256)
 
 
 @app.command(

@@ -15,12 +15,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from torchvision.models import get_model_weights, list_models
 from typer.testing import CliRunner
 
 from resnets.cli import app
 from resnets.data.catalogue import DATASETS, Item, all_items
 from resnets.data.fetch import download, fetch, fetch_by_name
 from resnets.data.sources import open_source
+from resnets.params.architecture import PUBLISHED
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
 CONTENT = bytes(range(256)) * 4000
@@ -28,7 +30,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def thing(sha256: str, name: str = "thing.zip") -> Item:
-    return Item("raw", {f"https://nowhere.invalid/{name}": sha256}, "MIT", "nobody")
+    return Item("raw", {f"https://nowhere.invalid/{name}": sha256}, 1, "MIT", "nobody")
 
 
 def local(tmp_path: Path, content: bytes = CONTENT, name: str = "thing.zip") -> Path:
@@ -109,10 +111,23 @@ def test_the_table_is_complete_and_https_only():
         fetch_by_name("imagenet", Path(), source=None, sha256=None)
 
 
-def test_listing_names_everything():
-    shown = CliRunner().invoke(app, ["fetch"]).output
-    for word in ("fashion_mnist", "hymenoptera", "flowers", "resnet18-f37072fd.pth", "--sha256"):
+def test_list_has_a_line_for_each_and_says_the_rest_on_request():
+    lines = CliRunner().invoke(app, ["fetch"]).output.splitlines()
+    assert [line.split()[0] for line in lines] == list(all_items())
+    assert lines[0].split()[1:] == ["31", "MB", "MIT"]
+    shown = CliRunner().invoke(app, ["fetch", "hymenoptera", "--about"]).output
+    for word in ("47 MB", "Chilamkurthy", "https://", "give --sha256"):
         assert word in shown
+
+
+def test_sizes_of_weights_are_torchvisions():
+    sizes = {}
+    for name in {row.partition("-")[0] for row in PUBLISHED} & set(list_models()):
+        for weights in get_model_weights(name):
+            sizes[weights.url.rpartition("/")[2]] = weights.meta["_file_size"]
+    assert len(sizes) > 15
+    for name, size in sizes.items():
+        assert all_items()[name].megabytes == pytest.approx(size, abs=1)
 
 
 @pytest.fixture(scope="module")

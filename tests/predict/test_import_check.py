@@ -135,7 +135,7 @@ def test_an_import_names_what_the_file_cannot_tell_and_how_to_check(project, cap
 
 def test_an_import_of_published_weights_names_each_value_that_differs(project, capsys, monkeypatch):
     digest = hashlib.sha256(Path("w.pth").read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(PUBLISHED, f"resnet8-{digest}.pth", 256)
+    monkeypatch.setitem(PUBLISHED, f"resnet8-{digest}.pth", ("x", 256, 224))
     words = import_into(project, capsys)
     assert words.startswith("warning: w.pth was trained with other values than params.yaml has: ")
     for part in (

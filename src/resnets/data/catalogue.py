@@ -1,11 +1,12 @@
 """List what `resnets fetch` brings: address, checksum, licence and citation of each.
 
-Checksums are the publishers' own (TensorFlow Datasets' for the flowers, the digits in torchvision's
-file names), but for Fashion-MNIST and CIFAR-10, whose publishers give MD5, and Tiny ImageNet, where
+Checksums are the publishers' own (TensorFlow Datasets' for the flowers, the digits in the names of
+weights), but for Fashion-MNIST and CIFAR-10, whose publishers give MD5, and Tiny ImageNet, where
 those who use it agree. A .gz file's, but not a .tar.gz file's, is of what it holds, so that
 Debian's copies, packed without name and time, pass as well.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Item:
 
     folder: str  # below data/
     files: dict[str, str]  # address: SHA-256, all 64 digits, or the first ones; "" if not published
+    megabytes: int
     licence: str
     citation: str
     classes: str = ""  # the content of classes.txt beside IDX files
@@ -51,6 +53,7 @@ DATASETS = {
                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
             ),
         },
+        31,
         "MIT",
         "Xiao, Rasul, Vollgraf: Fashion-MNIST, arXiv:1708.07747, 2017",
         "T-shirt/top\nTrouser\nPullover\nDress\nCoat\nSandal\nShirt\nSneaker\nBag\nAnkle boot\n",
@@ -58,36 +61,77 @@ DATASETS = {
     "hymenoptera": Item(
         "raw",
         {f"{PYTORCH}/tutorial/hymenoptera_data.zip": ""},
+        47,
         "not stated by the publisher",
         "Chilamkurthy: Transfer Learning for Computer Vision, PyTorch tutorial",
     ),
     "flowers": Item(
         "raw",
         {FLOWERS: "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c"},
+        229,
         "CC BY 2.0, named by photographer inside",
         "The TensorFlow Team: Flowers, 2019",
     ),
     "cifar10": Item(
         "raw",
         {CIFAR10: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+        170,
         "not stated by the publisher",
         "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009",
     ),
     "tiny_imagenet": Item(
         "raw",
         {TINY: "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"},
+        248,
         "photos of ImageNet, whose terms are for research",
         "Le, Yang: Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
     ),
 }
 
 
+IMAGENET = "trained on ImageNet (for research)"
+PUBLISHERS = {  # of weights: address, licence, citation
+    "torchvision": (
+        f"{PYTORCH}/models",
+        f"BSD-3-Clause; {IMAGENET}",
+        "He et al.: Deep Residual Learning, CVPR 2016; torchvision",
+    ),
+    "timm": (
+        "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-rsb-weights",
+        f"Apache-2.0; {IMAGENET}",
+        "Wightman, Touvron, Jégou: ResNet strikes back, arXiv:2110.00476, 2021; timm",
+    ),
+    "facebook": (
+        "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files",
+        f"CC BY-NC 4.0; {IMAGENET}",
+        "Yalniz et al.: Billion-scale semi-supervised learning, arXiv:1905.00546, 2019",
+    ),
+}
+NETWORK = re.compile(r"(wide_)?resne(x)?t\d+(_\d+x\d+|_2)?")  # in the name of a file
+MEGABYTES = {
+    "resnet18": 45,
+    "resnet34": 83,
+    "resnet50": 98,
+    "resnet101": 171,
+    "resnet152": 230,
+    "resnext50_32x4": 96,
+    "resnext101_32x8": 340,
+    "resnext101_64x4": 319,
+    "wide_resnet50_2": 263,
+    "wide_resnet101_2": 485,
+    "wide_resnet50_2-95faca4d.pth": 132,  # these two are in half precision
+    "wide_resnet101_2-32ee1156.pth": 243,
+}
+
+
 def all_items() -> dict[str, Item]:
-    """Return the datasets and torchvision's weights, whose names end in digits of their SHA-256."""
-    licence = "BSD-3-Clause; trained on ImageNet, whose terms are for research"
-    citation = "He et al.: Deep Residual Learning, CVPR 2016; torchvision"
+    """Return the datasets and the weights, whose names end in digits of their SHA-256."""
     items = dict(DATASETS)
-    for name in PUBLISHED:
-        digits = name.removesuffix(".pth").rpartition("-")[2]
-        items[name] = Item("weights", {f"{PYTORCH}/models/{name}": digits}, licence, citation)
+    for name, (publisher, *_) in PUBLISHED.items():
+        digits, network = name.removesuffix(".pth").rpartition("-")[2], NETWORK.search(name)
+        assert network
+        address, licence, citation = PUBLISHERS[publisher]
+        size = MEGABYTES.get(name, MEGABYTES[network[0]])
+        files = {f"{address}/{name}": digits}
+        items[name] = Item("weights", files, size, licence, citation)
     return items

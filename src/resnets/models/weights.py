@@ -52,7 +52,8 @@ def published_preprocess(name: str, channels: Literal[1, 3]) -> dict[str, Any]:
 
     One channel, for a stem summed over RGB, has the means of the three channels' numbers.
     """
-    shape = {"resize": PUBLISHED[name], "fit": "shorter_side", "crop": 224, "channels": channels}
+    _, resize, crop = PUBLISHED[name]
+    shape = {"resize": resize, "fit": "shorter_side", "crop": crop, "channels": channels}
     if channels == 1:
         return {**shape, "mean": [0.449], "std": [0.226]}
     return {**shape, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -65,22 +65,39 @@ VARIANTS: dict[str, Variant] = {
 # every depth of the CIFAR form up to the paper's deepest; resnet50 and resnet152 are the others
 NETWORKS = {f"resnet{depth}": _cifar(depth) for depth in range(8, 1203, 6)} | VARIANTS
 
-# torchvision's published files by the size to which their preprocessing resizes the shorter side:
-# the network and the first digits of the file's SHA-256
+# published files by who publishes them and by the sizes of their preprocessing, resize and crop:
+# the network, the recipe, and the first digits of the file's SHA-256
 _FILES = {
-    256: """
+    ("torchvision", 256, 224): """
         resnet18-5c106cde resnet34-333f7ec4 resnet50-19c8e357 resnet101-5d3b4d8f resnet152-b121ed2d
         resnet18-f37072fd resnet34-b627a593 resnet50-0676ba61 resnet101-63fe2227 resnet152-394f9c45
         resnext50_32x4d-7cdf4587 resnext101_32x8d-8ba56ff5
         wide_resnet50_2-95faca4d wide_resnet101_2-32ee1156
     """,  # first V1 in PyTorch's old format, without num_batches_tracked; then IMAGENET1K_V1
-    232: """
+    ("torchvision", 232, 224): """
         resnet50-11ad3fa6 resnet101-cd907fc2 resnet152-f82ba261
         resnext50_32x4d-1a0047aa resnext101_32x8d-110c445d resnext101_64x4d-173b62eb
         wide_resnet50_2-9ba9bcbe wide_resnet101_2-d733dc28
     """,  # IMAGENET1K_V2, and the V1 of resnext101_64x4d, which was made with the recipe of V2
+    ("timm", 235, 224): """
+        resnet18_a1_0-d63eafa0 resnet34_a1_0-46f8f793 resnet50_a1_0-14fe96d1
+        resnet101_a1_0-cdcb52a9 resnet152_a1_0-2eee8a7a resnext50_32x4d_a1_0-b5a91a1d
+        resnet18_a2_0-b61bd467 resnet34_a2_0-82d47d71 resnet50_a2_0-a2746f79
+        resnet101_a2_0-6edb36c7 resnet152_a2_0-b4c6978f resnext50_32x4d_a2_0-efc76add
+    """,  # "ResNet strikes back" (arXiv:2110.00476); resized bicubically there, bilinearly here
+    ("timm", 168, 160): """
+        resnet18_a3_0-40c531c8 resnet34_a3_0-a20cabb6 resnet50_a3_0-59cae1ef
+        resnet101_a3_0-1db14157 resnet152_a3_0-134d4688 resnext50_32x4d_a3_0-3e450271
+    """,
+    ("facebook", 256, 224): """
+        semi_supervised_resnet18-d92f0530 semi_supervised_resnet50-08389792
+        semi_supervised_resnext50_32x4-ddb3e555 semi_supervised_resnext101_32x8-2cfe2f8b
+        semi_weakly_supervised_resnet18-118f1556 semi_weakly_supervised_resnet50-16a12f1b
+        semi_weakly_supervised_resnext50_32x4-72679e44
+        semi_weakly_supervised_resnext101_32x8-b4712904
+    """,  # SSL and SWSL (arXiv:1905.00546)
 }
-PUBLISHED = {f"{name}.pth": size for size, names in _FILES.items() for name in names.split()}
+PUBLISHED = {f"{name}.pth": row for row, names in _FILES.items() for name in names.split()}
 
 
 def variant(name: str) -> Variant:

@@ -73,7 +73,9 @@ def find_backbone(given: Path | None, folder: Path) -> Backbone | None:
         what = f"{path}: weights of no network of the family"
         raise ArtefactError(what, "name another file with --backbone")
     network = Model.model_validate({"name": name, "in_channels": 3})
-    crop, resize = (32, 32) if network.stem == "small" else (224, PUBLISHED.get(path.name, 256))
+    resize, crop = PUBLISHED.get(path.name, ("", 256, 224))[1:]
+    if network.stem == "small":
+        resize = crop = 32
     size = {"crop": crop, "resize": resize, "fit": "shorter_side", "channels": 3}
     mean, std = IMAGENET[3]
     return path, network, FullPreprocess.model_validate({**size, "mean": mean, "std": std})
