@@ -83,11 +83,12 @@ def check(
 def init(
     photos: Annotated[Path, Argument(help="A folder, zip or tar of class folders, or IDX.")],
     backbone: Annotated[
-        Path | None, Option(help="A bundle or weights file; else what data/weights has.")
+        Path | None, Option(help="A bundle or weights file; else data/weights, or fetched.")
     ] = None,
     fast: Annotated[bool, Option("--fast", help="Less than half the steps, smaller.")] = False,
     best: Annotated[bool, Option("--best", help="2.5 times the steps, larger.")] = False,
     force: Annotated[bool, Option("--force", help="Also where Git lacks params.yaml.")] = False,
+    offline: Annotated[bool, Option("--offline", help="Fetch no ImageNet weights.")] = False,
 ) -> None:
     """Look at photos and write a params.yaml for them, so that `dvc repro` needs no edit.
 
@@ -100,7 +101,7 @@ def init(
     if fast and best:
         raise ParamsError("--fast and --best exclude each other", "give one of them, or none")
     effort: Literal["fast", "normal", "best"] = "fast" if fast else "best" if best else "normal"
-    write_params(photos, backbone=backbone, effort=effort, force=force)
+    write_params(photos, backbone=backbone, effort=effort, force=force, offline=offline)
 
 
 @app.command(

@@ -14,7 +14,7 @@ from resnets.models.bundle import BundleMeta, save_bundle
 from resnets.models.resnet import build_model
 from resnets.params import load_params
 from resnets.setup.look import Look, look
-from resnets.setup.rules import SIZE_RULES, choose, find_backbone, image_size
+from resnets.setup.rules import SIZE_RULES, choose, find_weights, image_size, read_backbone
 from resnets.setup.write import init
 from resnets.system.errors import ResNetsError
 from tests.data.photos import encode, make_photo, pets, write_folder
@@ -49,7 +49,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def run(folder: Path, *, effort="normal", force=False) -> None:
-    init(folder, backbone=None, effort=effort, force=force)
+    init(folder, backbone=None, effort=effort, force=force, offline=True)
 
 
 def test_a_new_user_gets_parameters_and_keeps_the_old_ones(project, tmp_path, capsys):
@@ -201,7 +201,8 @@ def test_rare_classes_are_weighed(tmp_path):
 
 def test_published_weights_bring_their_network_and_preprocessing(tmp_path):
     torch.save(build_model("resnet18").state_dict(), tmp_path / "resnet18-f37072fd.pth")
-    backbone = find_backbone(None, tmp_path)
+    (tmp_path / "smaller.safetensors").touch()
+    backbone = read_backbone(find_weights(tmp_path))
     params = written(tmp_path, look(photos(tmp_path, pets(6))), backbone)
     assert params.backbone.input == str(tmp_path / "resnet18-f37072fd.pth")
     assert (params.data.resize, params.preprocess.crop) == (256, 224)
@@ -223,7 +224,7 @@ def test_a_backbone_of_another_run_brings_what_its_bundle_says(tmp_path):
     path = tmp_path / "model.safetensors"
     save_bundle(path, build_model(**meta.architecture), meta)
     seen = look(photos(tmp_path, pets(6)))
-    params = written(tmp_path, seen, find_backbone(path, tmp_path))
+    params = written(tmp_path, seen, read_backbone(find_weights(tmp_path)))
     found = {key: getattr(params.model, key) for key in network}
     assert found == network
     assert (params.preprocess.crop, params.data.resize, params.preprocess.mean) == (28, 30, [0.3])
@@ -232,8 +233,20 @@ def test_a_backbone_of_another_run_brings_what_its_bundle_says(tmp_path):
 def test_weights_of_no_network_of_the_family_are_refused(tmp_path):
     torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ResNetsError, match=r"other\.pth: weights of no network"):
-        find_backbone(tmp_path / "other.pth", tmp_path)
-    assert find_backbone(None, tmp_path) is None
+        read_backbone(tmp_path / "other.pth")
+    assert find_weights(tmp_path) is None
+
+
+def test_without_a_network_it_goes_on_from_random_weights_and_says_so(
+    project, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
+    folder = photos(tmp_path, pets(8))
+    init(folder, backbone=None, effort="fast", force=False, offline=False)
+    said = capsys.readouterr()
+    assert "\nno ImageNet weights: https://" in said.err
+    assert "random weights" in said.out
+    assert load_params(project / "params.yaml").backbone.input == "artifacts/random"
 
 
 @pytest.mark.slow

@@ -51,15 +51,18 @@ IMBALANCE = 3  # of the largest class to the smallest, as `resnets check` has it
 IMAGENET = {3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), 1: ([0.449], [0.226])}
 
 
-def find_backbone(given: Path | None, folder: Path) -> Backbone | None:
-    """Read the given weights file, or the smallest published one in the folder, if there is one.
+def find_weights(folder: Path) -> Path | None:
+    """Return the smallest published file in a folder, else the smallest bundle of an own run."""
+    published = [path for path in folder.glob("*.pth") if path.name in PUBLISHED]
+    files = published or folder.glob("*.safetensors")
+    return min(files, key=lambda file: file.stat().st_size, default=None)
+
+
+def read_backbone(path: Path) -> Backbone:
+    """Return a weights file with its network and the preprocessing that it was trained with.
 
     Raises ArtefactError for weights of no network of the family.
     """
-    published = [path for path in folder.glob("*.pth") if path.name in PUBLISHED]
-    path = given or min(published, key=lambda file: file.stat().st_size, default=None)
-    if path is None:
-        return None
     from resnets.models.weights import load_weights
 
     weights = load_weights(path)

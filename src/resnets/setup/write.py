@@ -1,6 +1,7 @@
 """Write params.yaml for photos, and say on one screen what was found, chosen and why."""
 
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from datetime import timedelta
@@ -12,23 +13,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resnets.data.catalogue import all_items
+from resnets.data.fetch import fetch
 from resnets.data.prepare import list_bad, summarise
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE, Params
 from resnets.setup.look import Look, look
-from resnets.setup.rules import Effort, choose, find_backbone
+from resnets.setup.rules import SMALL, Effort, choose, find_weights, read_backbone
 from resnets.system.errors import EnvironmentFault, ParamsError, printable
 from resnets.system.files import write_text
 
 TARGET, WEIGHTS = Path("params.yaml"), Path("data/weights")
+PUBLISHED = "resnet18-f37072fd.pth"  # of ImageNet, 45 MB
 NO_WEIGHTS = (  # ants and bees: 72% without weights of ImageNet, published with them 94%
     "random weights: on few photos that costs some 20 points of accuracy. `resnets fetch "
-    "resnet18-f37072fd.pth` (45 MB) gets better ones, --backbone names your own"
+    f"{PUBLISHED}` (45 MB) gets better ones, --backbone names your own"
 )
 
 
-def init(photos: Path, *, backbone: Path | None, effort: Effort, force: bool) -> None:
+def init(
+    photos: Path, *, backbone: Path | None, effort: Effort, force: bool, offline: bool
+) -> None:
     """Look, choose, write params.yaml and keep the old one beside it; an error changes nothing.
+
+    Without a backbone that is named or in data/weights, ImageNet weights are fetched.
 
     Raises ParamsError where Git lacks changes of params.yaml, DataError for photos that cannot be
     trained on, ArtefactError for weights of no network of the family.
@@ -39,7 +47,10 @@ def init(photos: Path, *, backbone: Path | None, effort: Effort, force: bool) ->
         what = f"{TARGET}: has changes that Git does not hold"
         raise ParamsError(what, "commit them, or give --force, which keeps it beside the new one")
     seen = look(photos)
-    values = choose(seen, find_backbone(backbone, WEIGHTS), effort)
+    weights = backbone or find_weights(WEIGHTS)
+    if weights is None and not offline and seen.shorter_side >= SMALL:
+        weights = _fetch()
+    values = choose(seen, read_backbone(weights) if weights else None, effort)
     template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
     text = Template(template).substitute(values)
     with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +69,16 @@ def init(photos: Path, *, backbone: Path | None, effort: Effort, force: bool) ->
     time = str(timedelta(minutes=max(1, round(minutes))))[:-3]
     table.add_row("time", f"about {time} (hours:minutes) for `dvc repro` on this machine")
     Console(highlight=False).print(table)
+
+
+def _fetch() -> Path | None:
+    """Fetch ImageNet weights; None, and a line that says why, where they cannot be had."""
+    try:
+        (path,) = fetch(all_items()[PUBLISHED], WEIGHTS.parent)
+    except EnvironmentFault as error:
+        print(f"no ImageNet weights: {printable(error.what)}", file=sys.stderr)
+        return None
+    return path
 
 
 def _has_changes(path: Path) -> bool:
