@@ -18,6 +18,7 @@ STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.
 # the floors, from the top down; a module imports from its own package or from a floor below
 FLOORS = [
     {"stages", "cli", "mend"},
+    {"serve"},
     {"predict", "review", "setup"},
     {"export"},
     {"training", "evaluation", "data"},
@@ -32,7 +33,17 @@ WITHOUT_INFLUENCE = {"runtime.checkpoint_steps"}
 # what checks, scores, shows and ships changes no model
 # the sections that give a training what it does not name itself
 INHERITED = {"backbone": {"training"}, "transfer": {"training", "model"}}
-NEVER_TRAINS = {"cli", "mend", "data", "evaluation", "export", "predict", "review", "setup"}
+NEVER_TRAINS = {
+    "cli",
+    "mend",
+    "data",
+    "evaluation",
+    "export",
+    "predict",
+    "review",
+    "serve",
+    "setup",
+}
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}
 
 
@@ -91,7 +102,7 @@ def test_what_needs_no_torch_cannot_reach_it(script):
     assert not {"torch", "torchvision"} & imported
 
 
-COMMANDS = ("summary", "check", "import-check", "fetch", "compare", "predict")
+COMMANDS = ("summary", "check", "import-check", "fetch", "compare", "predict", "serve")
 HELPS = [f"resnets.stages.{stage}" for stage in STAGES] + [f"resnets.cli {c}" for c in COMMANDS]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option, Typer
 
-from resnets.system.errors import run_app
+from resnets.system.errors import EnvironmentFault, run_app
 
 Precision = Literal["fp32", "bf16", "auto"]
 
@@ -219,6 +219,35 @@ def predict(
         device=device,
         precision=precision,
     )
+
+
+@app.command(
+    epilog="Examples:\n\nresnets serve\n\nresnets serve --model model.onnx --port 9000\n\n"
+    "curl -F image=@photo.jpg -F image=@other.png http://127.0.0.1:8000/predict"
+)
+def serve(
+    model: Annotated[Path | None, Option(help="Else the exported one, int8 if made.")] = None,
+    host: Annotated[str, Option(help="Address to listen at; 0.0.0.0 is all.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    max_megabytes: Annotated[float, Option(min=0.001, help="Of one request.")] = 32,
+    max_images: Annotated[int, Option(min=1, help="Of one request.")] = 64,
+    max_megapixels: Annotated[float, Option(min=0.001, help="Of one image.")] = 50,
+    max_seconds: Annotated[float, Option(min=0.1, help="To send a request; to answer it.")] = 30,
+    max_waiting: Annotated[int, Option(min=1, help="Images of all requests; more get 429.")] = 256,
+) -> None:
+    """Classify images over HTTP, with the answers of `predict`: POST them to /predict.
+
+    /docs describes the rest. There are no users and no encryption: leave both to a proxy. SIGTERM
+    ends the server once the requests under way are answered.
+    """
+    try:
+        from resnets.serve.limits import Limits
+        from resnets.serve.run import serve as run_server
+    except ModuleNotFoundError as error:
+        fix = "python -m pip install '.[serve]'"
+        raise EnvironmentFault(f"the package {error.name} is missing", fix) from None
+    limits = Limits(max_megabytes, max_images, max_megapixels, max_seconds, max_waiting)
+    run_server(model, host, port, limits)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ class Answer:
 
     path: str
     error: str = ""
+    fix: str = ""  # what to do about the error
     crop: NDArray[np.uint8] | None = None
     probabilities: NDArray[np.float64] | None = None  # (K,)
     features: NDArray[np.float32] | None = None  # (F,)
@@ -81,6 +82,19 @@ def open_writers(
         yield writers
 
 
+def name_columns(classes: Sequence[str]) -> list[str]:
+    """Name the columns; a class that is called as a fixed one says what it is."""
+    return [*COLUMNS, *(f"{name} (class)" if name in COLUMNS else name for name in classes)]
+
+
+def to_object(
+    answer: Answer, classes: Sequence[str], threshold: float = 0.0
+) -> dict[str, str | float | None]:
+    """Return an answer as JSON has it: its values by the names of their columns."""
+    row = _row(answer, classes, threshold)
+    return dict(zip(name_columns(classes), row, strict=True))
+
+
 def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str | float | None]:
     """Return the values of an answer in the order of the columns."""
     if answer.probabilities is None:
@@ -94,9 +108,7 @@ def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str |
 @contextmanager
 def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Write]:
     """Yield what adds a row to a CSV file, or an object to a list in a JSON file."""
-    # a class that is called as a fixed column says what it is
-    names = [f"{name} (class)" if name in COLUMNS else name for name in classes]
-    columns, is_json, between = [*COLUMNS, *names], path.suffix == ".json", "\n"
+    is_json, between = path.suffix == ".json", "\n"
     with (
         atomic_path(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -104,12 +116,12 @@ def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Wri
 
         def add(answer: Answer) -> None:
             nonlocal between
-            row = dict(zip(columns, _row(answer, classes, reports.threshold), strict=True))
+            row = to_object(answer, classes, reports.threshold)
             line = json.dumps(row) if is_json else _csv(row.values(), raw=reports.raw)
             file.write(between + line)
             between = ",\n" if is_json else "\n"
 
-        file.write("[" if is_json else _csv(columns, raw=reports.raw))
+        file.write("[" if is_json else _csv(name_columns(classes), raw=reports.raw))
         yield add
         file.write("\n]\n" if is_json else "\n")
 

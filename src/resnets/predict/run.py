@@ -76,7 +76,7 @@ def classify(
 ) -> Iterator[Answer]:
     """Yield an answer for every input, in order."""
     prepared = map_ahead(
-        lambda named: _prepare(*named, classifier.meta.preprocess),
+        lambda named: prepare(*named, classifier.meta.preprocess),
         inputs,
         workers=len(allowed_cpus()),
         ahead=2 * batch_size,
@@ -84,11 +84,16 @@ def classify(
     )
     while batch := list(islice(prepared, batch_size)):
         crops = [answer.crop for answer in batch if answer.crop is not None]
-        scored = _score(np.stack(crops), classifier) if crops else iter(())
+        scored = score(np.stack(crops), classifier) if crops else iter(())
         yield from (answer if answer.error else replace(answer, **next(scored)) for answer in batch)
 
 
-def _prepare(path: str, content: Content, preprocess: FullPreprocess) -> Answer:
+def prepare(
+    path: str,
+    content: Content,
+    preprocess: FullPreprocess,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Answer:
     """Return what the model sees of a file, as the training's store does it, or the error."""
     try:
         if isinstance(content, BadImageError):
@@ -96,19 +101,19 @@ def _prepare(path: str, content: Content, preprocess: FullPreprocess) -> Answer:
         decoded = decode(
             content,
             channels=preprocess.channels,
-            max_megapixels=MAX_MEGAPIXELS,
+            max_megapixels=max_megapixels,
             size=preprocess.resize if preprocess.scaled_decoding else None,
         )
         small = resize(decoded.pixels, preprocess.resize, preprocess.fit)
         crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go
         return Answer(path, crop=crop)
     except BadImageError as error:
-        return Answer(path, error.what)
+        return Answer(path, error.what, error.fix)
     except MemoryError:
-        return Answer(path, "not enough memory to decode it")
+        return Answer(path, "not enough memory to decode it", "scale it down")
 
 
-def _score(crops: Crops, classifier: Classifier) -> Iterator[dict[str, Any]]:
+def score(crops: Crops, classifier: Classifier) -> Iterator[dict[str, Any]]:
     """Run the model once; yield what each answer gets of it."""
     scores = classifier.score(crops)
     columns = {"probabilities": scores.probabilities, "features": scores.features}

@@ -1,0 +1,1 @@
+"""Answer images over HTTP with a shipped model."""

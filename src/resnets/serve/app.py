@@ -1,0 +1,110 @@
+"""Define what the server answers: /predict, and pages that say what it is."""
+
+import json
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from resnets.export.classifier import open_classifier
+from resnets.predict.answers import name_columns, to_object
+from resnets.serve.engine import Engine
+from resnets.serve.limits import Bodies, Limits, Refused, split_body
+from resnets.serve.metrics import Metrics
+
+HERE = Path(__file__).parent
+HOME = "Send an image to /predict; /docs says how.\n"
+
+
+def build_app(model: Path, limits: Limits) -> Starlette:
+    """Return what serves a model, once it has scored; raise what `open_classifier` raises."""
+    classifier, metrics = open_classifier(model), Metrics()
+    meta, form, card = classifier.meta, classifier.meta.preprocess, model.parent / "model_card.md"
+    classifier.score(np.zeros((1, form.crop, form.crop, form.channels), np.uint8))
+    engine, demo = Engine(classifier, limits, metrics), model.parent / "demo"
+    text = card.read_text(encoding="utf-8") if card.is_file() else None
+    description = _describe(meta.classes)
+    constant: dict[str, Callable[..., Any]] = {
+        "/healthz": PlainTextResponse("ok\n"),
+        "/model": JSONResponse({"card": text, "meta": meta.model_dump()}),
+        "/metrics": metrics.show,
+        "/openapi.json": JSONResponse(description),
+        "/docs": HTMLResponse(_write_page(description, meta.classes, limits)),
+    }
+    predict = Predict(engine, limits, metrics).answer
+    routes: list[BaseRoute] = [Route("/predict", predict, methods=["POST"])]
+    if demo.is_dir():
+        routes.append(Mount("/", StaticFiles(directory=demo, html=True)))
+    else:
+        constant["/"] = PlainTextResponse(HOME)
+    routes[1:1] = [Route(path, page, methods=["GET"]) for path, page in constant.items()]
+    handlers: dict[Any, Any] = {Refused: _refuse, ClientDisconnect: _refuse}
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=engine.run)
+
+
+class Predict:
+    """Answer requests of /predict."""
+
+    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics) -> None:
+        self.engine, self.limits, self.metrics = engine, limits, metrics
+        self.bodies, self.classes = Bodies(limits), engine.classifier.meta.classes
+
+    async def answer(self, request: Request) -> Response:
+        """Answer with one row per image; the status is 422 if some are bad."""
+        status = 500
+        try:
+            with self.metrics.seconds.time():
+                rows = await self._rows(request)
+            status = 422 if any(row["error"] for row in rows) else 200
+            return JSONResponse(rows, status)
+        except Refused as error:
+            status = error.status
+            raise
+        finally:
+            self.metrics.requests.labels(status).inc()
+
+    async def _rows(self, request: Request) -> list[dict[str, Any]]:
+        kind, rows = request.headers.get("content-type", ""), []
+        async with self.bodies.read(request) as body:
+            images = split_body(kind, body, self.limits.images)
+            answers = await self.engine.answer(images)
+        for answer in answers:
+            self.metrics.images.labels("bad" if answer.error else "answered").inc()
+            fix = answer.fix.replace("checks.max_megapixels", "--max-megapixels of the server")
+            rows.append(to_object(answer, self.classes) | ({"fix": fix} if answer.error else {}))
+        return rows
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    """Say why a request is refused and what to do; one who left hears nothing."""
+    if not isinstance(error, Refused):
+        return Response(status_code=400)
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    return JSONResponse({"error": error.what, "fix": error.fix}, error.status, headers)
+
+
+def _describe(classes: list[str]) -> dict[str, Any]:
+    """Return the OpenAPI description, with a probability for each class."""
+    description: dict[str, Any] = json.loads((HERE / "openapi.json").read_text(encoding="utf-8"))
+    fields = description["components"]["schemas"]["Answer"]["properties"]
+    for name in name_columns(classes):
+        fields.setdefault(name, {"type": ["number", "null"], "minimum": 0, "maximum": 1})
+    return description
+
+
+def _write_page(description: dict[str, Any], classes: list[str], limits: Limits) -> str:
+    """Write the page for people, which needs nothing from other servers."""
+    rows = "\n".join(
+        f"<tr><td><code>{method.upper()} {path}</code><td>{escape(action['summary'])}</tr>"
+        for path, actions in description["paths"].items()
+        for method, action in actions.items()
+    )
+    page = (HERE / "docs.html").read_text(encoding="utf-8")
+    return page.format(classes=escape(", ".join(classes)), rows=rows, limits=limits)

@@ -1,0 +1,339 @@
+"""Test `resnets serve`: the answers of `predict`, whatever comes, until it is told to end."""
+
+import asyncio
+import json
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.export.classifier import open_classifier
+from resnets.export.onnx import to_onnx
+from resnets.models.bundle import load_bundle
+from resnets.predict.answers import Reports
+from resnets.predict.run import predict
+from resnets.serve.app import build_app
+from resnets.serve.engine import MAX_BATCH, Engine
+from resnets.serve.limits import MAX_BODIES, Limits
+from resnets.serve.metrics import Metrics
+from resnets.system.errors import DataError
+from tests.bundles import CLASSES, Trained, make_trained
+from tests.data.photos import encode, make_photo
+from tests.serve.servers import FORM, Running, form, running
+
+LIMITS = Limits(megabytes=1, images=8, megapixels=1, seconds=1, waiting=16)
+OPTIONS = ("--max-megabytes", "1", "--max-images", "8", "--max-megapixels", "1")
+OPTIONS += ("--max-seconds", "1", "--max-waiting", "16")
+PHOTO = make_photo(0)
+BAD = {  # what no decoder takes
+    "empty.png": b"",
+    "page.jpg": b"<!DOCTYPE html><p>404",
+    "cut.png": encode(PHOTO)[:-300],
+    "cut.jpg": encode(PHOTO, "JPEG")[:-300],
+    "thin.png": encode(Image.new("L", (3000, 1))),
+    "large.png": encode(Image.new("1", (1200, 1200))),
+    "float.tif": encode(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"),
+    "photo.ico": encode(PHOTO, "ICO"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Make a bundle, and beside it the same model as model.onnx."""
+    trained = make_trained(tmp_path_factory.mktemp("trained"), num=40)
+    model = to_onnx(load_bundle(trained.bundle), preprocess_inside=True)
+    (trained.bundle.parent / "model.onnx").write_bytes(model.SerializeToString())
+    return trained
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained) -> Path:
+    return trained.bundle.parent / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[Running]:
+    with running(model, *OPTIONS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def files(trained: Trained) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(trained.photos.rglob("*.png"))}
+
+
+def is_well(server: Running, files: dict[str, bytes]) -> bool:
+    """Tell whether a server still classifies."""
+    content = next(iter(files.values()))
+    return server.ask(content, Content_Type="image/png").json[0]["predicted"] in CLASSES
+
+
+def predicted(model: Path, files: dict[str, bytes], folder: Path) -> list[dict[str, Any]]:
+    """Return what `resnets predict` says of the files, by their names only."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    named, output = [str(folder / name) for name in files], folder / "answers.json"
+    reports = Reports(output=output)
+    try:
+        predict(
+            named, (), model=model, reports=reports, batch_size=8, device="cpu", precision="fp32"
+        )
+    except DataError:
+        assert any(name in BAD for name in files)
+    return [row | {"path": Path(row["path"]).name} for row in json.loads(output.read_text())]
+
+
+def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    """Tell whether rows have the same fields and values, up to the last bits of a batch."""
+    assert [list(row) for row in rows] == [list(row) for row in others]
+    pairs = [pair for row, other in zip(rows, others, strict=True)
+             for pair in zip(row.values(), other.values(), strict=True)]  # fmt: skip
+    return all(a == (pytest.approx(b, abs=2e-6) if isinstance(b, float) else b) for a, b in pairs)
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def test_answers_are_those_of_predict(
+    server: Running, model: Path, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    some = dict(list(files.items())[:8])
+    answered = server.ask(form(some), **{"Content_Type": FORM["Content-Type"]})
+    assert answered.status == 200
+    assert same(answered.json, predicted(model, some, tmp_path))
+    for content, row in zip(some.values(), answered.json, strict=True):
+        for kind in ("image/png", "application/octet-stream", "image/jpeg"):
+            [alone] = server.ask(content, Content_Type=kind).json
+            assert same([alone], [row | {"path": "image"}])
+
+
+def test_bad_images_get_the_reason_of_predict_and_a_fix(
+    server: Running, model: Path, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    bad = {name: content for name, content in BAD.items() if name != "large.png"}
+    mixed = {"good.png": next(iter(files.values())), **bad}
+    answered = server.ask(form(mixed), Content_Type=FORM["Content-Type"])
+    fixes = [row.pop("fix", "") for row in answered.json]
+    rows = [{k: v for k, v in row.items() if k != "fix"} for row in answered.json]
+    assert answered.status == 422
+    assert same(rows, predicted(model, mixed, tmp_path))
+    assert [bool(row["error"]) for row in rows] == [False, *[True] * len(bad)]
+    assert len(fixes) == len(mixed)
+    assert all("fix" in row for row in answered.json if row["error"])
+    [large] = server.ask(BAD["large.png"], Content_Type="image/png").json
+    assert large["error"] == "1200×1200 is 1 megapixels; at most 1.0"
+    assert large["fix"] == "scale it down, or raise --max-megapixels of the server"
+
+
+def test_many_clients_get_the_answers_of_one(server: Running, files: dict[str, bytes]) -> None:
+    def ask(content: bytes) -> list[dict[str, Any]]:
+        return list(server.ask(content, Content_Type="image/png").json)
+
+    alone = list(map(ask, files.values()))
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(ask, files.values()))
+    assert all(same(rows, others) for rows, others in zip(together, alone, strict=True))
+
+
+def test_what_waits_is_scored_together_and_one_image_waits_for_nobody(
+    model: Path, files: dict[str, bytes]
+) -> None:
+    metrics = Metrics()
+    engine = Engine(open_classifier(model), replace(LIMITS, waiting=99, seconds=60), metrics)
+    images = list(files.items())[: MAX_BATCH + 4]
+
+    def batches() -> tuple[float, float]:
+        value = metrics.registry.get_sample_value
+        return value("resnets_batch_images_count"), value("resnets_batch_images_sum")
+
+    async def ask() -> None:
+        waiting = asyncio.create_task(engine.answer(images))
+        while engine.queue.qsize() < len(images):
+            await asyncio.sleep(0)
+        async with engine.run(None):
+            together = await waiting
+            assert batches() == (2, len(images))
+            [alone] = await engine.answer(images[:1])
+            assert batches() == (3, len(images) + 1)
+        np.testing.assert_allclose(alone.probabilities, together[0].probabilities, atol=2e-6)
+
+    asyncio.run(ask())
+
+
+# ---- limits -------------------------------------------------------------------------------------
+
+
+async def post(app: Any, body: bytes) -> tuple[int, dict[str, str], Any]:
+    """Send a form to an application as a server of ASGI does."""
+    messages: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        messages.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in FORM.items()]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+    await app({**scope, "query_string": b"", "root_path": "", "http_version": "1.1"}, receive, send)
+    start, content = messages
+    found = {name.decode(): value.decode() for name, value in start["headers"]}
+    return start["status"], found, json.loads(content["body"])
+
+
+def test_too_many_images_get_429_and_the_others_their_answers(
+    model: Path, files: dict[str, bytes]
+) -> None:
+    app = build_app(model, replace(LIMITS, seconds=60))
+    body = form(dict(list(files.items())[:8]))
+
+    async def ask() -> None:
+        waiting = [asyncio.create_task(post(app, body)) for _ in range(2)]  # nothing scores yet
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        status, headers, answer = await post(app, form({"a.png": b""}))
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert answer == {"error": "16 images wait already", "fix": "try again in a moment"}
+        async with app.router.lifespan_context(app):
+            for status, _, rows in await asyncio.gather(*waiting):
+                assert (status, len(rows)) == (200, 8)
+            assert (await post(app, body))[0] == 200
+
+    asyncio.run(ask())
+
+
+def test_an_answer_that_takes_too_long_is_given_up(model: Path, files: dict[str, bytes]) -> None:
+    app = build_app(model, replace(LIMITS, seconds=0.2))
+    body = form(dict(list(files.items())[:8]))
+
+    async def ask() -> None:
+        for _ in range(3):  # 24 images: who gave up makes room
+            status, headers, answer = await post(app, body)
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert answer["error"] == "no answer within 0.2 seconds"
+        async with app.router.lifespan_context(app):
+            for _ in range(20):  # what nobody waits for is not scored
+                status, _, _ = await post(app, body)
+                if status == 200:
+                    return
+        raise AssertionError("never answered again")
+
+    asyncio.run(ask())
+
+
+def test_a_failure_while_scoring_is_told_to_nobody_and_ends_nothing(
+    model: Path, files: dict[str, bytes]
+) -> None:
+    classifier, faults = open_classifier(model), [MemoryError("/secret/path")]
+
+    def forward(crops: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return classifier.forward(crops)
+
+    engine = Engine(replace(classifier, forward=forward), LIMITS, Metrics())
+
+    async def ask() -> None:
+        async with engine.run(None):
+            images = list(files.items())[:1]
+            with pytest.raises(MemoryError):
+                await engine.answer(images)
+            [answer] = await engine.answer(images)
+            assert answer.probabilities is not None
+
+    asyncio.run(ask())
+
+
+MEGABYTE = b"x" * 1_000_001
+LONG_NAME = form({"n" * 5000: b""})
+PLAIN = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "words"),
+    [
+        (MEGABYTE, "image/png", 413, "a body of more than 1,000,000 bytes"),
+        (form({"a.png": MEGABYTE}), FORM["Content-Type"], 413, "a body of more than 1,000,000"),
+        (form({f"{n}": b"" for n in range(9)}), FORM["Content-Type"], 413, "at most 8 images"),
+        (LONG_NAME, FORM["Content-Type"], 413, "header length"),
+        (form({"a.png": b""})[:-6], FORM["Content-Type"], 400, "Unexpected end"),
+        (form({"a.png": b""}), "multipart/form-data", 400, "Empty boundary"),
+        (form({}), FORM["Content-Type"], 400, "fields are not files"),
+        (PLAIN, "multipart/form-data; boundary=b", 400, "fields are not files"),
+        (b"", "multipart/form-data; boundary=b", 400, "Unexpected end"),
+        (b"\xff" * 999, "multipart/form-data; boundary=b", 400, "not a whole form"),
+        (b"a=1", "application/x-www-form-urlencoded", 415, "x-www-form-urlencoded"),
+        (b"{}", "application/json", 415, "application/json"),
+        (encode(PHOTO), "text/html", 415, "text/html"),
+        (encode(PHOTO), "multipart/mixed; boundary=b", 415, "multipart/mixed"),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_refused_in_two_lines(
+    server: Running, body: bytes, kind: str, status: int, words: str
+) -> None:
+    answered = server.ask(body, Content_Type=kind)
+    assert answered.status == status
+    assert words in answered.json["error"]
+    assert answered.json["fix"]
+
+
+def test_a_body_without_a_length_is_bounded_too(server: Running, files: dict[str, bytes]) -> None:
+    pieces = iter([b"x" * 100_000] * 11)
+    assert server.ask(pieces, Content_Type="image/png").status == 413
+    assert server.ask(iter(files.values()), Content_Type="image/png").status == 200  # the first
+
+
+def test_a_compressed_body_is_not_unpacked(server: Running, files: dict[str, bytes]) -> None:
+    body = zlib.compress(next(iter(files.values())))
+    for name in ("gzip", "deflate", "br"):
+        assert server.ask(body, Content_Type="image/png", Content_Encoding=name).status == 422
+
+
+def test_slow_bodies_are_given_up(server: Running, files: dict[str, bytes]) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"
+    with ThreadPoolExecutor(4) as pool:
+        for answer in pool.map(server.send, [head + b"x", head] * 2):
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"no whole request within 1 seconds" in answer
+    assert is_well(server, files)
+
+
+def test_bodies_held_together_are_bounded(server: Running, files: dict[str, bytes]) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(server.send, [head + b"x" * 999_998] * (2 * MAX_BODIES)))
+    found = [answer.split(b" ", 2)[1] for answer in answers]
+    assert set(found) == {b"408", b"429"}
+    assert is_well(server, files)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 5000 + b"\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 99 + b"\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\nxx",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict HTTP/1.1\r\nX Y: z\r\n\r\n",
+    ],
+)
+def test_broken_heads_are_refused(server: Running, head: bytes, files: dict[str, bytes]) -> None:
+    answer = server.send(head)
+    assert not answer or 400 <= int(answer.split(b" ", 2)[1]) < 500
+    assert is_well(server, files)
