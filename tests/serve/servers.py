@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import BadStatusLine, HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,17 @@ class Running:
         finally:
             connection.close()
 
-    def send(self, *pieces: bytes) -> bytes:
-        """Write bytes to a new connection and return all that comes until it is closed."""
+    def send(self, *pieces: bytes) -> Answered | None:
+        """Write bytes to a new connection; None means that it was closed without an answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
-            received = b""
             try:
                 for piece in pieces:
                     connection.sendall(piece)
-                while data := connection.recv(65536):
-                    received += data
-            except ConnectionError:  # it was closed while we still wrote
-                pass
-            return received
+                response = HTTPResponse(connection)
+                response.begin()
+                return Answered(response.status, dict(response.getheaders()), response.read())
+            except (ConnectionError, BadStatusLine):
+                return None
 
 
 @contextmanager
@@ -80,7 +79,9 @@ def form(files: Mapping[str, bytes], boundary: str = BOUNDARY) -> bytes:
     """Write a form as RFC 7578 says."""
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-        f"Content-Type: image/png\r\n\r\n".encode() + content + b"\r\n"
+        f"Content-Type: image/png\r\n\r\n".encode()
+        + content
+        + b"\r\n"
         for name, content in files.items()
     ]
     return b"".join(parts) + f"--{boundary}--\r\n".encode()

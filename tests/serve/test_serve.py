@@ -4,13 +4,13 @@ import asyncio
 import json
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,17 @@ from resnets.serve.app import build_app
 from resnets.serve.engine import MAX_BATCH, Engine
 from resnets.serve.limits import MAX_BODIES, Limits
 from resnets.serve.metrics import Metrics
-from resnets.system.errors import DataError
+from resnets.serve.run import serve
+from resnets.system.errors import DataError, EnvironmentFault, ParamsError
 from tests.bundles import CLASSES, Trained, make_trained
 from tests.data.photos import encode, make_photo
-from tests.serve.servers import FORM, Running, form, running
+from tests.serve.hostile import assert_all_refused, hostile_bodies
+from tests.serve.servers import FORM, Answered, Running, form, running
 
 LIMITS = Limits(megabytes=1, images=8, megapixels=1, seconds=1, waiting=16)
 OPTIONS = ("--max-megabytes", "1", "--max-images", "8", "--max-megapixels", "1")
 OPTIONS += ("--max-seconds", "1", "--max-waiting", "16")
+FORM_KIND = {"Content_Type": FORM["Content-Type"]}
 PHOTO = make_photo(0)
 BAD = {  # what no decoder takes
     "empty.png": b"",
@@ -109,7 +112,7 @@ def test_answers_are_those_of_predict(
     server: Running, model: Path, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     some = dict(list(files.items())[:8])
-    answered = server.ask(form(some), **{"Content_Type": FORM["Content-Type"]})
+    answered = server.ask(form(some), **FORM_KIND)
     assert answered.status == 200
     assert same(answered.json, predicted(model, some, tmp_path))
     for content, row in zip(some.values(), answered.json, strict=True):
@@ -123,7 +126,7 @@ def test_bad_images_get_the_reason_of_predict_and_a_fix(
 ) -> None:
     bad = {name: content for name, content in BAD.items() if name != "large.png"}
     mixed = {"good.png": next(iter(files.values())), **bad}
-    answered = server.ask(form(mixed), Content_Type=FORM["Content-Type"])
+    answered = server.ask(form(mixed), **FORM_KIND)
     fixes = [row.pop("fix", "") for row in answered.json]
     rows = [{k: v for k, v in row.items() if k != "fix"} for row in answered.json]
     assert answered.status == 422
@@ -174,22 +177,27 @@ def test_what_waits_is_scored_together_and_one_image_waits_for_nobody(
 # ---- limits -------------------------------------------------------------------------------------
 
 
-async def post(app: Any, body: bytes) -> tuple[int, dict[str, str], Any]:
-    """Send a form to an application as a server of ASGI does."""
+async def call(app: Any, path: str, body: bytes | None = None) -> Answered:
+    """POST a form to an application, or GET without one, as a server of ASGI does."""
     messages: list[dict[str, Any]] = []
+    is_sent = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if is_sent.is_set():  # there is nothing more to come, and the client stays
+            await asyncio.Event().wait()
+        is_sent.set()
+        return {"type": "http.request", "body": body or b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         messages.append(message)
 
+    method = "GET" if body is None else "POST"
     headers = [(name.lower().encode(), value.encode()) for name, value in FORM.items()]
-    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
     await app({**scope, "query_string": b"", "root_path": "", "http_version": "1.1"}, receive, send)
-    start, content = messages
-    found = {name.decode(): value.decode() for name, value in start["headers"]}
-    return start["status"], found, json.loads(content["body"])
+    found = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+    content = b"".join(message.get("body", b"") for message in messages)
+    return Answered(messages[0]["status"], found, content)
 
 
 def test_too_many_images_get_429_and_the_others_their_answers(
@@ -199,16 +207,18 @@ def test_too_many_images_get_429_and_the_others_their_answers(
     body = form(dict(list(files.items())[:8]))
 
     async def ask() -> None:
-        waiting = [asyncio.create_task(post(app, body)) for _ in range(2)]  # nothing scores yet
+        waiting = [
+            asyncio.create_task(call(app, "/predict", body)) for _ in range(2)
+        ]  # nothing scores yet
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        status, headers, answer = await post(app, form({"a.png": b""}))
-        assert (status, headers["retry-after"]) == (429, "1")
-        assert answer == {"error": "16 images wait already", "fix": "try again in a moment"}
+        late = await call(app, "/predict", form({"a.png": b""}))
+        assert (late.status, late.headers["retry-after"]) == (429, "1")
+        assert late.json == {"error": "16 images wait already", "fix": "try again in a moment"}
         async with app.router.lifespan_context(app):
-            for status, _, rows in await asyncio.gather(*waiting):
-                assert (status, len(rows)) == (200, 8)
-            assert (await post(app, body))[0] == 200
+            for answered in await asyncio.gather(*waiting):
+                assert (answered.status, len(answered.json)) == (200, 8)
+            assert (await call(app, "/predict", body)).status == 200
 
     asyncio.run(ask())
 
@@ -219,13 +229,12 @@ def test_an_answer_that_takes_too_long_is_given_up(model: Path, files: dict[str,
 
     async def ask() -> None:
         for _ in range(3):  # 24 images: who gave up makes room
-            status, headers, answer = await post(app, body)
-            assert (status, headers["retry-after"]) == (503, "1")
-            assert answer["error"] == "no answer within 0.2 seconds"
+            answered = await call(app, "/predict", body)
+            assert (answered.status, answered.headers["retry-after"]) == (503, "1")
+            assert answered.json["error"] == "no answer within 0.2 seconds"
         async with app.router.lifespan_context(app):
             for _ in range(20):  # what nobody waits for is not scored
-                status, _, _ = await post(app, body)
-                if status == 200:
+                if (await call(app, "/predict", body)).status == 200:
                     return
         raise AssertionError("never answered again")
 
@@ -304,8 +313,9 @@ def test_slow_bodies_are_given_up(server: Running, files: dict[str, bytes]) -> N
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"
     with ThreadPoolExecutor(4) as pool:
         for answer in pool.map(server.send, [head + b"x", head] * 2):
-            assert answer.startswith(b"HTTP/1.1 408 ")
-            assert b"no whole request within 1 seconds" in answer
+            assert answer
+            assert answer.status == 408
+            assert answer.json["error"] == "no whole request within 1 seconds"
     assert is_well(server, files)
 
 
@@ -313,17 +323,16 @@ def test_bodies_held_together_are_bounded(server: Running, files: dict[str, byte
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(server.send, [head + b"x" * 999_998] * (2 * MAX_BODIES)))
-    found = [answer.split(b" ", 2)[1] for answer in answers]
-    assert set(found) == {b"408", b"429"}
+    assert {answer.status for answer in answers if answer} == {408, 429}
     assert is_well(server, files)
 
 
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 5000 + b"\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 600_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 100_000 + b"\r\n",
+        b"GET /" + b"a" * 600_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 99 + b"\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
@@ -335,5 +344,133 @@ def test_bodies_held_together_are_bounded(server: Running, files: dict[str, byte
 )
 def test_broken_heads_are_refused(server: Running, head: bytes, files: dict[str, bytes]) -> None:
     answer = server.send(head)
-    assert not answer or 400 <= int(answer.split(b" ", 2)[1]) < 500
+    assert answer is None or 400 <= answer.status < 500
     assert is_well(server, files)
+
+
+@pytest.mark.parametrize("num", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_hostile_bodies_get_no_200_and_end_nothing(
+    server: Running, files: dict[str, bytes], num: int
+) -> None:
+    assert set(assert_all_refused(server, hostile_bodies(num))) == {400, 413, 415, 422}
+    assert is_well(server, files)
+
+
+@pytest.mark.slow
+def test_a_connection_on_which_nothing_gets_done_is_closed(
+    server: Running, files: dict[str, bytes]
+) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        silent = pool.submit(server.send)
+        head = pool.submit(server.send, b"GET / HTTP/1.1\r\nHost: x\r\n")
+        done = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert [silent.result(), head.result()] == [None, None]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(done)
+            for number in range(10**6):  # a second request that never ends
+                try:
+                    connection.sendall(b"GET / HTTP/1.1\r\n" if not number else b"X: y\r\n")
+                except ConnectionError:
+                    break
+            else:
+                raise AssertionError("never closed")
+    assert is_well(server, files)
+
+
+# ---- the server ---------------------------------------------------------------------------------
+
+
+def test_sigterm_ends_it_when_what_is_under_way_is_answered(
+    model: Path, files: dict[str, bytes]
+) -> None:
+    content = next(iter(files.values()))
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+    head += f"Content-Length: {len(content)}\r\n\r\n".encode()
+    with running(model) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(head)
+            assert connection.recv(999) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it reads the body
+            server.process.send_signal(signal.SIGTERM)
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", server.port)).close()
+                except ConnectionRefusedError:
+                    break
+            connection.sendall(content)
+            response = HTTPResponse(connection)
+            response.begin()
+            assert response.status == 200
+            assert json.loads(response.read())[0]["predicted"] in CLASSES
+        assert server.process.wait(60) == 0
+
+
+def test_every_path_is_described_and_tells_nothing_of_the_machine(
+    server: Running, model: Path, files: dict[str, bytes]
+) -> None:
+    description = server.ask(path="/openapi.json").json
+    for path, actions in description["paths"].items():
+        for method, action in actions.items():
+            body = next(iter(files.values())) if method == "post" else None
+            answered = server.ask(body, path)
+            assert str(answered.status) in action["responses"]
+            assert server.ask(b"" if body is None else None, path).status == 405
+            for folder in (model.parent, Path(__file__).parents[2]):
+                assert str(folder).encode() not in answered.body
+    [row] = server.ask(next(iter(files.values()))).json
+    assert {*row, "fix"} == set(description["components"]["schemas"]["Answer"]["properties"])
+    page = server.ask(path="/docs").body.decode()
+    assert all(f"<code>{m.upper()} {path}</code>" in page
+               for path, actions in description["paths"].items() for m in actions)  # fmt: skip
+    assert "tulip|&lt;b&gt;" in page
+    assert "//" not in page  # nothing from other servers
+    assert server.ask(path="/model").json["meta"]["classes"] == CLASSES
+    assert server.ask(path="/nowhere").status == 404
+
+
+def test_metrics_count_what_was_answered(server: Running, files: dict[str, bytes]) -> None:
+    def values() -> dict[str, float]:
+        lines = server.ask(path="/metrics").body.decode().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    before = values()
+    server.ask(form({**dict(list(files.items())[:3]), "bad.png": b""}), **FORM_KIND)
+    after = values()
+    names = ('resnets_requests_total{status="422"}', 'resnets_images_total{outcome="bad"}')
+    names += ('resnets_images_total{outcome="answered"}', "resnets_request_seconds_count")
+    grown = [after[name] - before.get(name, 0) for name in names]
+    assert grown == [1, 1, 3, 1]
+    assert after["resnets_images_waiting"] == 0
+
+
+def test_the_demo_page_is_served_where_it_lies_beside_the_model(
+    server: Running, model: Path, tmp_path: Path
+) -> None:
+    assert server.ask(path="/").body == b"Send an image to /predict; /docs says how.\n"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/index.html").write_text("<p>demo")
+    (tmp_path / "model.onnx").write_bytes(model.read_bytes())
+    (tmp_path / "model_card.md").write_text("# card")
+    (tmp_path / "demo/link").symlink_to("/etc/hostname")
+    app = build_app(tmp_path / "model.onnx", LIMITS)
+
+    def get(path: str) -> Answered:
+        return asyncio.run(call(app, path))
+
+    assert get("/").body == b"<p>demo"
+    assert get("/model").json["card"] == "# card"
+    assert get("/healthz").body == b"ok\n"
+    for path in ("/../model.onnx", "/demo/../../model.onnx", "//etc/hostname", "/link"):
+        assert get(path).status == 404
+
+
+def test_what_stops_the_server_from_starting(server: Running, model: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=f"127.0.0.1:{server.port}: Address already in use"):
+        serve(model, "127.0.0.1", server.port, LIMITS)
+    with pytest.raises(ParamsError, match="--max-waiting 3 is below --max-images 64"):
+        Limits(waiting=3)
+    program = "import sys; sys.modules['uvicorn'] = None\nfrom resnets.cli import main\nmain()"
+    command = [sys.executable, "-c", program, "serve", "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: the package uvicorn is missing\nfix: ")

@@ -20,6 +20,7 @@ from resnets.serve.limits import Bodies, Limits, Refused, split_body
 from resnets.serve.metrics import Metrics
 
 HERE = Path(__file__).parent
+BUSY = {"Retry-After": "1"}
 HOME = "Send an image to /predict; /docs says how.\n"
 
 
@@ -86,7 +87,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
     """Say why a request is refused and what to do; one who left hears nothing."""
     if not isinstance(error, Refused):
         return Response(status_code=400)
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    headers = {408: {"Connection": "close"}, 429: BUSY, 503: BUSY}.get(error.status)
     return JSONResponse({"error": error.what, "fix": error.fix}, error.status, headers)
 
 
