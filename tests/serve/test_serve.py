@@ -27,7 +27,7 @@ from resnets.serve.app import build_app
 from resnets.serve.engine import MAX_BATCH, Engine
 from resnets.serve.limits import MAX_BODIES, Limits
 from resnets.serve.metrics import Metrics
-from resnets.serve.run import serve
+from resnets.serve.run import listen, serve
 from resnets.system.errors import DataError, EnvironmentFault, ParamsError
 from tests.bundles import CLASSES, Trained, make_trained
 from tests.data.photos import encode, make_photo
@@ -474,3 +474,11 @@ def test_what_stops_the_server_from_starting(server: Running, model: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert done.stderr.startswith("error: the package uvicorn is missing\nfix: ")
+
+
+def test_answers_do_not_wait_to_be_packed_together() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

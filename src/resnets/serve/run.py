@@ -66,19 +66,22 @@ def serve(model: Path | None, host: str, port: int, limits: Limits) -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
 
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         hear(stop)  # uvicorn raises the signal that ended it once more
         address = f"[{host}]" if ":" in host else host
         print(f"serving {path} at http://{address}:{listener.getsockname()[1]}", flush=True)
         server.run([listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Open the port, so that one that is taken is an error of ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         words = error.strerror or str(error)
         fix = "give another --port or --host, or stop what listens there"
         raise EnvironmentFault(f"{host}:{port}: {words}", fix) from None
+    # asyncio forgets it where a socket does not name its protocol: each answer would take 40 ms
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
