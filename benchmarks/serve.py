@@ -66,6 +66,19 @@ def measure_load(server: Running, model: Path, photos: list[bytes], num: int) ->
     print(table(["", "images/s", "median ms", "99th percentile ms"], rows))
 
 
+def measure_batches(model: Path) -> None:
+    """Print what batches are worth to the model alone: the best rate of 40 turns."""
+    classifier = open_classifier(model)
+    crops = np.random.default_rng(0).integers(0, 256, (32, 28, 28, 3), np.uint8)
+
+    def turn(size: int) -> float:
+        starts = range(0, len(crops), size)
+        return rate(len(crops), lambda: [classifier.score(crops[i : i + size]) for i in starts])
+
+    best = {size: max(turn(size) for _ in range(40)) for size in (1, 4, 16, 32)}
+    print("batches of", ", ".join(f"{size}: {value:,.0f} images/s" for size, value in best.items()))
+
+
 def memory(server: Running) -> float:
     """Return the memory of the server in MB."""
     return float(psutil.Process(server.process.pid).memory_info().rss / 2**20)
@@ -79,6 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         make_model("resnet8", Path(name), 28)
         model = Path(name) / "resnet8.onnx"
+        measure_batches(model)
         with running(model) as server:
             measure_load(server, model, photos, 200 if quick else 2000)
             before, num = memory(server), 600 if quick else 20_000
