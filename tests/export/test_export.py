@@ -143,8 +143,11 @@ def test_bytes_are_the_same_in_another_process_and_name_no_path(
         "options=options(quantize='int8'), row=ROW)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
-    files = sorted(path.name for path in plain[0].iterdir())
-    assert files == sorted(path.name for path in again.iterdir())
+    files, others = (
+        sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) for out in (plain[0], again)
+    )
+    assert files == others
+    assert {"model.onnx", "demo/model.js"} < set(files)
     for name in files:
         content = (plain[0] / name).read_bytes()
         assert content == (again / name).read_bytes(), name

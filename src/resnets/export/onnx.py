@@ -16,6 +16,7 @@ from resnets.evaluation.evaluate import evaluate
 from resnets.export.card import model_card
 from resnets.export.classifier import INPUT, open_classifier
 from resnets.export.int8 import compare_int8, quantize_int8
+from resnets.export.web import write_page
 from resnets.models.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import Floats, infer, normalise, run_batches
@@ -53,7 +54,7 @@ class Exported(nn.Module):
 def export_bundle(
     path: Path, out: Path, *, task: Task, options: Export, row: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write model.onnx, class_indices.json, model_card.md and, if asked for, model_int8.onnx.
+    """Write model.onnx, what describes it, a page that runs it and, if asked for, model_int8.onnx.
 
     `row` is the model's in the leaderboard; the card quotes it. Returns the numbers for
     metrics/export.json. Raises ArtefactError, with nothing written, where the ONNX file does not
@@ -76,6 +77,7 @@ def export_bundle(
             if report["int8"]["is_default"]:
                 write_bytes(out / small.name, small.read_bytes())
         write_bytes(out / exact.name, exact.read_bytes())
+    write_page(out / "demo", model, describe(bundle))
     scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
     write_text(out / "model_card.md", model_card(bundle, task, scores, row, report))
