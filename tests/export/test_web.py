@@ -8,22 +8,24 @@ import io
 import json
 import shutil
 import threading
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
+from resnets.export.classifier import normalise_on_host, open_classifier
 from resnets.export.onnx import export_bundle
 from resnets.export.web import RUNTIME
 from resnets.predict.answers import Reports
 from resnets.predict.run import predict
-from resnets.tasks.decode import center_crop, decode, resize
-from tests.bundles import CLASSES, Trained, make_trained
+from resnets.tasks.decode import center_crop, crop_batch, decode, resize
+from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 from tests.data.photos import encode, make_photo
 from tests.export.test_export import ROW, options
 
@@ -94,7 +96,7 @@ def open_page(browser: Any, address: str) -> Iterator[Any]:
         contexts.append(context)
         page = context.new_page()
         url = url or f"{address}/{name}/demo/"
-        own = (url, "data:", f"blob:{address}/", "blob:null/")
+        own = (url.rpartition("/")[0], "data:", f"blob:{address}/", "blob:null/")
         page.on("request", lambda r: r.url.startswith(own) or faults.append(r.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(url)
@@ -198,7 +200,6 @@ def test_pixels_are_those_of_pillow(open_page: Any, channels: Any, fit: Any) -> 
         crop = center_crop(resize(pixels, 33, fit), 28)
         away = np.abs(np.array(found).reshape(crop.shape) - crop.astype(int))
         assert away.max() <= 1, (name, away.max())
-        print(name, away.max(), away.mean())
 
 
 @pytest.mark.slow
@@ -333,8 +334,19 @@ def test_a_phone_scrolls_only_down_and_can_take_photos(
     assert brighter > 128 if scheme == "dark" else brighter < -128
 
 
-def test_a_page_says_what_it_is_of(trained: Trained, exported: dict[str, Path]) -> None:
+@pytest.mark.slow
+def test_the_page_has_the_whole_model_and_class_maps_that_add_up_to_its_logits(
+    trained: Trained, exported: dict[str, Path]
+) -> None:
     text = (exported["plain"] / "demo" / "model.js").read_text("ascii")
     values = json.loads(text.removeprefix("const MODEL = ").removesuffix(";\n"))
     assert values["classes"] == CLASSES
     assert values["temperature"] == 1.5
+    session = onnxruntime.InferenceSession(b64decode(values["onnx"]))
+    crops = crop_batch(trained.task.side("test").images, range(9), PREPROCESS.crop)
+    images = {"images": normalise_on_host(crops, PREPROCESS)}
+    logits, maps = session.run(["logits", "class_maps"], images)
+    exact = open_classifier(exported["plain"] / "model.onnx")
+    np.testing.assert_allclose(logits, exact.forward(crops), atol=1e-5)
+    np.testing.assert_allclose(maps.mean((2, 3)) + exact.head[1], logits, atol=1e-4)
+    assert maps.shape[2] > 1

@@ -157,6 +157,7 @@ const isUnsure = ({ best, probabilities }) => probabilities[best[0]] < $("thresh
 function classify(files) {
   queue = queue.then(async () => {
     for (const [index, file] of files.entries()) {
+      $("status").className = "";
       say(`Photo ${index + 1} of ${files.length} …`);
       const answer = { name: file.name };
       try {
@@ -170,18 +171,20 @@ function classify(files) {
       if (index === 0 || (shown.answer.error && !answer.error)) show(answer);
     }
     $("several").hidden = answers.length < 2;
-    say(summary(answers.slice(answers.length - files.length)));
+    say(summary(answers.slice(-files.length)));
+    $("status").className = files.length === 1 ? "unseen" : ""; // it stands below, but not aloud
   });
 }
 
 /** Say in a sentence what came out. */
 function summary(fresh) {
+  if (fresh.length === 1) return `${fresh[0].name}: ${verdict(fresh[0])}`;
   const bad = fresh.filter((answer) => answer.error).length;
-  if (fresh.length === 1) return bad ? "" : `${fresh[0].name}: ${verdict(fresh[0])}`;
   return `${fresh.length - bad} photos classified` + (bad ? `; ${bad} could not be opened` : "");
 }
 
 function verdict(answer) {
+  if (answer.error) return `Not classified: ${answer.error}.`;
   const best = answer.best[0], guess = `${MODEL.classes[best]}, ${percent(answer.probabilities[best])}`;
   return isUnsure(answer) ? `Unsure: perhaps ${guess}, which is below ${$("threshold").value}%` : guess;
 }
@@ -252,7 +255,7 @@ function show(answer, k = answer.best?.[0]) {
   shown = { answer, k };
   $("detail").hidden = false;
   $("name").textContent = answer.name;
-  $("verdict").textContent = answer.error ? `Not classified: ${answer.error}.` : verdict(answer);
+  $("verdict").textContent = verdict(answer);
   $("verdict").className = answer.error ? "bad" : "";
   for (const row of $("rows").children) row.ariaCurrent = row.answer === answer;
   $("picture").parentElement.hidden = Boolean(answer.error);
@@ -299,9 +302,11 @@ function addRow(answer) {
 }
 
 function fillRow({ answer, cells }) {
-  cells[2].className = answer.error ? "bad" : "";
-  cells[2].textContent = answer.error;
-  if (answer.error) return;
+  if (answer.error) {
+    Object.assign(cells[2], { className: "bad", textContent: answer.error, colSpan: 2 });
+    cells[3]?.remove();
+    return;
+  }
   const [best] = answer.best;
   cells[2].textContent = (isUnsure(answer) ? "unsure, perhaps " : "") + MODEL.classes[best];
   cells[3].textContent = percent(answer.probabilities[best]);
