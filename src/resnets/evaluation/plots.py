@@ -28,7 +28,7 @@ def plot_curves(histories: Mapping[str, "pd.DataFrame"], path: Path) -> None:
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    with _figure(path, 10, 4.2) as figure:
+    with open_figure(path, 10, 4.2) as figure:
         panels = dict(zip(("loss", "accuracy"), figure.subplots(1, 2), strict=True))
         for metric, panel in panels.items():
             for index, (name, history) in enumerate(histories.items()):
@@ -54,7 +54,7 @@ def plot_confusion(confusion: NDArray[np.integer], classes: Sequence[str], path:
     num_classes, totals = len(classes), confusion.sum(1, keepdims=True)
     shares = np.where(totals > 0, confusion / np.maximum(totals, 1), np.nan)
     size = float(np.clip(0.55 * num_classes + 2.5, 4, 10))
-    with _figure(path, size + 1, size) as figure:
+    with open_figure(path, size + 1, size) as figure:
         panel = figure.subplots()
         panel.set_facecolor("0.9")  # a class without images stays grey
         picture = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -76,7 +76,7 @@ def plot_confusion(confusion: NDArray[np.integer], classes: Sequence[str], path:
 
 def plot_reliability(lines: Mapping[str, Mapping[str, NDArray[Any]]], path: Path) -> None:
     """Draw accuracy over confidence, and below it the images, of each result of `reliability`."""
-    with _figure(path, 5, 5.5) as figure:
+    with open_figure(path, 5, 5.5) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         upper.plot([0, 1], [0, 1], "--", color="0.6", label="perfect")
         for (name, bins), colour in zip(lines.items(), COLOURS, strict=False):
@@ -88,7 +88,7 @@ def plot_reliability(lines: Mapping[str, Mapping[str, NDArray[Any]]], path: Path
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> "Iterator[Figure]":
+def open_figure(path: Path, width: float, height: float) -> "Iterator[Figure]":
     """Yield a figure of this size in inches, and save it without date and version."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
