@@ -4,19 +4,34 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option, Typer
+from typer import Argument, Exit, Option, Typer
 
 from resnets.system.errors import EnvironmentFault, run_app
 
 Precision = Literal["fp32", "bf16", "auto"]
 
-app = Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Train, transfer, compare and ship image classifiers of the ResNet family. "
-    "The pipeline itself runs with `dvc repro`.",
-)
+app = Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def show_version(is_asked: bool) -> None:
+    """Print the version of the installed package and end."""
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"resnets {version('resnets')}")
+        raise Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, transfer, compare and ship image classifiers of the ResNet family.
+
+    The pipeline itself runs with `dvc repro`.
+    """
 
 
 @app.command(
