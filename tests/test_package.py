@@ -74,7 +74,7 @@ def test_the_wheel_holds_its_data_and_works_outside_of_a_checkout(tmp_path):
     assert "11,689,512" in resnets("summary", "resnet18")
     write_photos(place / "photos.zip")
     shutil.copy(ROOT / "dvc.yaml", place)
-    assert "72: 3 classes of 24" in resnets("init", "photos.zip")
+    assert "72: 3 classes of 24" in resnets("init", "photos.zip", "--offline")
     assert YAML(typ="safe").load(place / "params.yaml")["tasks"]["target"]["path"] == "photos.zip"
 
 

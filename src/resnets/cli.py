@@ -23,7 +23,7 @@ def show_version(is_asked: bool) -> None:
 
 
 @app.callback()
-def about(
+def program(
     version: Annotated[
         bool, Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
