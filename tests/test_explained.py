@@ -88,7 +88,7 @@ def test_numbers_of_the_page_are_those_of_the_kept_runs_with_a_new_split():
     val, test = means["val_accuracy"], means["test_accuracy"]
     names = ("first", "redrawn_split", "same_split")
     before, new, same = (f"{100 * val[name]:.1f}%" for name in names)
-    assert f"jumps from {before} to {new} at once; with the old one it stays at {same}" in WORDS
+    assert f"rises from {before} to {new}; with the old one it stays at {same}" in WORDS
     before, new, same = (f"{100 * test[name]:.1f}%" for name in names)
     assert f"{before}, then {new} and {same}" in WORDS
     leaked = means["val_leaked"]
