@@ -114,7 +114,8 @@ def test_same_state_is_within_noise(project):
     model = compared(project)[0]
     assert {model.verdict(metric) for metric in model.differences} == {"within noise"}
     assert model.differences["accuracy"].decisive == 0
-    assert "- unchanged: `net`" in text_of(project)
+    said = "Nothing was changed that a result depends on. Result: the same answers as before from"
+    assert f"{said} `net`.\n" in text_of(project)
     assert "| model" not in text_of(project)
 
 
@@ -130,7 +131,7 @@ def test_unchanged_models_are_no_looks(project):
 def test_workspace_is_the_default_head(project):
     two_states(project, runs(0.6, 1), runs(0.6, 1))
     project.write_model("net", runs(0.95, 5), labels_of(), CLASSES)
-    assert "**better**: `net`" in text_of(project, head=None)
+    assert "`net` became **better** by" in text_of(project, head=None)
 
 
 def test_several_models_are_corrected_for_together(project):
@@ -152,9 +153,10 @@ def test_other_preprocessing_gives_no_verdict(project):
     two_states(project, runs(0.6, 1), runs(0.9, 2), preprocess="p1")
     text = text_of(project)
     assert compared(project)[0].verdict("accuracy") == "not comparable"
-    first = text.split("\n\n")[1]
-    assert first == "**Not comparable**: `net`: the evaluation preprocessing differs."
+    assert "Result: no verdict on `net`.\n\n" in text
+    assert "**Not comparable**: `net`: the evaluation preprocessing differs." in text
     assert "better**" not in text
+    assert "| model" not in text
 
 
 def test_other_classes_give_no_verdict(project):
@@ -226,8 +228,7 @@ def test_new_and_gone_models_are_named(project):
     (project.root / "metrics/net.json").rename(project.root / "metrics/other.json")
     project.commit()
     text = text_of(project)
-    assert "new, nothing to compare with: `other`" in text
-    assert "gone, nothing to compare with: `net`" in text
+    assert "nothing to compare the new `other` with; gone: `net`." in text
 
 
 def test_missing_predictions_are_said(project):
@@ -245,10 +246,63 @@ def test_changed_parameters_and_data_are_listed(project):
     project.write("metrics/data_target.json", '{"images": 9, "rejected": {"empty": 1}}')
     project.commit()
     text = text_of(project)
-    assert re.search(r"`transfer\.net\.lr` +\| `0\.1` +\| `0\.2`", text)
-    assert re.search(r"`transfer\.net\.sizes` +\| `\[1\]` +\| `\[2\]`", text)
-    assert re.search(r"`data_target\.rejected\.empty` +\| `0` +\| `1`", text)
+    assert (
+        "Changed: `transfer.net.lr` 0.1 → 0.2, `transfer.net.sizes` `[1]` → `[2]`. Result" in text
+    )
+    assert re.search(r"`data_target\.rejected\.empty` +\| 0 +\| 1 ", text)
     assert "epochs" not in text
+    assert "## Changed parameters" not in text
+
+
+def test_many_changed_parameters_are_a_table(project):
+    project.write("params.yaml", "{a: 1, b: x, c: true, d: null, e: 5}\n")
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    project.write("params.yaml", "{a: 2, b: y, c: false, d: 4, e: 5}\n")
+    project.commit()
+    text = text_of(project)
+    assert "Changed: 4 parameters (below). Result" in text
+    for key, *values in (
+        ("a", "1", "2"),
+        ("b", "`x`", "`y`"),
+        ("c", "true", "false"),
+        ("d", "–", "4"),
+    ):
+        assert re.search(rf"`{key}` +\| {values[0]} +\| {values[1]} +\|", text)
+
+
+def test_changed_code_and_data_are_named(project):
+    def lock(code, photos, packed):
+        deps = [{"path": "src/resnets/data", "md5": code}, {"path": "data/raw", "md5": photos}]
+        outs = [{"path": "data/tasks/target/images.bin", "md5": packed}]
+        train = {"cmd": "train", "deps": [{"path": "data/tasks/target", "md5": packed}]}
+        stages = {"prepare": {"cmd": "prepare", "deps": deps, "outs": outs}, "train": train}
+        project.write("dvc.lock", json.dumps({"schema": "2.0", "stages": stages}))
+
+    lock("c1", "p1", "i1")
+    two_states(project, runs(0.8, 1), runs(0.8, 1))
+    lock("c2", "p2", "i2")
+    project.commit()
+    text = text_of(project)
+    assert "Changed: code in `src/resnets/data`, data in `data/raw`. Result: the same" in text
+
+
+def test_sentence_gives_the_size_of_what_was_decided(project):
+    two_states(project, runs(0.9, 1, 2, 3), runs(0.6, 4, 5, 6))
+    found = compared(project)[0].differences["accuracy"]
+    low, high = -100 * found.high, -100 * found.low
+    expected = f"became **worse** by {-100 * found.value:.1f} points of test accuracy "
+    text = text_of(project)
+    assert f"{expected}(95% interval {low:.1f} to {high:.1f})" in text
+    assert (
+        f"- Of 1,500 test images, base and head (3 and 3 seeds) disagree on {found.decisive}"
+        in text
+    )
+    assert "**Advice**: no more seeds or test images are needed." in text
+
+
+def test_what_was_not_measured_is_said_where_it_counts(project):
+    two_states(project, runs(0.8, 1), runs(0.8, 4))
+    assert "(1 and 1 seeds, whose spread is taken to be 0.5 points) disagree on" in text_of(project)
 
 
 def test_report_lists_what_broke_and_what_was_fixed(project):
@@ -269,7 +323,9 @@ def test_report_lists_what_broke_and_what_was_fixed(project):
     assert re.search(rf"`{true}/00007.png` +\| `{true}` +\| `{true}` +\| `{taken}`", broke)
     assert "### Images that were fixed: 1" in page
     assert re.search(rf"`{true}` +\| `{taken}` +\| +0 \| +1 \| +\+1", page)
-    assert "No pictures: the images are not here" in page
+    assert "No picture: the images are not here" in page
+    assert "only base's is right on 1 test images (they broke), only head's on 1" in page
+    assert "p 1.0000 by McNemar's exact test" in page
 
 
 def test_report_stays_below_its_limit(project):
@@ -288,7 +344,7 @@ def test_report_stays_below_its_limit(project):
     text_of(project, report=path)
     page = path.read_bytes()
     assert 20_000 < len(page) <= MAX_BYTES
-    assert page.decode().startswith("# `main` → `change`")
+    assert page.decode().startswith("# `main` (base) → `change` (head)")
     assert page.decode().endswith("this page would be too long.\n")
 
 
@@ -315,7 +371,7 @@ def test_names_cannot_break_the_page(project):
     assert "\u202e" not in page
     in_table = [line for line in page.splitlines() if line.startswith("|")]
     for line in in_table:  # the number of cells is that of the header: no name opened another one
-        assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5, 6, 7, 10)
+        assert len(re.findall(r"(?<!\\)\|", line)) in (4, 5, 6, 7, 8, 9)
     outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", page)  # what is not code
     for danger in ("<script", "@everyone", "](http", "**bold**", "tick"):
         assert danger not in outside
@@ -347,7 +403,7 @@ def test_gates_pass_when_nothing_is_worse(project):
     project.write("gates.yaml", GATES)
     project.write("metrics/split_target.json", '{"images": {"leaked": 0}}')
     two_states(project, runs(0.8, 1, 2, 3), runs(0.8, 4, 5, 6))
-    assert "holds: `accuracy holds`" in text_of(project, gate=True)
+    assert "`accuracy holds`, `F1 may" in text_of(project, gate=True).split("- hold: ")[1]
 
 
 def test_what_cannot_be_checked_breaks_a_gate(project):
@@ -494,7 +550,7 @@ def test_variant_that_left_the_parameters_is_gone_though_its_files_lie_there(pro
         "metrics/kept.json",
     ]
     project.write("plots/net/predictions.csv", "what nobody measured")
-    assert "gone, nothing to compare with: `net`" in text_of(project, head=None)
+    assert "gone: `net`." in text_of(project, head=None)
 
 
 def test_rules_are_those_of_the_base(project):
@@ -507,9 +563,8 @@ def test_rules_are_those_of_the_base(project):
     (project.root / "gates.yaml").unlink()
     with pytest.raises(GateError, match="accuracy holds"):
         text_of(project, head=None, gate=True)
-    assert "holds: `accuracy holds`" in "".join(
-        review("change", "main", gate=True, report=None, root=project.root)
-    )
+    page = "".join(review("change", "main", gate=True, report=None, root=project.root))
+    assert "`accuracy holds`" in page.split("- hold: ")[1]
 
 
 def test_advice_for_another_test_is_to_measure_the_base_again(project):
@@ -571,10 +626,10 @@ def test_contact_sheet_shows_the_images_that_changed(project):
         project.commit()
     report = project.root / "reports" / "my review.md"
     text_of(project, report=report)
-    link = "![Images that broke and that were fixed](my%20review.net.png)"
-    assert link in report.read_text(encoding="utf-8")
-    picture = Image.open(report.with_name("my review.net.png"))
-    assert picture.width > 600
+    for word in ("broke", "fixed"):
+        link = f"![Images, and what base and head say of them](my%20review.net.{word}.png)"
+        assert link in report.read_text(encoding="utf-8")
+        assert Image.open(report.with_name(f"my review.net.{word}.png")).width > 600
     project.write_model("net", logits, test.labels, test.classes, ids=test.ids)
     project.commit()
     text_of(project, report=report)

@@ -141,7 +141,9 @@ def test_results_older_than_their_parameters_are_not_judged(clone):
     assert "dvc repro" in error.value.fix
     page = "\n".join(review("main", None, gate=False, report=None, root=clone.root))
     assert "**Not comparable**: `net`: head is out of date" in page
-    assert "- unchanged: `other`" in page
+    assert "the same answers as before from `other`" in page
+    assert "Changed since the results of head were made: `params.yaml nets.net`." in page
+    assert "**Advice**: run `dvc repro` and commit its results." in page
     clone.commit()
     page = "\n".join(review("HEAD", "main", gate=False, report=None, root=clone.root))
     assert "**Not comparable**: `net`: base is out of date" in page

@@ -27,6 +27,7 @@ Z = 1.959963984540054  # normal quantile of 97.5%
 # are still found about 95% of the time; small networks on 200 to 4,000 images had 0 to 0.0047.
 SEED_SPREAD = 0.005
 LOSS_SPREAD = 0.1  # that of a loss, as a share of it; the same networks had 0.015 to 0.09
+POWER = 0.8  # of a test that is planned (Cohen 1988)
 MIN_FREEDOM = 2  # runs beyond the first that can tell a spread
 
 
@@ -42,6 +43,10 @@ class Difference:
     test: str
     images: int
     decisive: int  # images that the two sides do not score alike
+    num_groups: int  # of images that count as one
+    num_runs: tuple[int, int]
+    # parts of the variance: of images, of the chance in single answers, of seeds
+    variances: tuple[float, float, float]
 
     @property
     def value(self) -> float:
@@ -106,7 +111,9 @@ def compare_runs(
     num_groups, num_runs = sides[0].shape[1], (len(base), len(head))
     over_images = _image_variance(sides[1].mean(0) - sides[0].mean(0))
     over_seeds, chance, freedom = _seed_variances(sides, spread)
-    variance = over_images + max(0.0, float(over_seeds.sum() - chance.sum()))
+    answers = min(over_images, float(chance.sum()))  # are in both
+    variances = over_images - answers, answers, max(0.0, float(over_seeds.sum() - chance.sum()))
+    variance = over_images + variances[2]
     squares = over_images**2 / (num_groups + 1) + float((over_seeds**2 / freedom).sum())
     least = min(num_groups + 1.0, float(freedom.min()))  # a difference could bring it below
     error, degrees = math.sqrt(variance), max(least, variance**2 / squares)
@@ -121,8 +128,34 @@ def compare_runs(
         test = f"McNemar's, and {test}"
     bounds, decisive = (value - half, value + half), int((np.abs(gap) > 1e-9).sum())
     return Difference(
-        float(base.mean()), float(head.mean()), *bounds, p, test, images=gap.size, decisive=decisive
+        *(float(base.mean()), float(head.mean()), *bounds, p, test),
+        images=gap.size,
+        decisive=decisive,
+        num_groups=num_groups,
+        num_runs=num_runs,
+        variances=variances,
     )
+
+
+def least_found(
+    difference: Difference, alpha: float, *, images: float = 1.0, runs: float = 1.0
+) -> float:
+    """Return the difference that would be found at `alpha` in 80% of all cases.
+
+    `images` and `runs` say how many times as many there would be. It is the standard error times
+    the sum of both errors' quantiles (Julious 2004), of Student's t with degrees as above.
+    """
+    from scipy.special import stdtrit
+
+    shared, answers, seeds = difference.variances
+    over_images, over_seeds = shared / images, seeds / runs
+    over_answers = answers / (images * runs)
+    freedom = max(1.0, sum(difference.num_runs) * runs - 2)
+    squares = (over_images + over_answers) ** 2 / (images * difference.num_groups)
+    squares += (over_seeds + over_answers) ** 2 / freedom
+    variance = over_images + over_answers + over_seeds
+    quantiles = stdtrit(variance**2 / squares, (1 - alpha / 2, POWER))
+    return float(quantiles.sum()) * math.sqrt(variance)
 
 
 def _per_group(terms: Terms, group: Labels) -> Floats:

@@ -12,20 +12,32 @@ from resnets.evaluation.significance import holm, mcnemar
 from resnets.review.compare import ModelComparison, Pair
 
 MOST_ROWS = 12  # of a table
-MOST_PICTURES = 16  # fixed and broken together
+MOST_PICTURES = 16  # of those that broke, and of those that were fixed
 
 
-def details(model: ModelComparison) -> list[str]:
-    """Return what changed inside one model: classes, confusions, images."""
-    if model.pair is None:
+def details(model: ModelComparison, root: Path, report: Path | None) -> list[str]:
+    """Return what changed inside one model: classes, confusions, images.
+
+    Images are drawn beside the report, if there is one, from the project's folder `root`.
+    """
+    if model.pair is None or model.is_unchanged:
         return []
-    blocks = [*_classes(*model.pair), *_confusions(*model.pair)]
-    for word, images in zip(("broke", "were fixed"), model.broken_and_fixed(), strict=True):
-        ids = model.pair[0].ids
-        rows = [[code(ids[k]), *map(code, _words(model.pair, k))] for k in images[:MOST_ROWS]]
-        title = f"### Images that {word}: {len(images):,}"
-        blocks += section(title, ["image", "true", "base", "head"], rows, words=4)
-    return [f"## {code(model.name)}", *blocks] if blocks else []
+    broken, fixed = model.broken_and_fixed()
+    blocks = [
+        f"## {code(model.name)}",
+        f"Of the models that are shipped, only base's is right on {len(broken):,} test images "
+        f"(they broke), only head's on {len(fixed):,} (they were fixed): p "
+        f"{chance(mcnemar(len(broken), len(fixed)))} by McNemar's exact test, which knows these "
+        "two models and no other seeds.",
+        *_classes(*model.pair),
+        *_confusions(*model.pair),
+    ]
+    for word, images in (("broke", broken), ("were fixed", fixed)):
+        if images:
+            path = report and report.with_name(f"{report.stem}.{model.name}.{word.split()[-1]}.png")
+            blocks.append(f"### Images that {word}: {len(images):,}")
+            blocks += _images(model, images, root, path)
+    return blocks
 
 
 def section(
@@ -57,12 +69,15 @@ def _classes(base: Predictions, head: Predictions) -> list[str]:
         if moves[k]:
             rows.append([code(base.classes[present[k]]), f"{images[k]:,}", *recalls, chance(ps[k])])
     header = ["class", "images", "base recall", "head recall", "difference", "p"]
-    return section("### Classes that moved", header, rows)
+    term = "Recall: the share of the class's images that is right, in percent."
+    return [*section("### Classes that moved", header, rows), *[term] * bool(rows)]
 
 
 def _confusions(base: Predictions, head: Predictions) -> list[str]:
     """Return the confusions that became more or less frequent."""
     names, size = base.classes, len(base.classes)
+    if size == 2:  # as many as the recalls say
+        return []
     confused = (side.labels * size + side.runs[0] for side in (base, head))
     counts = np.stack([np.bincount(cells, minlength=size**2) for cells in confused])
     moves = counts[1] - counts[0]
@@ -76,25 +91,28 @@ def _confusions(base: Predictions, head: Predictions) -> list[str]:
     return section("### Confusions that changed", header, rows, words=2)
 
 
-def draw_sheet(model: ModelComparison, root: Path, report: Path) -> list[str]:
-    """Draw the images that broke and were fixed beside the report; return the link to them."""
+def _images(
+    model: ModelComparison, images: Sequence[int], root: Path, path: Path | None
+) -> list[str]:
+    """Return a link to a picture of images, drawn at `path`, or a list where it cannot be drawn."""
+    assert model.pair is not None
+    names, words = model.pair[0].ids, {k: _words(model.pair, k) for k in images}
+    rows = [[code(names[k]), *map(code, words[k])] for k in images[:MOST_ROWS]]
+    as_table = table(["image", "true", "base", "head"], rows, words=4)
+    if path is None:
+        return [as_table]
     from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import Task
 
-    changed = zip(("broke", "fixed"), model.broken_and_fixed(), strict=True)
-    chosen = [(word, k) for word, images in changed for k in images[: MOST_PICTURES // 2]]
-    if not chosen or model.pair is None:
-        return []
     folder = root / "data" / "tasks" / ("source" if model.name == "backbone" else "target")
     try:
         test = Task(folder).side("test")
     except FileNotFoundError:
-        return ["No pictures: the images are not here (`dvc pull` or `dvc repro` brings them)."]
+        return [as_table, "No picture: the images are not here (`dvc repro` brings them)."]
     if test.digest() != model.records[1]["measured_on"].get("test_set"):
-        return ["No pictures: the images here are not those that head was tested on."]
-    row_of = {name: row for row, name in enumerate(test.ids)}
-    images = [test.images[row_of[model.pair[0].ids[k]]] for _, k in chosen]
-    captions = ["{}: {}\n{} → {}".format(word, *_words(model.pair, k)) for word, k in chosen]
-    path = report.with_name(f"{report.stem}.{model.name}.png")
-    plot_sheet(images, captions, path)
-    return [f"![Images that broke and that were fixed]({quote(path.name)})"]
+        return [as_table, "No picture: the images here are not those that head was tested on."]
+    row_of, chosen = {name: row for row, name in enumerate(test.ids)}, images[:MOST_PICTURES]
+    captions = ["{}\nbase: {}\nhead: {}".format(names[k], *words[k][1:]) for k in chosen]
+    plot_sheet([test.images[row_of[names[k]]] for k in chosen], captions, path)
+    shown = f"The {len(chosen)} whose probability of the true class moved most:"
+    return [shown, f"![Images, and what base and head say of them]({quote(path.name)})"]

@@ -1,25 +1,34 @@
 """Write a comparison as one page for a pull request, the most important first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dvc.utils.flatten import flatten
-
 from resnets.evaluation.report import chance, code, decimal, table
-from resnets.evaluation.significance import mcnemar
+from resnets.evaluation.significance import SEED_SPREAD
+from resnets.review import changes
+from resnets.review.advice import more_measurements, repair
+from resnets.review.changes import listed
 from resnets.review.compare import FIRST, METRICS, OTHERS, ModelComparison, compare_revisions
-from resnets.review.details import details, draw_sheet, section
+from resnets.review.details import details, section
 from resnets.review.gates import Faults, GateError, check_gates
-from resnets.review.revisions import Record, Revision, read_revision
+from resnets.review.revisions import Revision, read_revision
 from resnets.system.errors import ParamsError
 from resnets.system.files import write_text
 
 MAX_BYTES = 60_000  # GitHub takes comments of 64 KiB
-MOST_CHANGES = 40
 MOST_FAULTS = 12
-MOST_SHEETS = 4
-OF_DATA = ("data_", "split_")  # metrics that count images
+MOST_SHEETS = 4  # models whose images are shown
+DECIDED = {"better", "worse"}
 ORDER = ("worse", "better", "not comparable", "within noise")
+NEW, GONE = "nothing to compare the new {} with", "gone: {}"
+HEADER = ["base", "head", "difference", "95% interval", "p", "verdict"]
+TERMS = {
+    "balanced_accuracy": "the mean over the classes of the share of their images that is right",
+    "macro_f1": "the mean over the classes of F1, which is lowered by missed images and by false "
+    "alarms",
+    "nll": "the mean of -log of the probability given to the true class; it is high for answers "
+    "that are wrong and sure",
+}
 
 
 def review(
@@ -35,33 +44,19 @@ def review(
     if gate and not any("gates.yaml" in revision.files for revision in revisions):
         sides = " nor ".join(revision.name for revision in revisions)
         raise ParamsError(f"no gates.yaml in {sides}", "add one, or leave out --gate")
-    models = compare_revisions(*revisions)
+    models = sorted(compare_revisions(*revisions), key=_rank)
     faults = check_gates(models, *revisions)
     blocks = _summary(models, faults, *revisions)
     yield from blocks
     if report:
-        for index, model in enumerate(sorted(models, key=_rank)):
-            blocks += details(model)
-            if index < MOST_SHEETS:
-                blocks += draw_sheet(model, revisions[1].root, report)
+        for index, model in enumerate(models):
+            blocks += details(model, revisions[1].root, report if index < MOST_SHEETS else None)
         write_text(report, _cut("\n\n".join(blocks)))
         yield f"The whole report, with classes and images: {report}"
     broken = [f"{name} ({'; '.join(lines[:MOST_FAULTS])})" for name, lines in faults if lines]
     if gate and broken:
-        raise GateError(f"gate broken: {'; '.join(broken)}", _advice(models, *revisions))
-
-
-def _advice(models: list[ModelComparison], base: Revision, head: Revision) -> str:
-    """Say what mends a broken gate."""
-    if head.stale:
-        return "run `dvc repro` and commit its results"
-    if any(model.obstacles for model in models):
-        return (
-            f"measure the base again: `git switch -c remeasured {base.name}`, give it "
-            "this change's preprocess, data, tasks and split, `dvc repro`, commit, switch back, "
-            "and compare with remeasured"
-        )
-    return "improve the model, or argue for another rule"
+        fix = repair(models, *revisions) or "improve the model, or argue for another rule"
+        raise GateError(f"gate broken: {'; '.join(broken)}", fix)
 
 
 def _cut(text: str) -> str:
@@ -75,108 +70,139 @@ def _cut(text: str) -> str:
 def _summary(
     models: list[ModelComparison], faults: Faults, base: Revision, head: Revision
 ) -> list[str]:
-    """Return what matters most: obstacles, verdicts, gates, and what else changed."""
-    changed = sorted((model for model in models if not model.is_unchanged), key=_rank)
-    blocks = [f"# {code(base.name)} → {code(head.name)}"]
-    for model in changed:
-        blocks += [f"**Not comparable**: {code(model.name)}: {x}." for x in model.obstacles]
-        blocks += [f"**Note**: {code(model.name)}: {x}." for x in model.notes]
-    others = {
-        "unchanged": [model.name for model in models if model.is_unchanged],
-        "new, nothing to compare with": [x for x in head.models if x not in base.models],
-        "gone, nothing to compare with": [x for x in base.models if x not in head.models],
-    }
-    lines = [_sentence(model) for model in changed]
-    lines += [f"- {word}: {', '.join(map(code, names))}" for word, names in others.items() if names]
-    blocks.append("\n".join(lines) or "No model was measured at either revision.")
-    blocks += _verdicts([model for model in changed if model.differences])
-    blocks += [_gates(faults), *_changes("parameters", base.params, head.params)]
-    counts = (
-        {name: record for name, record in side.metrics.items() if name.startswith(OF_DATA)}
-        for side in (base, head)
-    )
-    return [*blocks, *_changes("data", *counts)]
+    """Return what was changed and what came of it, then the numbers, advice and gates."""
+    blocks = [f"# {code(base.name)} (base) → {code(head.name)} (head)"]
+    blocks.append(f"{changes.sentence(base, head)} {_outcome(models, base, head)}".strip())
+    blocks += _remarks("Not comparable", models, lambda model: model.obstacles)
+    blocks += [*_stale(base, head), *_remarks("Note", models, lambda model: model.notes)]
+    judged = [model for model in models if model.differences and not model.is_unchanged]
+    blocks += _accuracies(judged)
+    if todo := repair(models, base, head) or more_measurements(models):
+        blocks.append(f"**Advice**: {todo}.")
+    return [*blocks, _gates(faults), *_other_measures(judged), *changes.tables(base, head)]
 
 
-def _rank(model: ModelComparison) -> tuple[int, str]:
+def _rank(model: ModelComparison) -> tuple[bool, int, str]:
     """Sort models by what a reviewer must not miss."""
-    return ORDER.index(model.verdict(FIRST)), model.name
+    return model.is_unchanged, ORDER.index(model.verdict(FIRST)), model.name
 
 
-def _sentence(model: ModelComparison) -> str:
-    """Say in one line how a model changed."""
-    move = "{} → {} ({}, 95% {})" if model.differences else "{} and {}"
-    others = [
-        f"; {metric} is **{model.verdict(metric)}**"
-        for metric in OTHERS
-        if model.verdict(metric) in ("better", "worse")
+def _outcome(models: list[ModelComparison], base: Revision, head: Revision) -> str:
+    """Say in one sentence what came of the change, the worst first."""
+    parts: dict[str, list[str]] = {}
+    for model in models:
+        what, name = _came_of(model), code(model.name)
+        others = [x for x in OTHERS if model.verdict(x) in DECIDED - {model.verdict(FIRST)}]
+        turned = [f"its {metric} became **{model.verdict(metric)}**" for metric in others]
+        name += f" (but {', '.join(turned)})" if turned else ""
+        parts.setdefault(what, []).append(name)
+    for what, one, other in ((NEW, head, base), (GONE, base, head)):
+        parts[what] = [code(name) for name in one.models if name not in other.models]
+    said = [what.format(", ".join(names)) for what, names in parts.items() if names]
+    return f"Result: {'; '.join(said)}." if said else "No model was measured at either revision."
+
+
+def _came_of(model: ModelComparison) -> str:
+    """Say what came of the change for a model, {}."""
+    verdict = model.verdict(FIRST)
+    if verdict in DECIDED:
+        found = model.differences[FIRST]
+        values = sorted(abs(x) for x in (found.low, found.value, found.high))
+        low, size, high = (decimal(100 * x, 1) for x in values)
+        return (
+            f"{{}} became **{verdict}** by {size} points of test accuracy "
+            f"(95% interval {low} to {high})"
+        )
+    if model.is_unchanged:
+        return "the same answers as before from {}"
+    return "no difference beyond noise in {}" if verdict == "within noise" else "no verdict on {}"
+
+
+def _remarks(
+    title: str,
+    models: list[ModelComparison],
+    remarks: Callable[[ModelComparison], list[str]],
+) -> list[str]:
+    """Return remarks on models, each once, with the names of all that it is about."""
+    about: dict[str, list[str]] = {}
+    for model in models:
+        about.setdefault(" and ".join(remarks(model)), []).append(code(model.name))
+    return [f"**{title}**: {', '.join(names)}: {text}." for text, names in about.items() if text]
+
+
+def _stale(base: Revision, head: Revision) -> list[str]:
+    """Say what was changed since results were made."""
+    changed: dict[str, list[str]] = {}
+    for side, revision in (("base", base), ("head", head)):
+        lines = (line for why in revision.stale.values() for line in why)
+        paths = dict.fromkeys(line.partition(": ")[2].partition(" is ")[0] for line in lines)
+        changed.setdefault(listed(map(code, paths)), []).append(side)
+    return [
+        f"Changed since the results of {' and '.join(sides)} were made: {paths}."
+        for paths, sides in changed.items()
+        if paths
     ]
-    numbers = f"{FIRST} {move.format(*_numbers(model, FIRST))}{''.join(others)}"
-    return f"- **{model.verdict(FIRST)}**: {code(model.name)}: {numbers}"
 
 
 def _numbers(model: ModelComparison, metric: str) -> list[str]:
-    """Write base, head and, where they are comparable, their difference and its interval.
-
-    Shares are written in percent.
-    """
+    """Write base, head, their difference, its interval, p and the verdict; shares in percent."""
     scale, digits = (100, 2) if METRICS[metric].higher_is_better else (1, 4)
-
-    def write(value: float, *, signed: bool = False) -> str:
-        return decimal(scale * value, digits, signed=signed)
-
-    if difference := model.differences.get(metric):
-        changed = difference.value, difference.low, difference.high
-        value, low, high = (write(x, signed=True) for x in changed)
-        return [write(difference.base), write(difference.head), value, f"{low} to {high}"]
-    tests = (record["test"] for record in model.records)
-    return [write(test[metric]) if metric in test else "–" for test in tests]
+    found, verdict = model.differences[metric], model.verdict(metric)
+    base, head = (decimal(scale * x, digits) for x in (found.base, found.head))
+    changed = found.value, found.low, found.high
+    value, low, high = (decimal(scale * x, digits, signed=True) for x in changed)
+    verdict_shown = verdict if verdict == "within noise" else f"**{verdict}**"
+    return [base, head, value, f"{low} to {high}", chance(model.p[metric]), verdict_shown]
 
 
-def _verdicts(models: Sequence[ModelComparison]) -> list[str]:
-    """Return a table of models and metrics, and which test was used and how p was adjusted."""
-    rows, notes = [], []
-    for model in models:
-        broken, fixed = map(len, model.broken_and_fixed())
-        exact = {FIRST: chance(mcnemar(broken, fixed))}
-        for metric in METRICS:
-            arrow = "↑" if METRICS[metric].higher_is_better else "↓"
-            row = [code(model.name), f"{metric} {arrow}", *_numbers(model, metric)]
-            row += [chance(model.p[metric]), exact.get(metric, ""), model.verdict(metric)]
-            rows.append(row)
-        first = model.differences[FIRST]
-        notes.append(
-            f"- {code(model.name)}: {first.images:,} images, {first.decisive:,} decided "
-            f"({first.test}); the shipped model broke {broken:,} and fixed {fixed:,}."
+def _accuracies(judged: Sequence[ModelComparison]) -> list[str]:
+    """Return a table of accuracies, what its columns mean, and what was counted."""
+    if not judged:
+        return []
+    rows = [[code(model.name), *_numbers(model, FIRST)] for model in judged]
+    notes = [
+        "Test accuracy in percent, the mean over the seeds that were trained.",
+        "- 95% interval: the differences that fit what was measured, had other test images and "
+        "other seeds been drawn.",
+        "- p: how often chance alone gives a difference this large, raised for all that this page "
+        "tests; a verdict needs p < 0.05, and at most one page in 20 has a false one.",
+    ]
+    return [table(["model", *HEADER], rows), "\n".join([*notes, *_counts(judged)])]
+
+
+def _counts(judged: Sequence[ModelComparison]) -> list[str]:
+    """Say what was counted for the verdicts, in one line for all models that are alike in it."""
+    lines: dict[str, list[str]] = {}
+    for model in judged:
+        found = model.differences[FIRST]
+        line = "- Of {:,} test images{}, base and head ({} and {} seeds{}) disagree on".format(
+            found.images,
+            f" in {found.num_groups:,} groups, that count as one each"
+            * (found.num_groups < found.images),
+            *found.num_runs,
+            f", whose spread is taken to be {100 * SEED_SPREAD:g} points"
+            * (min(found.num_runs) < 3),
         )
-    notes.append(
-        "- ↑: more is better, in percent; ↓: less is. Numbers are means over runs. p is adjusted "
-        f"(Holm) for {len(models)}× accuracy and {len(OTHERS) * len(models)}× the other "
-        "numbers, so that all verdicts together are false at most 5% of the time. Intervals are "
-        "for one number alone. McNemar's exact test sees the shipped models, and no seeds."
-    )
-    header = ["model", "metric", "base", "head", "difference", "95% interval", "p", "McNemar"]
-    return [table([*header, "verdict"], rows, words=2), "\n".join(notes)] if rows else []
+        lines.setdefault(line, []).append(f"{found.decisive:,} ({code(model.name)})")
+    return [f"{line} {', '.join(counts)}." for line, counts in lines.items()]
+
+
+def _other_measures(judged: Sequence[ModelComparison]) -> list[str]:
+    """Return a table of the other measures, each explained."""
+    looks = [(model, metric) for model in judged for metric in OTHERS]
+    rows = [[code(model.name), metric, *_numbers(model, metric)] for model, metric in looks]
+    terms = [f"- {metric}: {TERMS[metric]}." for metric in OTHERS]
+    blocks = section("## Other measures", ["model", "measure", *HEADER], rows, words=2)
+    return [*blocks, "\n".join(terms)] if rows else []
 
 
 def _gates(faults: Faults) -> str:
     """Say which rules hold, and how the others are broken."""
     lines = ["## Gates", ""]
     for name, broken in faults:
-        listed = ", ".join(code(x, 200) for x in broken[:MOST_FAULTS])
-        lines.append(
-            f"- **BROKEN**: {code(name)}: {listed}" if broken else f"- holds: {code(name)}"
-        )
+        if broken:
+            why = listed(code(x, 200) for x in broken)
+            lines.append(f"- **BROKEN**: {code(name)}: {why}")
+    held = [code(name) for name, broken in faults if not broken]
+    lines += [f"- hold: {', '.join(held)}"] * bool(held)
     return "\n".join(lines)
-
-
-def _changes(what: str, base: Record, head: Record) -> list[str]:
-    """Return a table of all values that differ, by their dotted keys, if there are any."""
-    sides = flatten(base), flatten(head)
-    changed = [key for key in sorted(sides[0] | sides[1]) if sides[0].get(key) != sides[1].get(key)]
-    rows = [
-        [code(key), *("–" if side.get(key) is None else code(side[key]) for side in sides)]
-        for key in changed[:MOST_CHANGES]
-    ]
-    more = [f"and {len(changed) - MOST_CHANGES} more"] * (len(changed) > MOST_CHANGES)
-    return [*section(f"## Changed {what}", ["key", "base", "head"], rows, words=3), *more]

@@ -19,6 +19,7 @@ from networkx import dfs_preorder_nodes
 
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
+TOPS = ("params.yaml", "gates.yaml", "dvc.lock", "metrics", "plots")
 TABLES = ("predictions.csv", "seeds.csv")
 Record = Mapping[str, Any]
 
@@ -95,9 +96,9 @@ def read_revision(name: str | None, root: Path) -> Revision:
 def _reviewed(repo: Repo) -> Iterator[tuple[str, Any]]:
     """Yield path and content of the reviewed files, as the repository is switched."""
     fs, root = repo.fs, repo.root_dir
-    tops = [fs.join(root, name) for name in ("params.yaml", "gates.yaml", "metrics", "plots")]
+    tops = [fs.join(root, name) for name in TOPS]
     for file in (file for top in tops for file in ([top] if fs.isfile(top) else fs.find(top))):
-        if file.endswith((".json", ".yaml")):
+        if file.endswith((".json", ".yaml", ".lock")):
             yield fs.relpath(file, root), load_path(file, fs)
         elif fs.name(file) in TABLES:
             text = fs.read_text(file, encoding="utf-8", errors="surrogateescape", newline="")
