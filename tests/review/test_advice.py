@@ -1,5 +1,6 @@
 """Hold the advice on more seeds and images to simulated runs."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +51,17 @@ def test_advice_names_numbers_that_suffice():
     images = int(text.split(" test images")[1].rsplit(" ", 1)[1].replace(",", ""))
     assert least_found(difference, ALPHA, images=images / 400) <= WANTED
     assert least_found(difference, ALPHA, images=images / 400 / 1.2) > WANTED
-    assert "more seeds alone would not do" in text
+    assert "seeds of each" not in text  # they alone would not do
+
+
+def test_advice_is_both_where_neither_does_alone():
+    difference = replace(some_difference(), variances=(1e-4, 1e-5, 2.5e-5))
+    text = plan(difference, ALPHA)
+    images = int(
+        re.search(r"take 20 seeds of each \(`repeat`\) and ([\d,]+) test", text)[1].replace(",", "")
+    )
+    assert least_found(difference, ALPHA, images=images / 400, runs=4) <= WANTED
+    assert least_found(difference, ALPHA, images=images / 440, runs=4) > WANTED
 
 
 def test_advice_is_seeds_where_only_they_are_noise():

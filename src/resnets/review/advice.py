@@ -10,7 +10,8 @@ from resnets.review.revisions import Revision
 
 WANTED = 0.01  # the difference in accuracy that a reviewer would want to see
 MOST_RUNS = 50
-MOST_IMAGES = 1_000_000
+MORE_RUNS = 4  # times, where neither seeds nor images do alone
+MOST_IMAGES = 100_000
 
 
 def repair(models: list[ModelComparison], base: Revision, head: Revision) -> str:
@@ -52,13 +53,18 @@ def plan(difference: Difference, alpha: float) -> str:
         return f"{able}; a smaller one hardly matters, so no more are needed"
     if min(difference.num_runs) < 3:
         return f"{able}; train at least 3 seeds (`repeat`), so that their spread is measured"
-    ways = [f"{n} seeds of each (`repeat`)" for n in _needed(difference, alpha, "runs")]
-    less = "" if ways else " (more seeds alone would not do)"
+    ways = [f"{n:,} seeds of each (`repeat`)" for n in _needed(difference, alpha, "runs")]
     ways += [f"{n:,} test images" for n in _needed(difference, alpha, "images")]
-    return f"{able}; to see {wanted}, take {' or '.join(ways) or 'more of both'}{less}"
+    if not ways:
+        both = _needed(difference, alpha, "images", runs=MORE_RUNS)
+        runs = MORE_RUNS * min(difference.num_runs)
+        ways = [f"{runs:,} seeds of each (`repeat`) and {n:,} test images" for n in both]
+    return f"{able}; to see {wanted}, take {' or '.join(ways) or 'far more of both'}"
 
 
-def _needed(difference: Difference, alpha: float, what: Literal["runs", "images"]) -> list[int]:
+def _needed(
+    difference: Difference, alpha: float, what: Literal["runs", "images"], **fixed: float
+) -> list[int]:
     """Return how many, rounded up to two digits, would find WANTED; nothing if too many."""
     start, most = {
         "runs": (min(difference.num_runs), MOST_RUNS),
@@ -67,7 +73,7 @@ def _needed(difference: Difference, alpha: float, what: Literal["runs", "images"
     for count in sorted({_rounded_up(start * 1.02**k) for k in range(1000)}):
         if count > most:
             break
-        if least_found(difference, alpha, **{what: count / start}) <= WANTED:
+        if least_found(difference, alpha, **{what: count / start}, **fixed) <= WANTED:
             return [count]
     return []
 
