@@ -1,10 +1,10 @@
-# make setup | repro | recipe NAME=fashion_fast | test | test-all | bench | chaos
+# make setup | repro | plots BASE=main | recipe NAME=fashion_fast | test | test-all | bench | chaos
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro recipe lint test test-all bench chaos
+.PHONY: setup repro plots recipe lint test test-all bench chaos
 
 setup: $(STAMP)
 
@@ -20,6 +20,19 @@ repro: setup
 	@echo "plots:  plots/ and reports/curves.png (as a page: $(BIN)/dvc plots show)"
 	@echo "report: reports/leaderboard.md"
 	@echo "model:  artifacts/export/model.onnx, described in artifacts/export/model_card.md"
+
+# the page of `dvc plots`, whose scripts come from a CDN, as one file that needs no network later
+VEGA := .dvc/tmp/vega
+SCRIPTS := vega@5.33.1 vega-lite@5.23.0 vega-embed@6.29.0
+plots: setup $(VEGA)/page.html
+	$(BIN)/dvc plots $(if $(BASE),diff $(BASE),show) --html-template $(VEGA)/page.html
+
+$(VEGA)/page.html:
+	npm install --silent --no-save --no-audit --prefix $(VEGA) $(SCRIPTS)
+	{ echo '<!DOCTYPE html><meta charset="utf-8">'; \
+	for script in vega vega-lite vega-embed; do \
+	echo '<script>'; cat $(VEGA)/node_modules/$$script/build/$$script.min.js; echo '</script>'; \
+	done; echo '{plot_divs}'; } > $@
 
 recipe: setup
 	$(BIN)/python recipes/run.py $(NAME)
