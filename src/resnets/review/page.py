@@ -1,5 +1,6 @@
 """Write a comparison as one page for a pull request, the most important first."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def _stale(base: Revision, head: Revision) -> list[str]:
     changed: dict[str, list[str]] = {}
     for side, revision in (("base", base), ("head", head)):
         lines = (line for why in revision.stale.values() for line in why)
-        paths = dict.fromkeys(line.partition(": ")[2].partition(" is ")[0] for line in lines)
+        paths = dict.fromkeys(re.split(": | is | was ", line)[1] for line in lines)
         changed.setdefault(listed(map(code, paths)), []).append(side)
     return [
         f"Changed since the results of {' and '.join(sides)} were made: {paths}."
