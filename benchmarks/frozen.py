@@ -79,7 +79,7 @@ class Bench:
 
     def _keep(self, name: str, trainer: Trainer, model: ResNet) -> None:
         inputs = flatten(trainer.section)
-        trained = trainer.run(model, title=name, seed=0, inputs=inputs)
+        trained = trainer.run(model, title=name, identity=trainer.identity(0, inputs))
         self.models[name] = trained.model
 
     def logits(self, name: str) -> np.ndarray:

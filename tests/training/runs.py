@@ -131,7 +131,7 @@ def train(
     trainer = make_trainer(state, section=section, runtime=runtime)
     model = model or start_model(seed)
     inputs = flatten({"transfer.test": section, "model": asdict(model.architecture)})
-    return trainer.run(model, title="test", seed=seed, inputs=inputs)
+    return trainer.run(model, title="test", identity=trainer.identity(seed, inputs))
 
 
 def fit_as(course: Course, state: Path) -> Progress:

@@ -200,10 +200,10 @@ def test_a_training_is_bound_to_all_code_that_it_can_reach_and_to_no_other():
 
 
 def run_stage(folder: Path) -> bytes:
-    """Train the variant `scratch` in this process; return its bundle."""
+    """Train the variant `scratch` in this process; return its bundle and learning curve."""
     out, history = folder / "artifacts/scratch", folder / "history.csv"
     transfer.main("scratch", folder / "task", folder / "artifacts/random", out, history)
-    return (out / "model.safetensors").read_bytes()
+    return (out / "model.safetensors").read_bytes() + history.read_bytes()
 
 
 def edit_params(file: Path, edits: dict[str, Any]) -> None:
@@ -241,6 +241,16 @@ def project(stopped, tmp_path, monkeypatch) -> Path:
     shutil.copytree(stopped, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return tmp_path / "project"
+
+
+def test_a_stopped_stage_has_written_the_epochs_so_far_as_they_are_in_the_end(project):
+    so_far = (project / "history.csv").read_text()
+    assert [line[:4] for line in so_far.splitlines()] == ["repe", "0,1,"]
+    (project / "history.csv").unlink()  # as DVC does before it runs the stage
+    run_stage(project)
+    whole = (project / "history.csv").read_text()
+    assert whole.startswith(so_far)
+    assert [line[:4] for line in whole.splitlines()] == ["repe", "0,1,", "0,2,"]
 
 
 FRESH = {

@@ -121,7 +121,7 @@ def to_onnx(bundle: Bundle, *, preprocess_inside: bool) -> onnx.ModelProto:
 def describe(bundle: Bundle) -> BundleMeta:
     """Return what an ONNX file says about itself: the bundle's description and its hash."""
     hashes = {**bundle.meta.hashes, "weights": bundle.sha256}
-    return bundle.meta.model_copy(update={"hashes": hashes})
+    return bundle.meta.model_copy(update={"hashes": hashes, "history": []})
 
 
 def extremes(preprocess: FullPreprocess) -> list[NDArray[np.uint8]]:

@@ -62,6 +62,7 @@ class BundleMeta(Section):
     training: dict[str, Any]
     hashes: dict[str, str]
     measured: dict[str, Any] = Field(default_factory=dict)
+    history: list[dict[str, Any]] = Field(default_factory=list)  # of its training, by epoch
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -110,6 +111,19 @@ def parse_meta(text: str, where: Path) -> BundleMeta:
     raise ArtefactError(f"{where}: {key}: {fault['msg']}", REMAKE)
 
 
+def read_meta(raw: bytes, where: Path) -> BundleMeta:
+    """Read the description in the bytes of a bundle, as `parse_meta`."""
+    try:
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        text = header.get("__metadata__", {}).get(KEY)
+    except (AttributeError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{where}: not a whole safetensors file ({error})", REMAKE) from None
+    if text is None:
+        fix = "give a model.safetensors of the pipeline; backbone.input imports foreign weights"
+        raise ArtefactError(f"{where}: has no {KEY!r} metadata, so it is no bundle", fix)
+    return parse_meta(text, where)
+
+
 def check_origin(meta: BundleMeta, hashes: dict[str, str], path: Path) -> None:
     """Raise ArtefactError where a model was trained on another task than the one of the hashes."""
     for key, value in hashes.items():
@@ -145,14 +159,9 @@ def load_bundle(path: Path) -> Bundle:
     raw = path.read_bytes()
     try:
         tensors = load(raw)
-        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     except (SafetensorError, KeyError, ValueError, RuntimeError, RecursionError) as error:
         raise ArtefactError(f"{path}: not a whole safetensors file ({error})", REMAKE) from None
-    text = header.get("__metadata__", {}).get(KEY)
-    if text is None:
-        fix = "give a model.safetensors of the pipeline; backbone.input imports foreign weights"
-        raise ArtefactError(f"{path}: has no {KEY!r} metadata, so it is no bundle", fix)
-    meta = parse_meta(text, path)
+    meta = read_meta(raw, path)
     return Bundle(_rebuild(meta, tensors, path), meta, hashlib.sha256(raw).hexdigest())
 
 

@@ -28,15 +28,16 @@ def main(
     section, source = values.backbone, Path(values.backbone.input)
 
     from resnets.training.processes import launch
-    from resnets.training.publish import full_preprocess, publish_bundle, write_history
+    from resnets.training.publish import full_preprocess, publish_bundle
+    from resnets.training.show import Curves
 
-    network = values.model
+    network, curves = values.model, Curves(history)
     preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
     if not source.is_dir():
         from resnets.training.publish import publish_given
 
         publish_given(source, out, network, preprocess)
-        write_history(history, {})
+        curves.of(0)([])
         return
 
     launch(values.runtime.processes)
@@ -52,13 +53,12 @@ def main(
     with held(state, "training of the backbone", [seed]):
         model, weights = initial_model(network, "random", out, task.classes, seed)
         inputs = training_inputs(__file__, values, "backbone", weights)
-        trained = trainer.run(model, title="backbone", seed=seed, inputs=inputs)
-        if process_number():
-            return
+        identity, write = trainer.identity(seed, inputs), curves.of(0)
+        trained = trainer.run(model, title="backbone", identity=identity, write_curve=write)
         about = {"variant": "backbone", "seed": seed}
         publish_bundle(out / "model.safetensors", trained, task, network, preprocess, about)
-        write_history(history, {0: trained.history})
-        mark_published(state, history)
+        if not process_number():
+            mark_published(state, history)
 
 
 if __name__ == "__main__":

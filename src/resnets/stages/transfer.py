@@ -36,7 +36,9 @@ def main(
 
     from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
-    from resnets.training.publish import full_preprocess, publish_bundle, write_history
+    from resnets.training.publish import full_preprocess, origin, publish_bundle
+    from resnets.training.recorded import keep, recorded_bundles
+    from resnets.training.show import Curves
     from resnets.training.start import initial_model
     from resnets.training.state import held
     from resnets.training.trainer import Trainer
@@ -45,20 +47,21 @@ def main(
     preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
     state, sides = Path(f".state/transfer-{variant}"), (opened.side("train"), opened.side("val"))
     trainer = Trainer(*sides, section, preprocess, values.runtime, state)
-    histories, seeds = {}, {repeat: values.seed + repeat for repeat in values.repeat}
+    curves, seeds = Curves(history), {repeat: values.seed + repeat for repeat in values.repeat}
     with held(state, f"transfer of {variant}", seeds.values(), values.transfer):
+        recorded = recorded_bundles(out, seeds.values())
         for repeat, seed in seeds.items():
             model, weights = initial_model(network, section.init, init, opened.classes, seed)
-            inputs = training_inputs(__file__, values, variant, weights)
-            trained = trainer.run(model, title=f"{variant} {seed}", seed=seed, inputs=inputs)
-            if process_number():
-                continue
-            histories[repeat] = trained.history
+            identity = trainer.identity(seed, training_inputs(__file__, values, variant, weights))
             name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
+            path, title, write = out / f"{name}.safetensors", f"{variant} {seed}", curves.of(repeat)
+            if kept := keep(recorded, origin(opened, identity), path, title):
+                write(kept)
+                continue
+            trained = trainer.run(model, title=title, identity=identity, write_curve=write)
             about = {"variant": variant, "seed": seed, "redraw_split": section.redraw_split}
-            publish_bundle(out / f"{name}.safetensors", trained, opened, network, preprocess, about)
+            publish_bundle(path, trained, opened, network, preprocess, about)
         if not process_number():
-            write_history(history, histories)
             mark_published(state, history)
 
 

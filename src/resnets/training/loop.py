@@ -158,7 +158,7 @@ def fit(progress: Progress, course: Course, state: StateFolder, log: EpochLog) -
                 if is_stopping:
                     raise stop.error(progress.place())
             _end_epoch(progress, course)
-            log.epoch(progress.history[-1])
+            log.epoch(progress.history)
             failpoint("engine.epoch")
     # a killed stage finds its finished runs here, since DVC deletes what they had published
     state.save(progress, len(course.plan) * len(course.batches))

@@ -1,5 +1,6 @@
 """Turn a trained model into what the next stages read: a bundle and a history."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from resnets.models.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bun
 from resnets.models.calibration import fit_temperature
 from resnets.params.schema import NO_BACKBONE, Data, Model, Preprocess
 from resnets.system.files import write_json, write_text
+from resnets.system.runtime import process_number
+from resnets.tasks.manifest import digest
 from resnets.tasks.task import Task
 from resnets.training.features import run_over
 from resnets.training.start import import_backbone, look_alikes
@@ -24,6 +27,12 @@ def full_preprocess(data: Data, preprocess: Preprocess, channels: Literal[1, 3])
     return FullPreprocess(channels=channels, **decoding, **preprocess.model_dump())
 
 
+def origin(task: Task, identity: dict[str, Any]) -> dict[str, str]:
+    """Return the hashes of all that a trained bundle comes from; equal ones, equal bundles."""
+    named = {key: identity[key] for key in ("initial_weights", "code")}
+    return task.hashes() | named | {"training": digest(json.dumps(identity).encode())}
+
+
 def publish_bundle(
     path: Path,
     trained: Trained,
@@ -35,8 +44,10 @@ def publish_bundle(
     """Write the bundle of a trained model, with the temperature that fits its validation logits.
 
     `about` is what it shall tell of its training beside the summary. The logits are computed in
-    fp32 on the CPU or GPU that trained, as `evaluate` does.
+    fp32 on the CPU or GPU that trained, as `evaluate` does. Only process 0 does anything.
     """
+    if process_number():
+        return
     val, machine = task.side("val"), {**trained.machine, "runtime.precision": "fp32"}
     logits = run_over(val.images, trained.model, preprocess, machine).numpy()
     meta = BundleMeta(
@@ -45,20 +56,10 @@ def publish_bundle(
         preprocess=preprocess,
         temperature=fit_temperature(logits, val.labels),
         training=about | trained.summary,
-        hashes=task.hashes() | {key: trained.inputs[key] for key in ("initial_weights", "code")},
+        hashes=origin(task, trained.identity),
+        history=trained.history,
     )
     save_bundle(path, trained.model, meta)
-
-
-def write_history(path: Path, histories: dict[int, list[dict[str, Any]]]) -> None:
-    """Write one row per epoch and repeat; the first repeat is the one that is shipped."""
-    rows = [{"repeat": repeat, **row} for repeat, rows in histories.items() for row in rows]
-    columns = None if rows else ["repeat", "epoch", "val_accuracy"]
-    _write_csv(path, pd.DataFrame(rows, columns=columns))
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def publish_given(source: Path, out: Path, network: Model, preprocess: FullPreprocess) -> None:
@@ -69,7 +70,8 @@ def publish_given(source: Path, out: Path, network: Model, preprocess: FullPrepr
     model, meta, report = import_backbone(source, network, preprocess)
     save_bundle(out / "model.safetensors", model, meta)
     rows = [(kind, key) for kind, keys in report.keys.items() for key in keys]
-    _write_csv(out / "imported.csv", pd.DataFrame(rows, columns=["result", "key"]))
+    table = pd.DataFrame(rows, columns=["result", "key"])
+    write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
     counts = {kind: len(keys) for kind, keys in report.keys.items()}
     imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
     write_json(out / UNSCORED, {"imported": counts, "measured_on": imported})

@@ -1,20 +1,60 @@
-"""Show the progress of training: a bar on a terminal, a plain line per epoch everywhere."""
+"""Show the progress of training: a bar on a terminal, a line per epoch, and learning curves."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
+from resnets.system.files import write_text
 from resnets.system.progress import Pace, start_task
 from resnets.system.runtime import process_number
 from resnets.training.state import Progress
 
+History = list[dict[str, Any]]  # a row per epoch, as `loop` notes it
+COLUMNS = ["repeat", "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+COLUMNS += ["is_chosen"]
+
+
+@dataclass
+class Curves:
+    """Keep a CSV file with the learning curves of all repeats so far, for DVC to show."""
+
+    file: Path
+    histories: dict[int, History] = field(default_factory=dict)
+
+    def of(self, repeat: int) -> Callable[[History], None]:
+        """Return what writes the history of a repeat after those of the ones before it."""
+
+        def write(history: History) -> None:
+            self.histories[repeat] = history
+            rows = [{"repeat": k, **row} for k, rows in self.histories.items() for row in rows]
+            table = pd.DataFrame(rows, columns=COLUMNS)
+            if not process_number():
+                write_text(self.file, table.to_csv(index=False, lineterminator="\n"))
+
+        return write
+
 
 class EpochLog:
-    """Print one line per epoch, with rate and time left; `bar` moves in between, on a terminal."""
+    """Print one line per epoch, with rate and time left; `bar` moves in between, on a terminal.
 
-    def __init__(self, title: str, *, epochs: int, images_per_epoch: int) -> None:
+    `write_curve` is given the history after each epoch.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        epochs: int,
+        images_per_epoch: int,
+        write_curve: Callable[[History], None] = lambda _: None,
+    ) -> None:
         self.title, self.epochs, self.images_per_epoch = title, epochs, images_per_epoch
+        self.write_curve = write_curve
         # process 0 speaks for all
         self.console = Console(highlight=False, soft_wrap=True, quiet=process_number() > 0)
         self.bar, self.task = start_task(self.console, title, "images", epochs * images_per_epoch)
@@ -24,6 +64,8 @@ class EpochLog:
         done = progress.epoch * self.images_per_epoch + int(progress.sums.get("images", 0))
         if reason:
             self.console.print(f"{self.title}: starting fresh ({reason})")
+        if progress.history:
+            self.write_curve(progress.history)  # DVC has removed what a stopped run had written
         if done:
             is_at_end = progress.epoch == self.epochs
             place = "its end, all epochs are done" if is_at_end else progress.place()
@@ -34,8 +76,10 @@ class EpochLog:
         """Count the images of a step."""
         self.bar.advance(self.task.id, num_images)
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Print the line of an epoch; a star marks what is shipped so far."""
+    def epoch(self, history: History) -> None:
+        """Print the line of the last epoch; a star marks what is shipped so far."""
+        row = history[-1]
+        self.write_curve(history)
         self.console.print(
             f"{self.title}  epoch {row['epoch']:>3}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.4f}"

@@ -1,6 +1,6 @@
 """Train one model on one task: put batches, plan, optimiser, loss and state together."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from resnets.training.loop import Course, fit
 from resnets.training.optim import build_loss, build_optimizer
 from resnets.training.plan import train_plan
 from resnets.training.processes import check_alike, join, num_processes
-from resnets.training.show import EpochLog
+from resnets.training.show import EpochLog, History
 from resnets.training.state import Progress, StateFolder
 
 STATISTICS_IMAGES = 2048  # from which BatchNorm statistics of averaged weights are estimated
@@ -38,9 +38,9 @@ class Trained:
     """Hold the outcome: the model with the weights of its chosen epoch, and how it got there."""
 
     model: ResNet
-    history: list[dict[str, Any]]
+    history: History
     summary: dict[str, Any]  # epochs, chosen epoch, parameters, precision: for metrics and bundle
-    inputs: dict[str, Any]  # what the caller has named as such
+    identity: dict[str, Any]
     machine: dict[str, Any]
 
 
@@ -55,25 +55,25 @@ class Trainer:
     runtime: Runtime
     state: Path  # the folder under which each seed keeps its state
 
-    def run(self, model: ResNet, *, title: str, seed: int, inputs: dict[str, Any]) -> Trained:
-        """Train the model, or continue where a killed run of the same inputs stopped.
+    def run(
+        self,
+        model: ResNet,
+        *,
+        title: str,
+        identity: dict[str, Any],
+        write_curve: Callable[[History], None] = lambda _: None,
+    ) -> Trained:
+        """Train the model, or continue where a killed run of the same identity stopped.
 
-        `inputs` names by hash or value all that the result depends on and that is not known here:
-        the parameters, the code, the initial weights. The state stays until the caller has
+        `write_curve` is given the history after each epoch. The state stays until the caller has
         published the result and removes it. Raises the errors of `fit`.
         """
+        seed = identity["seed"]
         course = self.course(model, seed)
         trained_groups = frozenset[str]().union(*course.plan)
-        identity = {
-            "seed": seed,
-            **inputs,
-            "images of train": self.train.packed_digest(),
-            "images of val": self.val.packed_digest(),
-            **self.machine,
-            "runtime.processes": num_processes(),
-        }
         check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
-        log = EpochLog(title, epochs=len(course.plan), images_per_epoch=len(self.train.ids))
+        num_images, epochs = len(self.train.ids), len(course.plan)
+        log = EpochLog(title, epochs=epochs, images_per_epoch=num_images, write_curve=write_curve)
         if trained_groups == {"head"} and course.freeze_batchnorm:
             course = self._on_features(course, model, seed)
         else:
@@ -96,7 +96,21 @@ class Trainer:
             "parameters_trained": sum(num_parameters(module) for module in trained),
             **{key: identity[f"runtime.{key}"] for key in MACHINE},
         }
-        return Trained(model.cpu().eval(), progress.history, summary, inputs, self.machine)
+        return Trained(model.cpu().eval(), progress.history, summary, identity, self.machine)
+
+    def identity(self, seed: int, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return all that the result of a training depends on, by name and value or hash.
+
+        `inputs` is what of it is not known here: the parameters, the code, the initial weights.
+        """
+        return {
+            "seed": seed,
+            **inputs,
+            "images of train": self.train.packed_digest(),
+            "images of val": self.val.packed_digest(),
+            **self.machine,
+            "runtime.processes": num_processes(),
+        }
 
     @cached_property
     def machine(self) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""Take bundles that DVC has recorded, so that another list of repeats trains only what is new.
+
+DVC removes a stage's outs before it runs; its cache still has them. `persist` would leave them in
+place, but takes the run cache from the stage: every way back to older parameters would train again.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from resnets.models.bundle import BundleMeta, read_meta
+from resnets.system.errors import ArtefactError
+from resnets.system.files import write_bytes
+from resnets.system.runtime import process_number
+from resnets.training.show import History
+
+Recorded = dict[Path, BundleMeta]  # of each file in DVC's cache
+
+
+def recorded_bundles(out: Path, seeds: Collection[int]) -> Recorded:
+    """Return the bundles in an out of the running stage; torn and foreign files are none.
+
+    None at all where there is one of each of these seeds and no other: such a stage runs because
+    something else has changed, or because DVC is forced to (`dvc repro -f`).
+    """
+    if "DVC_STAGE" not in os.environ:
+        return {}
+    from dvc.repo import Repo
+
+    bundles = {}
+    with Repo() as repo:
+        (known,) = repo.find_outs_by_path(str(out))
+        for _, _, oid in known.get_obj() or ():
+            file = Path(known.cache.oid_to_path(oid.value))
+            content = file.read_bytes() if file.is_file() else b""
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() == oid.value:
+                with suppress(ArtefactError):
+                    bundles[file] = read_meta(content, file)
+    is_same = {meta.training.get("seed") for meta in bundles.values()} == set(seeds)
+    return {} if is_same else bundles
+
+
+def keep(recorded: Recorded, origin: dict[str, str], path: Path, title: str) -> History | None:
+    """Write the recorded bundle that has this origin, if there is one, and return its history."""
+    for file, meta in recorded.items():
+        if meta.hashes == origin:
+            if not process_number():
+                write_bytes(path, file.read_bytes())
+                print(f"{title}: kept, it was trained before")
+            return meta.history
+    return None
