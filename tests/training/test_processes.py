@@ -9,11 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnets.system.errors import ParamsError
-from resnets.training.processes import check_alike
+from resnets.training.processes import check_alike, synchronise
 from tests.training.runs import (
+    SECTION,
     make_side,
+    make_trainer,
     plain_batches,
     plain_optimizer,
     start_model,
@@ -53,8 +56,8 @@ def undisturbed(tmp_path_factory) -> bytes:
 def train_on_three_parts() -> dict[str, torch.Tensor]:
     """Train with torch alone, in one process, on the three parts of every batch.
 
-    BatchNorm sees the parts, and keeps the statistics of the first; the loss sees the whole batch,
-    in which classes have their weights.
+    BatchNorm sees the parts, and has the mean of their statistics after each epoch; the loss sees
+    the whole batch, in which classes have their weights.
     """
     model, side = start_model().double(), make_side(33, 0, skewed=True)
     balanced = 33 / (3 * torch.bincount(torch.from_numpy(side.labels)).double())
@@ -80,6 +83,10 @@ def train_on_three_parts() -> dict[str, torch.Tensor]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
         scheduler.step()
+        for buffers in zip(*(part.buffers() for part in parts), strict=True):
+            mean = sum(buffers) / 3
+            for buffer in buffers:
+                buffer.copy_(mean)
     return {**model.state_dict(), "losses": torch.tensor(losses)}
 
 
@@ -131,6 +138,23 @@ def test_an_error_ends_all_with_its_own_words_once_and_its_own_exit_code(
     assert (found, errors.count("error:")) == (code, 1), errors
     assert words in errors
     assert "Traceback" not in errors
+
+
+def test_batchnorm_is_synchronised_on_gpus_and_refused_on_cpus(monkeypatch, tmp_path):
+    section = SECTION.model_copy(update={"sync_batchnorm": True})
+    alone = make_trainer(tmp_path, section=section).course(start_model(), 0).module
+    assert not any(isinstance(x, torch.nn.SyncBatchNorm) for x in alone.modules())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ParamsError, match="synchronises BatchNorm only on GPUs") as refusal:
+        synchronise(start_model(), "cpu")
+    assert "training.sync_batchnorm" in refusal.value.fix
+    model, plain = start_model(), start_model()
+    synchronise(model, "cuda")
+    kinds = {type(x) for x in model.modules() if isinstance(x, _BatchNorm)}
+    assert kinds == {torch.nn.SyncBatchNorm}
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(4, 1, 12, 12)
+    assert torch.equal(model.eval()(images), plain.eval()(images))
 
 
 def test_a_batch_too_small_to_share_is_refused(monkeypatch):

@@ -159,6 +159,8 @@ class Training(Section):
     # decay per step of an exponential moving average of the weights, which is what is validated
     # and shipped; null: the weights themselves
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    # normalise over the images of all processes, on GPUs; false: each process over its own
+    sync_batchnorm: bool = False
     # which epoch is shipped: the last, or the best of the noisy validation, as tutorials do
     select: Literal["last", "best"] = "last"
 

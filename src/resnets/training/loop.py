@@ -18,7 +18,7 @@ from resnets.system.runtime import StopRequest, process_number
 from resnets.training.average import estimate_statistics
 from resnets.training.batches import Batch, Batches
 from resnets.training.plan import set_trainable
-from resnets.training.processes import in_parallel, num_processes, share, totals
+from resnets.training.processes import average_statistics, in_parallel, num_processes, share, totals
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
 
@@ -85,6 +85,7 @@ def train_one_epoch(
         if course.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), course.clip_norm)
         optimizer.step()
+        average_statistics(course.module)
         if course.average:
             course.average.update_parameters(course.module)
         num_images = len(batch.rows)  # a short last batch must not count as a full one
@@ -172,7 +173,7 @@ def _check_finite(model: nn.Module, step: int, lr: float) -> None:
 
 
 def _validate(course: Course) -> tuple[float, float]:
-    """Return loss and accuracy on the validation side, of process 0's model or its average."""
+    """Return loss and accuracy on the validation side, which process 0 computes for all."""
     if process_number():
         return share((0.0, 0.0))
     if course.average:

@@ -1,8 +1,8 @@
 """Train in several processes that act as one: torchrun starts them, DistributedDataParallel sums.
 
 Each process takes its part of every batch, and the gradients are those of the whole. BatchNorm
-normalises each part by itself, and keeps the statistics of process 0's. Process 0 alone evaluates,
-saves and publishes.
+normalises each part by itself, and its running statistics are the means over the processes; with
+`sync_batchnorm` it normalises the whole. Process 0 alone evaluates, saves and publishes.
 """
 
 import atexit
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import typer
 from torch import distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from resnets.system.errors import (
@@ -150,4 +151,35 @@ def in_parallel(module: nn.Module) -> nn.Module:
     # with find_unused_parameters the layout of the buckets never changes; otherwise it does after
     # the first step, and with three processes a resumed run would round differently
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-    return DistributedDataParallel(module, init_sync=False, find_unused_parameters=True)
+    return DistributedDataParallel(
+        module, init_sync=False, find_unused_parameters=True, broadcast_buffers=False
+    )
+
+
+def average_statistics(module: nn.Module) -> None:
+    """Give each BatchNorm that trains the mean of all processes' running statistics.
+
+    Done after each step, so that the state of one process is that of all; since running statistics
+    are linear in the batches', it comes to the same as once at the end of an epoch.
+    """
+    norms = [x for x in module.modules() if isinstance(x, _BatchNorm) and x.training]
+    statistics = [x for norm in norms for x in norm.buffers() if x.is_floating_point()]
+    if num_processes() == 1 or not statistics:
+        return
+    means = torch.cat(statistics)
+    distributed.all_reduce(means)
+    means /= num_processes()
+    sizes = [len(own) for own in statistics]
+    for own, mean in zip(statistics, torch.split(means, sizes), strict=True):
+        own.copy_(mean)
+
+
+def synchronise(module: nn.Module, device: str) -> None:
+    """Let the BatchNorm layers inside a module normalise over all processes.
+
+    Raises ParamsError on a CPU, for which torch has no such layer.
+    """
+    if device == "cpu":
+        what = "training.sync_batchnorm is true, but torch synchronises BatchNorm only on GPUs"
+        raise ParamsError(what, "set training.sync_batchnorm to false, or runtime.device to cuda")
+    nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from resnets.training.features import EVAL_BATCH, Features, run_over
 from resnets.training.loop import Course, fit
 from resnets.training.optim import build_loss, build_optimizer
 from resnets.training.plan import train_plan
-from resnets.training.processes import check_alike, join, num_processes
+from resnets.training.processes import check_alike, join, num_processes, synchronise
 from resnets.training.show import EpochLog, History
 from resnets.training.state import Progress, StateFolder
 
@@ -79,7 +79,6 @@ class Trainer:
         else:
             for file in self.state.glob("*.features"):
                 file.unlink(missing_ok=True)  # another process may be as far
-        course = replace(course, average=average_of(course.module, self.section.ema_decay))
         optimizer = build_optimizer(course.groups, self.section.optimizer)
         progress = Progress(course.module, optimizer, average=course.average)
         state = StateFolder(self.state / f"seed-{seed}", identity)
@@ -131,6 +130,10 @@ class Trainer:
         """Say how to train a network that every image passes in every epoch."""
         section, device = self.section, self.machine["runtime.device"]
         model.to(device).to(memory_format=torch.channels_last)
+        # before BatchNorm is synchronised: process 0 runs the average alone
+        average = average_of(model, section.ema_decay)
+        if section.sync_batchnorm and num_processes() > 1:
+            synchronise(model, device)
         groups, labels = layer_groups(model), torch.from_numpy(self.train.labels)
         batches = Batches(
             labels,
@@ -167,6 +170,7 @@ class Trainer:
             device=device,
             autocast=torch.autocast(device, torch.bfloat16, enabled=is_bf16),
             checkpoint_steps=self.runtime.checkpoint_steps,
+            average=average,
         )
 
     def _view(self, seed: int, epoch: int) -> View:
@@ -204,6 +208,7 @@ class Trainer:
         return replace(
             course,
             module=head,
+            average=average_of(head, section.ema_decay),
             batches=replace(course.batches, inputs_of=lambda e: views[e % len(views)].__getitem__),
             prepare=lambda inputs: inputs.to(course.device),
             val_logits=val_logits,
