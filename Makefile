@@ -1,10 +1,10 @@
-# make setup | repro | plots BASE=main | recipe NAME=fashion_fast | test | test-all | bench | chaos
+# make setup | repro | tidy | plots BASE=main | recipe NAME=fashion_fast | test | test-all | bench | chaos
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro plots recipe lint test test-all bench chaos
+.PHONY: setup repro tidy plots recipe lint test test-all bench chaos
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ repro: setup
 	@echo "plots:  plots/ and reports/curves.png (as a page: $(BIN)/dvc plots show)"
 	@echo "report: reports/leaderboard.md"
 	@echo "model:  artifacts/export/model.onnx, described in artifacts/export/model_card.md"
+
+tidy: setup
+	$(BIN)/python -m resnets.mend
 
 # the page of `dvc plots`, whose scripts come from a CDN, as one file that needs no network later
 VEGA := .dvc/tmp/vega

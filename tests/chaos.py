@@ -7,7 +7,8 @@ its own. The process dies by SIGKILL, at an instant of its work, at a failpoint 
 `resnets.system.files`, or while DVC writes one of its own files, once or several times in a row;
 in some trials parameters and inputs are those of another world for some of the deaths. Then the
 same command runs to its end. All outs must have the bytes of an undisturbed run of the same
-parameters, and what lies under a final name at any time those of an undisturbed run too.
+parameters, and what lies under a final name at any time those of an undisturbed run too; learning
+curves, which are written as they grow, the first lines of one.
 """
 
 import argparse
@@ -253,7 +254,9 @@ class Chaos:
         """Count the files of a stage whose bytes are those of none of some worlds."""
         for file in self._files([stage]):
             content = file.read_bytes()
-            if content not in [world.get(file) for world in worlds]:
+            whole = [world.get(file, b"") for world in worlds]
+            grows = word == "torn" and file.name == "history.csv" and content.endswith(b"\n")
+            if content not in whole and not (grows and any(x.startswith(content) for x in whole)):
                 self._count(stage, word, f"{file} ({len(content)} bytes) {where}")
 
     def _count(self, stage: Stage, word: str, what: str) -> None:
