@@ -241,6 +241,11 @@ def test_removed_variant_is_neither_ranked_nor_kept_for_the_export(kept):
         ".gitignore", "finetune", "frozen"
     }  # fmt: skip
     assert not Repo(str(kept)).status()
+    run(sys.executable, "-m", "resnets.mend", cwd=kept)
+    folders = ("metrics", "plots", "artifacts", "reports", ".state")
+    assert not [path for folder in folders for path in (kept / folder).rglob("*scratch*")]
+    assert "scratch" not in (kept / "dvc.lock").read_text()
+    assert not Repo(str(kept)).status()
     run("git", "checkout", "-q", ".", cwd=kept)
     assert rerun(kept) == []
 

@@ -1,14 +1,58 @@
-"""Let DVC run one variant with lists of repeats, and see which seeds it trains."""
+"""What DVC has recorded of the seeds of a variant is kept, and only new seeds train."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
-from resnets.training.recorded import recorded_bundles
+from resnets.models.bundle import save_bundle
+from resnets.training.recorded import keep, recorded_bundles
+from tests.bundles import make_model
 from tests.copies import edit_params, make_copy, run
 
 LR = "transfer.scratch.optimizer.lr"
+
+
+def save_seeds(folder: Path, seeds: list[int]) -> None:
+    model, meta = make_model()
+    for seed in seeds:
+        changes = {"training": {"seed": seed}, "hashes": {"training": f"of seed {seed}"}}
+        history = [{"epoch": 1, "val_accuracy": seed / 10}]
+        changed = meta.model_copy(update={**changes, "history": history})
+        save_bundle(folder / f"{seed}.safetensors", model, changed)
+
+
+def test_bundles_that_dvc_has_recorded_are_found_by_their_origin(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out, path = Path("out"), Path("new/model.safetensors")
+    save_seeds(out, [0, 1, 2])
+    bytes_of_1 = (out / "1.safetensors").read_bytes()
+    (out / "notes.txt").write_text("no bundle")
+    Repo.init(no_scm=True).close()
+    Path("dvc.yaml").write_text("stages: {train: {cmd: unused, outs: [out]}}")
+    with Repo() as repo:
+        repo.commit("train", force=True)
+    shutil.rmtree(out)  # as DVC does before it runs the stage
+    assert recorded_bundles(out, [1]) == {}, "by hand nothing is kept"
+    monkeypatch.setenv("DVC_STAGE", "train")
+    assert recorded_bundles(out, [2, 0, 1]) == {}, "all of them are to be trained again"
+    found = recorded_bundles(out, [0, 1, 2, 3])
+    assert len(found) == 3
+    assert keep(found, {"training": "of seed 3"}, path, "seed 3") is None
+    assert not path.exists()
+    (row,) = keep(found, {"training": "of seed 1"}, path, "seed 1") or []
+    assert row == {"epoch": 1, "val_accuracy": 0.1}
+    assert path.read_bytes() == bytes_of_1
+    assert capsys.readouterr().out == "seed 1: kept, it was trained before\n"
+
+    torn = next(file for file, meta in found.items() if meta.training["seed"] == 2)
+    torn.chmod(0o644)
+    torn.write_bytes(torn.read_bytes()[:-1])
+    assert recorded_bundles(out, [1]).keys() == found.keys() - {torn}
+    shutil.rmtree(".dvc/cache")  # as in a clone that pulled nothing
+    assert recorded_bundles(out, [1]) == {}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +87,7 @@ def outs(project: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_only_new_seeds_train_and_all_files_are_those_of_a_fresh_run(project, monkeypatch):
+def test_only_new_seeds_train_and_all_files_are_those_of_a_fresh_run(project):
     assert trained(project, [1, 0, 2]) == {0, 2}
     kept = outs(project)
     assert trained(project, [1, 0, 2], "-f", "-s") == {0, 1, 2}, "-f trains all again"
@@ -62,13 +106,3 @@ def test_only_new_seeds_train_and_all_files_are_those_of_a_fresh_run(project, mo
     queued = run("dvc", "exp", "run", "--temp", "-S", "repeat=[1,3]", "transfer@scratch",
                  cwd=project)  # fmt: skip
     assert seeds_that_trained(queued) == {3}
-
-    monkeypatch.chdir(project)
-    assert recorded_bundles(Path("artifacts/scratch"), [0]) == {}, "by hand nothing is kept"
-    monkeypatch.setenv("DVC_STAGE", "transfer@scratch")
-    found = recorded_bundles(Path("artifacts/scratch"), [0])
-    assert sorted(meta.training["seed"] for meta in found.values()) == [0, 1, 2]
-    torn = next(file for file, meta in found.items() if meta.training["seed"] == 2)
-    torn.chmod(0o644)
-    torn.write_bytes(torn.read_bytes()[:-1])
-    assert recorded_bundles(Path("artifacts/scratch"), [0]).keys() == found.keys() - {torn}

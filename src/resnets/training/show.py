@@ -15,8 +15,7 @@ from resnets.system.runtime import process_number
 from resnets.training.state import Progress
 
 History = list[dict[str, Any]]  # a row per epoch, as `loop` notes it
-COLUMNS = ["repeat", "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-COLUMNS += ["is_chosen"]
+COLUMNS = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "is_chosen"]
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Curves:
         def write(history: History) -> None:
             self.histories[repeat] = history
             rows = [{"repeat": k, **row} for k, rows in self.histories.items() for row in rows]
-            table = pd.DataFrame(rows, columns=COLUMNS)
+            table = pd.DataFrame(rows, columns=["repeat", *COLUMNS])
             if not process_number():
                 write_text(self.file, table.to_csv(index=False, lineterminator="\n"))
 
