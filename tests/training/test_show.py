@@ -8,13 +8,15 @@ import pytest
 
 from resnets.system.errors import StoppedBySignal
 from resnets.training.show import Curves
-from tests.training.runs import make_trainer, start_model
+from tests.training.runs import RUNTIME, make_trainer, start_model
 from tests.training.test_state import interrupt_after_steps
+
+SELDOM = RUNTIME.model_copy(update={"checkpoint_steps": 100})
 
 
 def train_seeds(folder: Path) -> bytes:
     """Train two seeds as a stage does, 3 epochs of 4 steps each; return the file of the curves."""
-    curves, trainer = Curves(folder / "history.csv"), make_trainer(folder)
+    curves, trainer = Curves(folder / "history.csv"), make_trainer(folder, runtime=SELDOM)
     for repeat in (1, 0):
         words = {"title": "test", "write_curve": curves.of(repeat)}
         trainer.run(start_model(repeat), identity=trainer.identity(repeat, {}), **words)

@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
 from resnets.system.files import write_text
@@ -30,10 +29,10 @@ class Curves:
 
         def write(history: History) -> None:
             self.histories[repeat] = history
-            rows = [{"repeat": k, **row} for k, rows in self.histories.items() for row in rows]
-            table = pd.DataFrame(rows, columns=["repeat", *COLUMNS])
+            rows = [(k, *map(row.get, COLUMNS)) for k, of in self.histories.items() for row in of]
+            lines = [",".join(map(str, row)) for row in (("repeat", *COLUMNS), *rows)]
             if not process_number():
-                write_text(self.file, table.to_csv(index=False, lineterminator="\n"))
+                write_text(self.file, "\n".join(lines) + "\n")
 
         return write
 
