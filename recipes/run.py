@@ -31,7 +31,13 @@ from resnets.system.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
-KEPT = ("metrics/*.json", "plots/*/history.csv", "reports/leaderboard.md", "reports/curves.png")
+KEPT = (
+    "metrics/*.json",
+    "plots/*/details.json",
+    "plots/*/history.csv",
+    "reports/leaderboard.md",
+    "reports/curves.png",
+)
 OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
 LOG = "run.log"
 BEGIN, END = "<!-- written by recipes/run.py -->", "<!-- until here -->"
@@ -159,22 +165,20 @@ def read(path: Path) -> dict[str, Any]:
 def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     """Return a row of the table for each variant, best first as in the leaderboard."""
     run, rows = read(results / "run.json"), []
-    for name in read(results / "metrics/leaderboard.json")["variants"]:
-        record = read(results / f"metrics/{name}.json")
-        test, val, stated = record["test"], record["val"], published.get(name, {})
-        seeds, seconds = record["seeds"], run["training_seconds"].get(name)
-        spread = f" ± {points(seeds['std'])} (n = {seeds['n']})" if seeds["n"] > 1 else ""
+    for name, row in read(results / "metrics/leaderboard.json")["variants"].items():
+        stated, seconds = published.get(name, {}), run["training_seconds"].get(name)
+        spread = f" ± {points(row['seeds_std'])} (n = {row['seeds']})" if row["seeds"] > 1 else ""
         at_least = "≥ " if name in run["interrupted"] else ""
         rows.append({
             "recipe": results.name,
             "variant": code(name),
             "published": f"{stated['accuracy']} ({stated['of']})" if stated else "",
-            "ours, test": f"{points(seeds['mean'])}{spread}",
-            "95% interval": f"{points(test['accuracy_low'])} to {points(test['accuracy_high'])}",
-            "test images": f"{test['images']:,}",
-            "ours, validation": points(seeds["val_mean"]) + (" leaked" if val["leaked"] else ""),
+            "ours, test": f"{points(row['seeds_mean'])}{spread}",
+            "95% interval": f"{points(row['test_low'])} to {points(row['test_high'])}",
+            "test images": f"{row['images']:,}",
+            "ours, validation": points(row["val_accuracy"]) + " leaked" * bool(row["val_leaked"]),
             "training of one seed": (
-                f"{at_least}{timedelta(seconds=round(seconds / seeds['n']))}"
+                f"{at_least}{timedelta(seconds=round(seconds / row['seeds']))}"
                 if seconds is not None
                 else ""
             ),

@@ -5,11 +5,10 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.predictions import prediction_tables, predictions_of
-from resnets.evaluation.scoring import metrics_record
+from resnets.evaluation.scoring import details_of, mean_scores
 
 MEASURED_ON = {"data": "d0", "split": "s0", "classes": "c0", "test_set": "t0"}
 MEASURED_ON |= {"preprocess": "p0", "weights": "w0"}
@@ -28,6 +27,14 @@ def simulated_logits(labels, num_classes, accuracy, *, seed, images_seed=0, shar
     logits = rng.normal(size=(len(labels), num_classes)) * 0.3
     logits[np.arange(len(labels)), np.where(right, labels, wrong)] += 3
     return logits
+
+
+def run_row(repeat, test, val):
+    """Return what details.json says of a run with these scores."""
+    sides = {"test": test, "val": val}
+    metrics = ("accuracy", "macro_f1", "nll")
+    values = {f"{name}_{x}": side.value(x) for name, side in sides.items() for x in metrics}
+    return {"repeat": repeat, **values, **TRAINING, "val_leaked": 0.0}
 
 
 class Project:
@@ -60,13 +67,10 @@ class Project:
         ids = ids or [f"{classes[label]}/{k:05d}.png" for k, label in enumerate(labels)]
         labels = np.asarray(labels)
         scores = [evaluate(logits, labels, classes) for logits in runs]
-        table = pd.DataFrame({"repeat": range(len(runs)), **TRAINING, "val_leaked": 0.0})
-        for metric in ("accuracy", "nll"):
-            for side in ("test", "val"):
-                table[f"{side}_{metric}"] = [run.value(metric) for run in scores]
-        record = metrics_record(table, scores[0], scores[0])
-        record["measured_on"] = MEASURED_ON | dict(measured_on)
-        self.write(f"metrics/{name}.json", json.dumps(record, indent=2))
+        rows = [run_row(repeat, run, run) for repeat, run in enumerate(scores)]
+        details = details_of(rows, scores[0], scores[0], MEASURED_ON | dict(measured_on))
+        self.write(f"metrics/{name}.json", json.dumps(mean_scores(rows), indent=2))
+        self.write(f"plots/{name}/details.json", json.dumps(details, indent=2))
         words = {"classes": classes, "ids": ids, "groups": groups or ids}
         tables = prediction_tables(predictions_of(runs, labels, **words), range(len(runs)))
         for kind, predictions in tables.items():

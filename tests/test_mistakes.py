@@ -228,7 +228,7 @@ ENVIRONMENT = [
     (TRANSFER, remove("init"), "init/model.safetensors: No such file; dvc repro"),
     (BACKBONE, {"backbone.input": "data/weights/resnet18.pth"}, "no such file; resnets fetch"),
     (SPLIT, remove("task/manifest.csv"), "manifest.csv: No such file"),
-    (LEADERBOARD, nothing, "runs.csv: No such file; dvc repro"),
+    (LEADERBOARD, nothing, "details.json: No such file; dvc repro"),
     (EXPORT, nothing, "l.json: No such file; dvc repro"),
     (SPLIT.replace("m.json", "photos"), nothing, "photos: not a file"),
     (SPLIT.replace("m.json", "params.yaml/m.json"), nothing, "params.yaml; may write there"),

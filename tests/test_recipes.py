@@ -160,10 +160,11 @@ def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
     for name, row in ranked["variants"].items():
         network = build_model(**values.transfer[name].model.options(), num_classes=len(classes))
         record = json.loads(Path(f"metrics/{name}.json").read_text())
-        assert record["training"]["parameters"] == sum(p.numel() for p in network.parameters())
+        details = json.loads(Path(f"plots/{name}/details.json").read_text())
+        assert details["runs"][0]["parameters"] == sum(p.numel() for p in network.parameters())
         assert 0 <= record["test"]["accuracy"] <= 1
         trains_all = values.transfer[name].train == "all"
-        assert (row["parameters_trained"] == record["training"]["parameters"]) == trains_all
+        assert (row["parameters_trained"] == details["runs"][0]["parameters"]) == trains_all
         assert (row["val_leaked"] > 0) == (values.transfer[name].redraw_split is not None)
     trained = values.backbone.input.startswith("data/tasks")
     assert ("test" in json.loads(Path("metrics/backbone.json").read_text())) == trained
@@ -218,12 +219,10 @@ def test_table_sets_published_beside_measured_and_marks_what_is_leaked(tmp_path)
     shutil.copy(ROOT / "README.md", tmp_path)
     metrics = tmp_path / "recipes/results/birds_resnet50/metrics"
     metrics.mkdir(parents=True)
-    test = {"accuracy_low": 0.7, "accuracy_high": 0.9, "images": 113}
-    for name, leaked in (("published", 0.0), ("published_redrawn_split", 0.8)):
-        record = {"test": test, "val": {"leaked": leaked}}
-        record["seeds"] = {"n": 1, "mean": 0.81, "val_mean": 0.96}
-        (metrics / f"{name}.json").write_text(json.dumps(record))
-    variants = {"published": {}, "published_redrawn_split": {}}
+    row = {"test_low": 0.7, "test_high": 0.9, "images": 113, "val_accuracy": 0.96}
+    row |= {"seeds": 1, "seeds_mean": 0.81, "seeds_std": None}
+    leaked = {"published": 0.0, "published_redrawn_split": 0.8}
+    variants = {name: {**row, "val_leaked": share} for name, share in leaked.items()}
     (metrics / "leaderboard.json").write_text(json.dumps({"variants": variants}))
     run = {"machine": "m", "interrupted": ["published"], "training_seconds": {"published": 65}}
     (metrics.parent / "run.json").write_text(json.dumps(run))

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 
 import numpy as np
-import pandas as pd
 import pytest
+from dvc.utils.flatten import flatten
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -15,10 +15,10 @@ from sklearn import metrics as sk
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.metrics import METRICS, metrics_for, reliability
 from resnets.evaluation.predictions import Predictions, prediction_tables, predictions_of
-from resnets.evaluation.scoring import metrics_record
+from resnets.evaluation.scoring import details_of, mean_scores
 from resnets.models.calibration import fit_temperature, log_softmax
 from resnets.system.errors import DataError, NumericalError
-from tests.projects import TRAINING
+from tests.projects import run_row
 
 
 def some_logits(num_images, num_classes, *, seed=0, strength=2.0):
@@ -113,8 +113,8 @@ def test_few_images_give_finite_numbers_or_none(num_images, num_classes):
     logits, labels = some_logits(num_images, num_classes)
     result = evaluate(logits, labels, names(num_classes))
     scores = [asdict(score) for score in result.scores.values()]
-    json.dumps([result.headline(), result.per_class, scores], allow_nan=False)  # raises for NaN
-    assert result.headline()["accuracy_low"] < result.headline()["accuracy_high"]
+    json.dumps([result.details(), result.per_class, scores], allow_nan=False)  # raises for NaN
+    assert result.details()["accuracy_low"] < result.details()["accuracy_high"]
     assert result.scores["macro_f1"].low is None or num_images > 1
 
 
@@ -236,28 +236,19 @@ def test_predictions_table_keeps_awkward_class_names():
     assert max(len(cell) for line in text.split("\n")[1:-1] for cell in line.split(",")[-3:]) <= 8
 
 
-def test_record_has_mean_and_spread_over_seeds_and_no_lists():
+def test_metrics_are_four_means_over_the_runs_and_details_have_one_list():
     sides = [evaluate(*some_logits(50, 3, seed=seed), names(3)) for seed in range(6)]
-    numbers = {
-        f"{name}_{metric}": [side.value(metric) for side in sides[start::2]]
-        for start, name in enumerate(("test", "val"))
-        for metric in ("accuracy", "nll")
-    }
-    runs = pd.DataFrame({"repeat": [7, 8, 9], **numbers, **TRAINING, "val_leaked": 0.5})
-    record = metrics_record(runs, sides[0], sides[1])
-    assert record["val"]["leaked"] == 0.5
-    accuracies = [side.scores["accuracy"].value for side in sides[::2]]
-    assert record["test"]["accuracy"] == pytest.approx(accuracies[0])
-    assert record["seeds"]["mean"] == pytest.approx(np.mean(accuracies))
-    assert record["seeds"]["std"] == pytest.approx(np.std(accuracies, ddof=1), abs=1e-6)
-    assert list(record["seeds"]["test"]) == ["7", "8", "9"]
-    text = json.dumps(record, allow_nan=False)
-    assert "[" not in text
-    assert list(record) == ["test", "val", "seeds", "training"]
-
-
-def test_one_run_has_no_spread():
-    side = evaluate(*some_logits(50, 3), names(3))
-    columns = {f"{s}_{m}": [0.5] for s in ("test", "val") for m in ("accuracy", "nll")}
-    runs = pd.DataFrame({"repeat": [0], **columns, **TRAINING, "val_leaked": 0.0})
-    assert "std" not in metrics_record(runs, side, side)["seeds"]
+    tests, vals = sides[:3], sides[3:]
+    runs = [run_row(k, test, val) for k, (test, val) in enumerate(zip(tests, vals, strict=True))]
+    means = mean_scores(runs)
+    for name in ("accuracy", "macro_f1", "nll"):
+        expected = np.mean([side.scores[name].value for side in tests])
+        assert means["test"].pop(name) == pytest.approx(expected, abs=2e-6)
+    expected = np.mean([side.scores["accuracy"].value for side in vals])
+    assert means["val"].pop("accuracy") == pytest.approx(expected, abs=2e-6)
+    assert means == {"test": {}, "val": {}}
+    details = details_of(runs, tests[0], vals[0], {"data": "d"})
+    assert details["test"]["accuracy"] == tests[0].value("accuracy")
+    lists = [value for value in flatten(details).values() if isinstance(value, list)]
+    assert lists == [runs]  # DVC joins several row by row
+    json.dumps(details, allow_nan=False)

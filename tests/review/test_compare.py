@@ -87,9 +87,9 @@ def test_metrics_of_all_runs_are_averaged(project):
     model = compared(project)[0]
     accuracies = [(logits.argmax(1) == labels_of()).mean() for logits in head]
     assert model.differences["accuracy"].head == pytest.approx(np.mean(accuracies))
-    record = json.loads((project.root / "metrics/net.json").read_text())
-    losses = list(record["seeds"]["nll"].values())
-    assert model.differences["nll"].head == pytest.approx(np.mean(losses), abs=1e-5)
+    means = json.loads((project.root / "metrics/net.json").read_text())["test"]
+    for metric, value in means.items():
+        assert model.differences[metric].head == pytest.approx(value, abs=1e-5)
 
 
 def test_images_of_one_group_count_as_one(project):
@@ -225,10 +225,25 @@ def test_tests_without_a_common_image_give_no_verdict(project):
 
 def test_new_and_gone_models_are_named(project):
     two_states(project, runs(0.8, 1), runs(0.8, 1))
-    (project.root / "metrics/net.json").rename(project.root / "metrics/other.json")
+    for path in ("metrics/{}.json", "plots/{}"):
+        (project.root / path.format("net")).rename(project.root / path.format("other"))
     project.commit()
     text = text_of(project)
     assert "nothing to compare the new `other` with; gone: `net`." in text
+
+
+def test_older_revisions_have_the_details_among_the_metrics(project):
+    project.write_model("net", runs(0.8, 1, 2), labels_of(), CLASSES)
+    details = project.root / "plots/net/details.json"
+    record = json.loads(details.read_text())
+    del record["runs"]
+    project.write("metrics/net.json", json.dumps(record))
+    details.unlink()
+    project.commit()
+    project.git("switch", "-q", "-c", "change")
+    project.write_model("net", runs(0.8, 1, 2), labels_of(), CLASSES)
+    project.commit()
+    assert "- unchanged: `net`" in text_of(project)
 
 
 def test_missing_predictions_are_said(project):
@@ -498,7 +513,8 @@ def repeat_a_run(table):
     table[0][-2:] = ["2", "nll 2"]
 
 
-PREDICTIONS, SEEDS, METRICS = "plots/net/predictions.csv", "plots/net/seeds.csv", "metrics/net.json"
+PREDICTIONS, SEEDS = "plots/net/predictions.csv", "plots/net/seeds.csv"
+DETAILS, METRICS = "plots/net/details.json", "metrics/net.json"
 CONTRADICTIONS = [
     (
         PREDICTIONS,
@@ -508,12 +524,15 @@ CONTRADICTIONS = [
     ),
     (SEEDS, relabel([3], 3), r"net/seeds\.csv .*: the first run is .* row 3 \(\w+/00002\.png\)"),
     (SEEDS, relabel([5], 1), r"net/seeds\.csv .*: id or label .* row 5 "),
-    (SEEDS, relabel([7], 5), r"net/predictions\.csv .*: seeds\.test\.1 is 0"),
-    (SEEDS, repeat_a_run, r": seeds\.n is 3 by the predictions, 2 in the metrics"),
-    (METRICS, tell("test", accuracy=0.99), r": test\.accuracy is .*, 0\.99 in the metrics"),
-    (METRICS, tell("test", images=9), r": test\.images is 1500 by the predictions, 9 in"),
-    (METRICS, tell("seeds", "test", **{"1": 0.5}), r": seeds\.test\.1 is .*, 0\.5 in the metrics"),
-    (METRICS, tell("seeds", "test", **{"7": 0.5}), r": seeds\.test\.7 is None by the predictions"),
+    (SEEDS, relabel([7], 5), r"net/predictions\.csv .*: test_accuracy of run 1 is 0"),
+    (SEEDS, repeat_a_run, r": number of runs is 3 by the predictions, 2 in details\.json"),
+    (DETAILS, tell("test", accuracy=0.99), r": test\.accuracy is .*, 0\.99 in details\.json"),
+    (DETAILS, tell("test", images=9), r": test\.images is 1500 by the predictions, 9 in"),
+    (DETAILS, tell("runs", 1, test_accuracy=0.5), r": test_accuracy of run 1 is .*, 0\.5 in det"),
+    (DETAILS, tell("runs", 1, repeat=7), r": test_accuracy of run 7 is None by the predictions"),
+    (METRICS, tell("test", accuracy=0.99), r": the mean accuracy is .*, 0\.99 in the metrics"),
+    (METRICS, tell("test", macro_f1=0.99), r": the mean macro_f1 is .*, 0\.99 in the metrics"),
+    (METRICS, tell("test", nll=0.1), r": the mean nll is .*, 0\.1 in the metrics"),
 ]
 
 
@@ -540,14 +559,16 @@ def test_variant_that_left_the_parameters_is_gone_though_its_files_lie_there(pro
     project.write("params.yaml", "transfer: {net: {}, kept: {}}\n")
     for name in ("backbone", "kept"):
         project.write_model(name, runs(0.8, 1), labels_of(), CLASSES)
-    project.write("gates.yaml", "- {name: good, file: 'metrics/*.json', key: test.images, max: 1}")
+    project.write(
+        "gates.yaml", "- {name: good, file: 'plots/*/details.json', key: test.images, max: 1}"
+    )
     two_states(project, runs(0.8, 1), runs(0.3, 1))
     project.write("params.yaml", "transfer: {kept: {}}\n")
     project.commit()
     assert [model.name for model in compared(project)] == ["backbone", "kept"]
     assert [fault.split(":")[0] for fault in faults_of(project)["good"]] == [
-        "metrics/backbone.json",
-        "metrics/kept.json",
+        "plots/backbone/details.json",
+        "plots/kept/details.json",
     ]
     project.write("plots/net/predictions.csv", "what nobody measured")
     assert "gone: `net`." in text_of(project, head=None)

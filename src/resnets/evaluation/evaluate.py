@@ -41,9 +41,9 @@ class Evaluation:
         """Return a metric to six decimals."""
         return round(self.scores[metric].value, 6)
 
-    def headline(self) -> dict[str, float]:
-        """Return the few numbers that a pull request should show."""
-        row = {name: self.value(name) for name in metrics_for("headline") if name in self.scores}
+    def details(self) -> dict[str, float]:
+        """Return the numbers that a reviewer may ask for, and the interval of the accuracy."""
+        row = {name: self.value(name) for name in metrics_for("details") if name in self.scores}
         bounds = asdict(self.scores["accuracy"])
         row |= {f"accuracy_{key}": round(bounds[key], 6) for key in ("low", "high")}
         return row | {"images": self.images}

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from resnets.evaluation.metrics import metrics_for
-from resnets.evaluation.predictions import Predictions, read_predictions
+from resnets.evaluation.predictions import DETAILS, Predictions, read_predictions
 from resnets.evaluation.report import code, points, table
 from resnets.evaluation.significance import ALPHA, compare_runs, holm, wilson
 from resnets.system.errors import ArtefactError, ParamsError
@@ -31,7 +31,7 @@ YARDSTICKS = (
 
 @dataclass(frozen=True)
 class Standing:
-    """Hold a variant's runs (runs.csv, the shipped one first), predictions and learning curves."""
+    """Hold a variant's runs (the shipped one first), predictions and learning curves."""
 
     runs: pd.DataFrame
     predictions: Predictions
@@ -40,11 +40,13 @@ class Standing:
 
 def read_standing(folder: Path) -> Standing:
     """Read the folder of a candidate; the history is that of the repeat that is shipped."""
-    runs, history = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "history"))
+    details, history = (
+        json.loads((folder / DETAILS).read_text()),
+        pd.read_csv(folder / "history.csv"),
+    )
     predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
-    accuracies = dict(zip(runs["repeat"].astype(str), runs["test_accuracy"], strict=True))
-    record = {"seeds": {"n": len(runs), "test": accuracies}}
-    read = read_predictions(predictions, seeds, record, str(folder / "predictions.csv"))
+    read = read_predictions(predictions, seeds, details, str(folder / "predictions.csv"))
+    runs = pd.DataFrame(details["runs"])
     return Standing(runs, read, history[history["repeat"] == runs.loc[0, "repeat"]])
 
 

@@ -14,7 +14,7 @@ from resnets.evaluation.predictions import Labels, Predictions
 from resnets.evaluation.significance import Terms, balanced_terms, macro_f1_terms
 from resnets.models.calibration import LogProbabilities
 
-Use = Literal["headline", "card", "compare", "rank"]
+Use = Literal["headline", "details", "card", "compare", "rank"]
 Floats = NDArray[np.float64]
 
 BINS = 15  # of confidence, equally wide (Guo et al. 2017, arXiv 1706.04599)
@@ -26,9 +26,10 @@ class Metric:
     """Describe a metric: how it is measured, and what shows it besides scores.csv.
 
     `measure` gives terms (R, N), one per image, whose mean is the metric, or just the number of the
-    first run; None where there is none. `uses`: "headline" is metrics/<model>.json, "card" the
-    model card, "compare" `resnets compare` and its gates (by terms that do without `logs`), "rank"
-    runs.csv and the leaderboard, which sorts by these metrics in this order.
+    first run; None where there is none. `uses`: "headline" is metrics/<model>.json, "details" the
+    file of that name, "card" the model card, "compare" `resnets compare` and its gates (by terms
+    that do without `logs`; all headlines are), "rank" the leaderboard, which sorts by these
+    headlines in this order.
     """
 
     name: str
@@ -105,15 +106,16 @@ def _average(x: Predictions, place: int, average: str) -> float:
     return float(scores[place])
 
 
-SHOWN: tuple[Use, ...] = ("headline", "card")
+SHOWN: tuple[Use, ...] = ("details", "card")
+FIRST: tuple[Use, ...] = ("headline", *SHOWN, "compare")
 METRICS = (
-    Metric("accuracy", Predictions.right, (*SHOWN, "compare", "rank")),
+    Metric("accuracy", Predictions.right, (*FIRST, "rank")),
     Metric("balanced_accuracy", lambda x: balanced_terms(x.right(), x.labels), (*SHOWN, "compare")),
-    Metric("macro_f1", lambda x: macro_f1_terms(x.runs, x.labels), (*SHOWN, "compare")),
+    Metric("macro_f1", lambda x: macro_f1_terms(x.runs, x.labels), FIRST),
     Metric("top5", _top, SHOWN),
     Metric("roc_auc", lambda x: _mean_rank(x, "roc_auc"), ("card",)),
-    Metric("loss", lambda x: x.losses, ("headline",), higher_is_better=False, is_calibrated=False),
-    Metric("nll", lambda x: x.losses, (*SHOWN, "compare", "rank"), higher_is_better=False),
+    Metric("loss", lambda x: x.losses, ("details",), higher_is_better=False, is_calibrated=False),
+    Metric("nll", lambda x: x.losses, (*FIRST, "rank"), higher_is_better=False),
     Metric("ece", _ece, SHOWN, higher_is_better=False),
     Metric("ece_uncalibrated", _ece, higher_is_better=False, is_calibrated=False),
     Metric("brier", _brier, higher_is_better=False),

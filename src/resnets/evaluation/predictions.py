@@ -22,6 +22,7 @@ from resnets.system.errors import ArtefactError
 if TYPE_CHECKING:
     import pandas as pd
 
+DETAILS = "details.json"  # beside the tables: scores, runs, and what they were measured on
 Labels = NDArray[np.int64]
 FIX = "restore it from Git, or run `dvc repro`, which measures it again"
 
@@ -92,8 +93,8 @@ def read_predictions(
 ) -> Predictions:
     """Read the texts of predictions.csv, which is called `where`, and seeds.csv.
 
-    `record` is metrics/<model>.json or a part of it. Raises ArtefactError for a table that is not
-    ours, and where the three contradict each other.
+    `record` is what details.json holds. Raises ArtefactError for a table that is not ours, and
+    where the three contradict each other.
     """
     seeds_where = where.replace("predictions.csv", "seeds.csv")
     (header, cells), (names, table) = _read(predictions, where), _read(seeds, seeds_where)
@@ -141,15 +142,15 @@ def _check_record(
     """Raise ArtefactError where a record has other numbers than the tables give."""
     accuracies = read.right().mean(1).tolist()
     computed = {"test.images": len(read.ids), "test.accuracy": accuracies[0]}
-    computed |= zip((f"seeds.test.{repeat}" for repeat in repeats), accuracies, strict=True)
-    computed["seeds.n"] = len(repeats)
-    test, seeds = record.get("test", {}), record.get("seeds", {})
+    computed |= zip((f"test_accuracy of run {x}" for x in repeats), accuracies, strict=True)
+    computed["number of runs"] = len(repeats)
+    test, runs = record.get("test", {}), record.get("runs", [])
     recorded = {f"test.{key}": test.get(key) for key in ("images", "accuracy")}
-    recorded |= {f"seeds.test.{key}": value for key, value in seeds.get("test", {}).items()}
-    recorded["seeds.n"] = seeds.get("n")
+    recorded |= {f"test_accuracy of run {run['repeat']}": run["test_accuracy"] for run in runs}
+    recorded["number of runs"] = len(runs) or None
     for key, value in recorded.items():
         if value is not None and not abs(value - computed.get(key, math.nan)) <= 1e-6:
-            numbers = f"{computed.get(key)} by the predictions, {value} in the metrics"
+            numbers = f"{computed.get(key)} by the predictions, {value} in {DETAILS}"
             raise ArtefactError(f"{where}: {key} is {numbers}", FIX)
 
 

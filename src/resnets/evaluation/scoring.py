@@ -1,9 +1,11 @@
 """Score bundles on a task: one pass over validation and test, and the files that come of it."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from resnets.evaluation.gradcam import explain
 from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability
 from resnets.evaluation.predictions import (
+    DETAILS,
     Predictions,
     prediction_tables,
     predictions_of,
@@ -29,9 +32,9 @@ from resnets.tasks.sheet import plot_sheet
 from resnets.tasks.task import Side, Task
 
 MOST_MISTAKES = 24
-TABLES = ("runs", "scores", "per_class", "predictions", "seeds")
+TABLES = ("scores", "per_class", "predictions", "seeds")
 PICTURES = ("confusion", "reliability", "mistakes", "mistakes_explained")
-PASSED_ON = ("runs", "predictions", "seeds")
+PASSED_ON = (DETAILS, "predictions.csv", "seeds.csv")
 TRAINING = ("epochs", "chosen_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
@@ -53,13 +56,18 @@ def pass_on(bundles: Mapping[int, Path], history: Path, plots: Path, candidate: 
     DVC knows no stage whose dependencies are files of all variants; it can depend on that folder.
     """
     shipped = next(iter(bundles.values()))
-    for file in (shipped, history, *(plots / f"{name}.csv" for name in PASSED_ON)):
+    for file in (shipped, history, *(plots / name for name in PASSED_ON)):
         write_bytes(candidate / file.name, file.read_bytes())
 
 
 def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
-    """Write what there is to say of a backbone without a test, and empty tables and pictures."""
-    write_bytes(metrics, unscored.read_bytes())
+    """Write what there is to say of a backbone without a test, and empty tables and pictures.
+
+    DVC draws `runs`, and warns of a file without any, or whose runs have no such columns.
+    """
+    empty_run = {"val_accuracy": None, "test_accuracy": None}
+    write_json(metrics, {})
+    write_json(plots / DETAILS, json.loads(unscored.read_text()) | {"runs": [empty_run]})
     for name in TABLES:
         write_text(plots / f"{name}.csv", "nothing to score\n")
     for name in PICTURES:
@@ -68,7 +76,7 @@ def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """Hold a run's logits on the test side, what it scores, and its row of runs.csv."""
+    """Hold a run's logits on the test side, what it scores, and what details.json says of it."""
 
     logits: Logits
     test: Evaluation
@@ -81,20 +89,20 @@ def score_models(
 ) -> None:
     """Score the bundles of all repeats, the shipped one first, in fp32 as what is exported.
 
-    Writes the headline numbers to `metrics`, and tables and pictures into the folder `plots`.
+    Writes means over the repeats to `metrics`, and details, tables and pictures into `plots`.
     Raises ArtefactError where a bundle was trained on other data, another split or other classes.
     """
     scored = [_score_run(repeat, path, task, device) for repeat, path in bundles.items()]
-    shipped, runs, test = scored[0], pd.DataFrame([run.row for run in scored]), task.side("test")
+    shipped, runs, test = scored[0], [run.row for run in scored], task.side("test")
     bundle = load_bundle(next(iter(bundles.values())))
-    record = metrics_record(runs, shipped.test, shipped.val)
-    write_json(metrics, record | {"measured_on": _measured_on(bundle, task, test)})
+    write_json(metrics, mean_scores(runs))
+    measured_on = _measured_on(bundle, task, test)
+    write_json(plots / DETAILS, details_of(runs, shipped.test, shipped.val, measured_on))
     calibrated = [run.logits / run.row["temperature"] for run in scored]
     words = {"classes": task.classes, "ids": test.ids, "groups": task.groups("test")}
     predictions = predictions_of(calibrated, test.labels, **words)
     scores = [{"metric": name, **asdict(score)} for name, score in shipped.test.scores.items()]
     tables = {
-        "runs": runs,
         "scores": pd.DataFrame(scores).round(6),
         "per_class": pd.DataFrame(shipped.test.per_class).round(6),
         **prediction_tables(predictions, bundles),
@@ -120,7 +128,7 @@ def _score_run(repeat: int, path: Path, task: Task, device: str) -> ScoredRun:
     row = {
         "repeat": repeat,
         "seed": training["seed"],
-        **{f"{s}_{m}": scores[s].value(m) for s in scores for m in metrics_for("rank")},
+        **{f"{s}_{m}": scores[s].value(m) for s in scores for m in metrics_for("headline")},
         **{key: training[key] for key in TRAINING},
         "temperature": temperature,
         "model_bytes": path.stat().st_size,
@@ -131,27 +139,27 @@ def _score_run(repeat: int, path: Path, task: Task, device: str) -> ScoredRun:
     return ScoredRun(logits["test"], scores["test"], scores["val"], row)
 
 
-def metrics_record(runs: pd.DataFrame, test: Evaluation, val: Evaluation) -> dict[str, Any]:
-    """Return what metrics/<variant>.json holds, but for what it was measured on.
-
-    The first row of `runs` (runs.csv), `test` and `val` are of the run that is shipped. The numbers
-    of each repeat are mappings, because DVC drops lists.
-    """
-    shipped = runs.to_dict("records")[0]
-    by_repeat = runs.set_index(runs["repeat"].astype(str))
-    seeds: dict[str, Any] = {"n": len(runs)}
-    for prefix in ("", "val_"):
-        accuracies = runs[f"{prefix or 'test_'}accuracy"]
-        seeds[f"{prefix}mean"] = round(accuracies.mean(), 6)
-        if len(runs) > 1:
-            seeds[f"{prefix}std"] = round(accuracies.std(), 6)
-    columns = {"test": "test_accuracy", "val": "val_accuracy", "nll": "test_nll"}
+def mean_scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what metrics/<model>.json holds, and `dvc exp show` shows: means over all runs."""
+    shown = {"test": list(metrics_for("headline")), "val": ["accuracy"]}
     return {
-        "test": test.headline(),
-        "val": val.headline() | {"leaked": shipped["val_leaked"]},
-        "seeds": seeds | {name: by_repeat[column].to_dict() for name, column in columns.items()},
-        "training": {key: shipped[key] for key in (*TRAINING, "model_bytes")},
+        side: {name: round(fmean(run[f"{side}_{name}"] for run in runs), 6) for name in names}
+        for side, names in shown.items()
     }
+
+
+def details_of(
+    runs: Sequence[Mapping[str, Any]],
+    test: Evaluation,
+    val: Evaluation,
+    measured_on: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what details.json holds: scores of the shipped run, which is the first, and all runs.
+
+    It has but one list, which DVC draws.
+    """
+    scores = {"test": test.details(), "val": val.details()}
+    return {**scores, "measured_on": measured_on, "runs": runs}
 
 
 def _measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:

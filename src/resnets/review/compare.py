@@ -1,18 +1,18 @@
 """Compare the models of two revisions image by image, and say which differences are real.
 
-Everything is read from the reviewed files: metrics/<model>.json says what was measured and on
-what, plots/<model>/predictions.csv and seeds.csv what was predicted for each test image.
+Everything is read from the reviewed files: plots/<model>/details.json says what was measured and
+on what, predictions.csv and seeds.csv beside it what was predicted for each test image.
 `resnets.evaluation.significance` explains the tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from resnets.evaluation.metrics import metrics_for
-from resnets.evaluation.predictions import Predictions, read_predictions
+from resnets.evaluation.predictions import FIX, Predictions, read_predictions
 from resnets.evaluation.report import code
 from resnets.evaluation.significance import (
     LOSS_SPREAD,
@@ -24,6 +24,7 @@ from resnets.evaluation.significance import (
     judge,
 )
 from resnets.review.revisions import Record, Revision
+from resnets.system.errors import ArtefactError
 
 METRICS = metrics_for("compare")
 FIRST, *OTHERS = METRICS
@@ -37,7 +38,7 @@ Pair = tuple[Predictions, Predictions]  # of base and head
 class ModelComparison:
     """Hold all that was found about one model.
 
-    `records` are the metrics of base and head, `pair` their predictions for the common images, in
+    `records` are the details of base and head, `pair` their predictions for the common images, in
     one order, if there are any. `obstacles` say why there is no verdict and `notes` what to bear
     in mind (Markdown). `p` are the p values of `differences`, adjusted for the number of looks.
     """
@@ -104,16 +105,29 @@ def _compare_model(name: str, base: Revision, head: Revision) -> ModelComparison
 
 
 def _read(side: str, revision: Revision, name: str) -> Predictions | str:
-    """Return a model's predictions, which must agree with its metrics, or why there are none."""
+    """Return a model's predictions, which must agree with its numbers, or why there are none."""
     tables = [f"plots/{name}/{table}.csv" for table in ("predictions", "seeds")]
     if missing := [table for table in tables if table not in revision.files]:
         return f"{side} has no {code(missing[0])}"
+    where, record = f"{tables[0]} at {revision.name}", revision.models[name]
     predictions, seeds = (revision.files[table] for table in tables)
-    where = f"{tables[0]} at {revision.name}"
-    results = read_predictions(predictions, seeds, revision.models[name], where)
+    results = read_predictions(predictions, seeds, record, where)
+    if "runs" in record:  # older revisions have no means over them
+        _check_means(results, record["means"]["test"], where)
     if f"metrics/{name}.json" in revision.stale:
         return f"{side} is out of date"
     return results
+
+
+def _check_means(results: Predictions, means: Mapping[str, float], where: str) -> None:
+    """Raise ArtefactError where the metrics are not the means over the runs."""
+    for name, value in means.items():
+        mean = float(METRICS[name].terms(results).mean())
+        if not abs(mean - value) <= 1e-5:  # seeds.csv has five decimals
+            what = (
+                f"{where}: the mean {name} is {mean:g} by the predictions, {value} in the metrics"
+            )
+            raise ArtefactError(what, FIX)
 
 
 def _obstacles(

@@ -8,6 +8,7 @@ from typing import Annotated
 from dvc.utils.flatten import flatten
 from pydantic import Field, TypeAdapter, ValidationError
 
+from resnets.evaluation.predictions import DETAILS
 from resnets.params.section import Section
 from resnets.review.compare import METRICS, ModelComparison
 from resnets.review.revisions import Record, Revision
@@ -43,7 +44,7 @@ class MetricRule(Section):
 
 
 class NumberRule(Section):
-    """Keep a number of the metrics files at head between two bounds."""
+    """Keep a number of the metrics or details at head between two bounds."""
 
     name: str
     file: str  # may have wildcards
@@ -51,9 +52,8 @@ class NumberRule(Section):
     min: float = -math.inf
     max: float = math.inf
 
-    def faults(self, metrics: Mapping[str, Record]) -> list[str]:
+    def faults(self, files: Mapping[str, Record]) -> list[str]:
         """Return the files whose number is missing or off limits."""
-        files = {f"metrics/{name}.json": record for name, record in metrics.items()}
         paths = [path for path in files if fnmatch(path, self.file)]
         faults = [] if paths else [f"{self.file}: no such file"]
         for path in paths:
@@ -88,9 +88,11 @@ def check_gates(models: list[ModelComparison], base: Revision, head: Revision) -
         raise ParamsError(f"gates.yaml at {judge.name}: {what}", fix) from None
     stale = list(dict.fromkeys(line for why in head.stale.values() for line in why))
     faults = [("every result belongs to its parameters and code", stale)]
+    files = {f"metrics/{name}.json": record for name, record in head.metrics.items()}
+    files |= {f"plots/{name}/{DETAILS}": record for name, record in head.models.items()}
     for rule in rules:
         if isinstance(rule, MetricRule):
             faults.append((rule.name, rule.faults(models)))
         else:
-            faults.append((rule.name, rule.faults(head.metrics)))
+            faults.append((rule.name, rule.faults(files)))
     return faults

@@ -17,6 +17,7 @@ from dvc.stage import Stage
 from dvc.utils.serialize import load_path
 from networkx import dfs_preorder_nodes
 
+from resnets.evaluation.predictions import DETAILS
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
 TOPS = ("params.yaml", "gates.yaml", "dvc.lock", "metrics", "plots")
@@ -46,7 +47,7 @@ class Revision:
         return {
             name: record
             for name, record in records.items()
-            if name in {"backbone", *variants} or not _is_of_model(record)
+            if name in {"backbone", *variants} or not self._is_of_model(name)
         }
 
     @property
@@ -56,12 +57,20 @@ class Revision:
 
     @property
     def models(self) -> dict[str, Record]:
-        """Return the metrics of models, and not of data or of the export."""
-        return {name: record for name, record in self.metrics.items() if _is_of_model(record)}
+        """Return the details of the models that were scored; `means` are those over their runs."""
+        return {
+            name: {**self._details(name), "means": record}
+            for name, record in self.metrics.items()
+            if self._is_of_model(name)
+        }
 
+    def _details(self, name: str) -> Record:
+        """Return what is known of a model; older revisions have it in metrics/<model>.json."""
+        paths = f"plots/{name}/{DETAILS}", f"metrics/{name}.json"
+        return next((self.files[path] for path in paths if path in self.files), {})
 
-def _is_of_model(record: Record) -> bool:
-    return {"test", "measured_on"} <= set(record)
+    def _is_of_model(self, name: str) -> bool:
+        return {"test", "measured_on"} <= set(self._details(name))
 
 
 def read_revision(name: str | None, root: Path) -> Revision:

@@ -12,8 +12,8 @@ def main(
     model: Annotated[Path, typer.Argument(help="Folder of a model's bundles.")],
     task: Annotated[Path, typer.Option(help="Folder of the prepared and split task.")],
     history: Annotated[Path, typer.Option(help="CSV file of its learning curves.")],
-    metrics: Annotated[Path, typer.Option(help="JSON file for the headline numbers.")],
-    plots: Annotated[Path, typer.Option(help="Folder for tables and pictures.")],
+    metrics: Annotated[Path, typer.Option(help="JSON file for the means over all repeats.")],
+    plots: Annotated[Path, typer.Option(help="Folder for details, tables and pictures.")],
     candidate: Annotated[
         Path | None, typer.Option(help="Folder for what the leaderboard and the export read.")
     ] = None,
