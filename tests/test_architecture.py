@@ -102,7 +102,7 @@ def test_what_needs_no_torch_cannot_reach_it(script):
     assert not {"torch", "torchvision"} & imported
 
 
-COMMANDS = ("summary", "check", "import-check", "fetch", "compare", "predict", "serve")
+COMMANDS = ("summary", "check", "import-check", "fetch", "compare", "table", "predict", "serve")
 HELPS = [f"resnets.stages.{stage}" for stage in STAGES] + [f"resnets.cli {c}" for c in COMMANDS]
 
 

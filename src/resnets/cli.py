@@ -194,6 +194,20 @@ def compare(
         print(f"{block}\n")
 
 
+@app.command(epilog="Examples:\n\nresnets table\n\nresnets table main")
+def table(
+    commit: Annotated[str, Argument(help="The commit that the experiments branch off.")] = "HEAD",
+) -> None:
+    """Show experiments: the parameters and the scores that differ, in at most 160 columns.
+
+    Of each model: accuracy (acc), macro F1 and nll on the test, accuracy on validation (val), means
+    over all runs; in percent, but for nll.
+    """
+    from resnets.review.experiments import experiment_table
+
+    print(experiment_table(Path(), commit))
+
+
 @app.command(
     epilog="Examples:\n\nresnets predict photos/ more.zip 'scans/*.png' --output answers.csv\n\n"
     "find . -name '*.jpg' | resnets predict - --threshold 0.8 --output answers.json\n\n"
