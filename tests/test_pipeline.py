@@ -6,6 +6,7 @@ outside of the project.
 
 import csv
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dvc.api import artifacts_show
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from ruamel.yaml import YAML
 
 from tests.copies import CLASSES, edit_params, make_copy, run
@@ -65,6 +68,49 @@ def test_every_stage_leaves_what_it_promises(project):
         assert read_metrics(project, name)
     assert read_metrics(project, "export")["top1_mismatches"] == 0
     assert "finetune" in (project / "reports/leaderboard.md").read_text()
+
+
+def test_dvc_shows_four_numbers_of_each_model_and_nothing_else(project):
+    shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=project))["workspace"]["data"]
+    assert set(shown) == {f"metrics/{name}.json" for name in (*VARIANTS, "backbone")}
+    for file in shown.values():
+        numbers = {"test.accuracy", "test.macro_f1", "test.nll", "val.accuracy"}
+        assert set(flatten(file["data"])) == numbers
+
+
+def test_dvc_draws_all_plots_and_warns_of_none(project):
+    for command in ("show", "diff"):
+        said = run("dvc", "plots", command, "-o", f"../{command}", cwd=project)
+        assert re.fullmatch(r"file://.*/index\.html\n", said), said
+    page = (project.parent / "show/index.html").read_text()
+    assert "Validation and test accuracy of each seed, finetune" in page
+
+
+def test_classifier_reaches_another_clone_and_predicts_the_same(project, tmp_path):
+    store = str(tmp_path / "store")
+    run("dvc", "remote", "add", "--local", "-d", "store", store, cwd=project)
+    run("dvc", "push", "-q", cwd=project)
+    run("dvc", "remote", "remove", "--local", "store", cwd=project)
+    clone = tmp_path / "clone"
+    run("git", "clone", "-q", str(project), str(clone), cwd=tmp_path)
+    run("dvc", "remote", "add", "-d", "store", store, cwd=clone)
+    run("git", "commit", "-qam", "a store", cwd=clone)  # DVC reads a commit's own remotes
+    run("git", "tag", "-am", "shipped", "classifier@v1.0.0", cwd=clone)
+    assert not (clone / "artifacts/export").exists()
+    get = ("dvc", "artifacts", "get", ".", "classifier")
+    run(*get, "--rev", "v1.0.0", "-o", "shipped", cwd=clone)
+    answers = []
+    for folder, model in ((project, "artifacts/export"), (clone, "shipped")):
+        out = tmp_path / f"{folder.name}.csv"
+        photos = str(project.parent / "photos.zip")
+        model = f"{model}/model.onnx"
+        run("resnets", "predict", photos, "--model", model, "-o", str(out), cwd=folder)
+        answers.append(out.read_bytes())
+    assert answers[0] == answers[1]
+    assert answers[0].count(b"\n") > 50
+    commit = run("git", "rev-parse", "HEAD", cwd=clone).strip()
+    found = artifacts_show("classifier", version="v1.0.0", repo=str(clone))
+    assert found == {"rev": commit, "path": "artifacts/export"}
 
 
 def test_class_names_stay_words_and_reach_no_shell(project):
