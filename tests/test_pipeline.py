@@ -71,9 +71,10 @@ def test_every_stage_leaves_what_it_promises(project):
 
 
 def test_dvc_shows_four_numbers_of_each_model_and_nothing_else(project):
-    shown = json.loads(run("dvc", "metrics", "show", "--json", cwd=project))["workspace"]["data"]
-    assert set(shown) == {f"metrics/{name}.json" for name in (*VARIANTS, "backbone")}
-    for file in shown.values():
+    shown, *_ = json.loads(run("dvc", "metrics", "show", "--json", cwd=project)).values()
+    files = shown["data"]
+    assert set(files) == {f"metrics/{name}.json" for name in (*VARIANTS, "backbone")}
+    for file in files.values():
         numbers = {"test.accuracy", "test.macro_f1", "test.nll", "val.accuracy"}
         assert set(flatten(file["data"])) == numbers
 
