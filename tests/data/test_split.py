@@ -1,6 +1,7 @@
 """Test the split as a pure function: stratified, grouped, nearly stable, seeded."""
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from resnets.data.split import split_rows
+from resnets.data.split import fold_rows, split_rows, split_task
 from resnets.stages.split import main
 from resnets.system.errors import ArtefactError, DataError, ParamsError
 from resnets.tasks.manifest import (
@@ -386,6 +387,155 @@ def test_redrawing_seventy_thousand_images_counts_them_once(tmp_path):
     }  # fmt: skip
     assert ids["test"] == set(task.side("test").ids)
     assert 1000 < len(ids["val"] & set(task.side("val").ids)) < 3000
+
+
+def folds_of(rows: list[ManifestRow], repeats: tuple[int, ...] = (0,), **options: object):
+    """Return per repeat and fold the side of each image, by name; and the metrics."""
+    words, _, metrics = fold_rows(rows, split_options(**{"folds": 5, **options}), repeats)
+    letters = {"-": "train", "v": "val", "t": "test", "u": "unused"}
+    found: dict[int, list[dict[str, str]]] = {}
+    for row, word in zip(rows, words, strict=True):
+        for part in word.split(" "):
+            repeat, own = part.split(":")
+            folds = found.setdefault(int(repeat), [{} for _ in own])
+            for fold, letter in zip(folds, own, strict=True):
+                fold[row.id] = letters[letter]
+    return found, metrics
+
+
+def fold_testing(folds: list[dict[str, str]], name: str) -> int:
+    (fold,) = [number for number, sides in enumerate(folds) if sides[name] == "test"]
+    return fold
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(8, 60), min_size=2),
+    st.integers(2, 6),
+    st.sampled_from([0.1, 0.25, 2]),
+    st.integers(0, 99),
+)
+def test_folds_test_each_image_once_with_exact_quotas(sizes, num_folds, val, seed):
+    rows = [row for label, size in sizes.items() for row in many(size, label)]
+    found, metrics = folds_of(rows, (0, 3), folds=num_folds, val=val, seed=seed)
+    assert metrics["folds"] == num_folds
+    assert metrics["off_quota"] == {}
+    for folds in found.values():
+        assert len(folds) == num_folds
+        home = {
+            row.id: fold_testing(folds, row.id) for row in rows
+        }  # fails if tested more than once
+        totals = Counter(home.values())
+        assert max(totals.values()) - min(totals.values()) <= 1
+        for label, size in sizes.items():
+            tested = Counter(fold for name, fold in home.items() if name[0] == label)
+            assert set(tested.values()) <= {size // num_folds, -(-size // num_folds)}
+            for number, sides_of in enumerate(folds):
+                rest = size - tested[number]
+                wanted = val if isinstance(val, int) else max(1, int(val * rest + 0.5))
+                drawn = Counter(side for name, side in sides_of.items() if name[0] == label)
+                expected = {"test": tested[number], "val": wanted, "train": rest - wanted}
+                assert drawn == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(pictures, st.integers(0, 99))
+def test_a_group_is_on_one_side_of_every_fold(drawn, seed):
+    rows = many(40) + [
+        make_row(f"{label}/burst{number}-{index}.png", label, picture, near=f"near {picture // 3}")
+        for index, (label, picture, number) in enumerate(drawn)
+    ]
+    regex = r"burst(\d+)-"
+    found, metrics = folds_of(rows, (0, 1), seed=seed, group_regex=regex)
+    assert metrics["leakage"] == 0
+    for sides_of in (fold for folds in found.values() for fold in folds):
+        homes: dict[str, set[str]] = {}
+        for row in rows:
+            burst = [row.id.split("burst")[1].split("-")[0]] if "burst" in row.id else []
+            for word in (row.group, row.near, *burst):
+                homes.setdefault(word, set()).add(sides_of[row.id])
+        assert all(len(home) == 1 for home in homes.values())
+
+
+def test_another_repeat_or_seed_is_another_partition_and_an_added_repeat_moves_nothing():
+    rows = many(50)
+    found, _ = folds_of(rows, (0, 1, 7))
+    other, _ = folds_of(rows, (0,), seed=1)
+    homes = [[fold_testing(folds, row.id) for row in rows] for folds in (*found.values(), other[0])]
+    for first, second in itertools.combinations(homes, 2):
+        same = sum(one == two for one, two in zip(first, second, strict=True))
+        assert 5 < same < 40  # of 100 images, 20 by chance
+    assert folds_of(rows, (7,))[0][7] == found[7]
+
+
+@pytest.mark.parametrize(("size", "most"), [(20, 0.15), (200, 0.05)])
+def test_a_tenth_more_images_moves_few_to_another_fold(size, most):
+    shares = []
+    for seed in range(8):
+        old = many(size)
+        before, after = (folds_of(x, seed=seed)[0][0] for x in (old, many(size + size // 10)))
+        moved = [
+            row.id for row in old if fold_testing(before, row.id) != fold_testing(after, row.id)
+        ]
+        shares.append(len(moved) / len(old))
+    assert sum(shares) / len(shares) < most  # 0.8 where all are drawn anew
+
+
+def test_the_order_of_the_rows_changes_no_fold():
+    rows = many(30, "abc")
+    assert folds_of(rows)[0] == folds_of(rows[::-1])[0]
+
+
+def test_few_shot_folds_leave_the_rest_unused():
+    found, _ = folds_of(many(50), train=7, val=3)
+    for sides_of in found[0]:
+        assert Counter(sides_of.values()) == {"test": 20, "val": 6, "train": 14, "unused": 60}
+
+
+def test_folds_pool_the_sides_that_the_dataset_brings_and_count_them():
+    rows = [replace(row, side="val" if k % 3 else "train") for k, row in enumerate(many(30))]
+    found, metrics = folds_of(rows)
+    assert metrics["pooled"] == {"train": 20, "val": 40}
+    assert found == folds_of(many(30))[0]
+
+
+def test_a_class_of_too_few_groups_for_the_folds_is_refused():
+    rows = many(30, "a") + [make_row(f"b/{i}.png", "b", f"b{i % 5}") for i in range(30)]
+    with pytest.raises(DataError, match="'b' is too small for 5 folds: it has 5 groups") as caught:
+        folds_of(rows)
+    assert "split.*.folds" in caught.value.fix
+
+
+def test_a_task_gives_the_sides_of_each_fold_and_all_images_to_the_shipped_model(tmp_path):
+    rows = many(12)
+    (tmp_path / "images.bin").write_bytes(bytes(rows[0].num_bytes))
+    write_table(tmp_path / "manifest.csv", ManifestRow, rows)
+    split_task(tmp_path, split_options(folds=3, val=2), (0, 4))
+    task, (found, _) = Task(tmp_path), folds_of(rows, (0, 4), folds=3, val=2)
+    names = [row.id for row in rows]
+    assert task.num_folds == 3
+    assert task.side("test").ids == names
+    assert task.pooled().side("train").ids == names
+    for repeat, folds in found.items():
+        for view, sides_of in zip(task.folds(repeat), folds, strict=True):
+            for side in ("train", "val", "test"):
+                expected = [name for name in names if sides_of[name] == side]
+                assert view.side(side).ids == expected
+                assert [names[row] for row in view.rows(side)] == expected
+    splits = [view.hashes()["split"] for k in (0, 4) for view in task.folds(k)]
+    assert len({*splits, task.hashes()["split"], task.pooled().hashes()["split"]}) == 8
+    before = task.folds(4)[1].hashes()
+    split_task(tmp_path, split_options(folds=3, val=2), (4, 5, 6))
+    assert Task(tmp_path).folds(4)[1].hashes() == before
+    with pytest.raises(ArtefactError, match="no folds for 0"):
+        Task(tmp_path).folds(0)
+
+
+def test_a_task_without_folds_is_its_own_only_fold(tmp_path):
+    task = task_of(tmp_path, many(3), "nvtnvt")
+    assert task.num_folds == 0
+    assert task.folds(9) == [task]
+    assert task.pooled() is task
 
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30)

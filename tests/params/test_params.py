@@ -16,6 +16,7 @@ from resnets.params.schema import Params
 from resnets.params.training import Optimizer
 from resnets.params.wording import explain
 from resnets.system.errors import ParamsError
+from tests.copies import edit_params
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
@@ -135,6 +136,8 @@ ADAM = {"name": "adam", "lr": 0.001}
         (("transfer", "scratch", "model"), {"name": "resnet51"}, "unknown network"),
         (("split",), {}, "but split has"),
         (("transfer", "scratch", "redraw_split"), 1, "for variants that start from one"),
+        (("split", "source", "folds"), 5, "only split.target can have folds"),
+        (("split", "target", "folds"), 1, "split.target.folds is 1"),
         (("backbone",), {"input": "artifacts/random"}, "backbone.input is artifacts/random: none"),
         (("transfer", "scratch", "model"), {"in_channels": 3}, "in_channels is not that of model"),
         (("backbone", "schedule"), {"name": "step"}, " backbone.schedule.epochs is missing"),
@@ -143,6 +146,22 @@ ADAM = {"name": "adam", "lr": 0.001}
 def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, words):
     with pytest.raises(ParamsError) as caught:
         load_params(changed(tmp_path, where, value))
+    assert words in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"redraw_split": 1, "init": "scratch"}, "finetune.redraw_split contradicts split.target"),
+        ({"select": "best"}, "transfer.finetune.select is 'best', but with split.target.folds"),
+    ],
+)
+def test_folds_refuse_what_needs_a_validation_of_the_shipped_model(tmp_path, own, words):
+    path = changed(tmp_path, ("split", "target", "folds"), 5)
+    assert load_params(path).split["target"].folds == 5
+    edit_params(path, {f"transfer.finetune.{key}": value for key, value in own.items()})
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
     assert words in caught.value.what
 
 

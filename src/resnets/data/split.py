@@ -14,30 +14,39 @@ when 10% are added (val 0.1, test 0.2, 40 seeds), 2.5% of the old images change 
 A side that the dataset brings is respected. Where copies of one picture stand on two given sides,
 those on the lesser side become "unused" (test counts above val, val above train): the published
 test set stays whole, and nothing that is trained on is in it.
+
+With folds, there is no fixed test: each entry of `repeat` has a partition of its own into folds,
+and each fold in turn is the test, as if the dataset had brought it.
 """
 
-import hashlib
 import math
-import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnets.data.duplicates import join
+from resnets.data.groups import Key, choose_groups, group_key, group_words
 from resnets.params.schema import Split
-from resnets.system.errors import DataError, ParamsError
-from resnets.tasks.manifest import ManifestRow, SplitRow, assign, read_manifest, write_table
+from resnets.system.errors import DataError
+from resnets.tasks.manifest import (
+    LETTERS,
+    ManifestRow,
+    SplitRow,
+    assign,
+    read_manifest,
+    write_table,
+)
 
 SIDES = ("train", "val", "test")
 
-Key = tuple[str, ...]  # a group: the hash that orders it, its word
 Quotas = dict[str, Counter[str]]  # per side and class, the number of images
 
 
-def split_task(folder: Path, options: Split) -> dict[str, Any]:
+def split_task(folder: Path, options: Split, repeats: Sequence[int] = (0,)) -> dict[str, Any]:
     """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
     rows, data = read_manifest(folder / "manifest.csv")
-    sides, groups, metrics = split_rows(rows, options)
+    drawn = fold_rows(rows, options, repeats) if options.folds else split_rows(rows, options)
+    sides, groups, metrics = drawn
     triples = zip(rows, sides, groups, strict=True)
     write_table(folder / "split.csv", SplitRow, [assign(*triple, data) for triple in triples])
     return metrics
@@ -51,9 +60,17 @@ def split_rows(
     Raises DataError when a class is too small for a side, ParamsError when the regular expression
     is not one.
     """
-    groups = _groups(rows, options)
+    groups = group_words(rows, options)
     sides = _given_sides(rows, groups)
     num_leaks = sides.count("unused")
+    quotas = _draw(rows, sides, groups, options, str(options.seed))
+    return sides, groups, _count(rows, sides, groups, quotas, num_leaks)
+
+
+def _draw(
+    rows: list[ManifestRow], sides: list[str], groups: list[str], options: Split, salt: str
+) -> Quotas:
+    """Move images from train, in place, to the sides that have none; return the quotas."""
     quotas = _quotas(rows, sides, groups, options)
     num_later = len(quotas)
     if options.train == "rest":
@@ -62,48 +79,82 @@ def split_rows(
         num_later -= 1
         pool: dict[Key, list[int]] = defaultdict(list)
         for row in [row for row, old in enumerate(sides) if old == "train"]:
-            word = f"{options.seed}|{side}|{groups[row]}".encode("utf-8", "surrogateescape")
-            key: Key = (hashlib.sha256(word).hexdigest(), groups[row])
+            key = group_key(salt, side, groups[row])
             if side == "train":  # what is not chosen is unused, so groups need not stay whole
                 key = (*key, rows[row].group, rows[row].id)
                 sides[row] = "unused"
             pool[key].append(row)
         labels = {key: Counter(rows[row].label for row in pool[key]) for key in pool}
-        for key in _choose(labels, quota, reserve=num_later):
+        for key in choose_groups(labels, quota, reserve=num_later):
             for row in pool[key]:
                 sides[row] = side
-    return sides, groups, _count(rows, sides, groups, quotas, num_leaks)
+    return quotas
 
 
-def _groups(rows: list[ManifestRow], options: Split) -> list[str]:
-    """Return a word per row; rows with one word stay together."""
-    own = [row.near if options.group_near else row.group for row in rows]
-    # the space lets a name sort before a hash, so that it names the group
-    pairs = [
-        (word, row.given_group and f" group {row.given_group}")
-        for word, row in zip(own, rows, strict=True)
-    ]
-    if options.group_regex is not None:
-        pairs += zip(own, _matches(rows, options.group_regex), strict=True)
-    joined = join((word, name or word) for word, name in pairs)
-    return [joined[word] for word in own]
+def fold_rows(
+    rows: list[ManifestRow], options: Split, repeats: Sequence[int]
+) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Return the sides of each row in all folds of all repeats, its group, and the metrics.
+
+    Given sides are pooled. The counts are those of the first fold. Raises as `split_rows`.
+    """
+    groups, counts = group_words(rows, options), dict[str, dict[str, Any]]()
+    words = [list[str]() for _ in rows]
+    for repeat in repeats:
+        tests, test_quotas = _test_folds(rows, groups, options, f"{options.seed}|{repeat}")
+        columns = []
+        for fold, quota in enumerate(test_quotas):
+            sides = ["test" if own == fold else "train" for own in tests]
+            quotas = _draw(rows, sides, groups, options, f"{options.seed}|{repeat}|{fold}")
+            counted = _count(rows, sides, groups, {"test": quota, **quotas}, 0)
+            counts[f"fold {fold} of repeat {repeat}"] = counted
+            columns.append([LETTERS[side] for side in sides])
+        for word, letters in zip(words, zip(*columns, strict=True), strict=True):
+            word.append(f"{repeat}:{''.join(letters)}")
+    off_quota = {
+        f"{side} of {name}": classes
+        for name, counted in counts.items()
+        for side, classes in counted["off_quota"].items()
+        if classes
+    }
+    metrics = next(iter(counts.values())) | {
+        "folds": options.folds,
+        "pooled": Counter(row.side for row in rows if row.side),
+        "off_quota": off_quota,
+        "leakage": sum(counted["leakage"] for counted in counts.values()),
+    }
+    return [" ".join(word) for word in words], groups, metrics
 
 
-def _matches(rows: list[ManifestRow], pattern: str) -> list[str]:
-    """Return what the pattern finds in the name of each row, "" where it finds nothing."""
-    try:
-        matches = [re.search(pattern, row.id) for row in rows]
-    except re.error as error:
-        raise ParamsError(
-            f"split.*.group_regex: {pattern!r}: {error}",
-            "correct the regular expression",
-        ) from error
-    if not any(matches):
+def _test_folds(
+    rows: list[ManifestRow], groups: list[str], options: Split, salt: str
+) -> tuple[list[int], list[Counter[str]]]:
+    """Return the fold in which each row is tested, and how many of each class each is to have.
+
+    What a fold misses, as groups stay whole, the next one makes up for.
+    """
+    num_folds, pool = options.folds or 1, defaultdict[Key, list[int]](list)
+    for row, group in enumerate(groups):
+        pool[group_key(salt, group)].append(row)
+    left = {key: Counter(rows[row].label for row in pool[key]) for key in pool}
+    num_groups = Counter(label for labels in left.values() for label in labels)
+    labels = sorted(row.label for row in rows)
+    if few := [label for label in num_groups if num_groups[label] <= num_folds]:
         raise DataError(
-            f"split.*.group_regex: {pattern!r} matches no name, such as {rows[0].id!r}",
-            "correct it, or set it to null",
+            f"class {few[0]!r} is too small for {num_folds} folds: it has {num_groups[few[0]]} "
+            "groups of images (copies of one picture are one)",
+            "add images of this class, leave it out (tasks.*.classes), or set fewer folds "
+            "(split.*.folds)",
         )
-    return [" " + "|".join(match.groups("") or (match[0],)) if match else "" for match in matches]
+    quotas = [Counter(labels[fold::num_folds]) for fold in range(num_folds)]
+    tests, wanted = [num_folds - 1] * len(rows), Counter[str]()
+    for fold, quota in enumerate(quotas[:-1]):
+        wanted.update(quota)
+        for key in choose_groups(left, wanted, reserve=num_folds - 1 - fold):
+            wanted.subtract(left.pop(key))
+            for row in pool[key]:
+                tests[row] = fold
+    return tests, quotas
 
 
 def _given_sides(rows: list[ManifestRow], groups: list[str]) -> list[str]:
@@ -146,35 +197,6 @@ def _quotas(rows: list[ManifestRow], sides: list[str], groups: list[str], option
                 "(split.*.val, test, train), or group fewer together (group_regex, group_near)",
             )
     return quotas
-
-
-def _choose(pool: dict[Key, Counter[str]], quota: Counter[str], *, reserve: int) -> list[Key]:
-    """Choose groups, given as images per class, until each class has its quota.
-
-    The smallest class chooses first, as few of its groups fit, and takes what exceeds no quota in
-    the order of the keys. Then, from the smallest group, follows what brings the numbers nearer to
-    the quotas or a class its first image. Of each class `reserve` groups are left to later sides.
-    """
-    num_images = Counter(label for labels in pool.values() for label in labels.elements())
-    num_groups = Counter(label for labels in pool.values() for label in labels)
-    by_class = sorted((num_images[label], label, key) for key in pool for label in pool[key])
-    by_size = sorted(pool, key=lambda key: (pool[key].total(), key))
-    missing, chosen = Counter(quota), dict[Key, None]()
-    turns = [(key, True) for _, _, key in by_class] + [(key, False) for key in by_size]
-    for key, must_fit in turns:
-        labels = pool[key]
-        if key in chosen or any(num_groups[label] <= reserve for label in labels):
-            continue
-        if must_fit:
-            is_good = all(missing[label] >= number for label, number in labels.items())
-        else:
-            gain = sum(abs(missing[x]) - abs(missing[x] - number) for x, number in labels.items())
-            is_good = gain > 0 or any(missing[label] == quota[label] for label in labels)
-        if is_good:
-            chosen[key] = None
-            missing.subtract(labels)
-            num_groups.subtract(labels.keys())
-    return list(chosen)
 
 
 def _count(

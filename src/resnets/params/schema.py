@@ -130,6 +130,8 @@ class Split(Section):
     train: Literal["rest"] | Count = "rest"  # rest, or images per class (few-shot)
     val: Size
     test: Size
+    # cross-validation: each image is tested in one of so many folds, and `test` counts for nothing
+    folds: Annotated[int, Field(ge=2)] | None = None
     group_regex: str | None = None  # images whose paths match alike stay on one side
     group_near: bool = True  # near-duplicates (resized, re-encoded, cropped) stay on one side
 
@@ -266,6 +268,9 @@ class Params(Section):
             raise ValueError("tasks has no 'target', the task that the variants train on")
         if set(self.tasks) != set(self.split):
             raise ValueError(f"tasks are {sorted(self.tasks)}, but split has {sorted(self.split)}")
+        for name in set(self.split) - {"target"}:
+            if self.split[name].folds:
+                raise ValueError(f"split.{name}.folds is set, but only split.target can have folds")
         for key in ("mean", "std"):
             if len(getattr(self.preprocess, key)) != self.model.in_channels:
                 raise ValueError(
@@ -311,6 +316,14 @@ class Params(Section):
                 raise ValueError(f"{start}, but redraw_split is for variants that start from one")
             if entry.init in leaked:
                 raise ValueError(f"{start}, whose redraw_split leaks validation images")
+        for name, entry in self.transfer.items() if self.split["target"].folds else ():
+            if name in leaked:
+                raise ValueError(f"transfer.{name}.redraw_split contradicts split.target.folds")
+            if entry.select == "best":  # the shipped model of all images has no validation
+                raise ValueError(
+                    f"transfer.{name}.select is 'best', but with split.target.folds the shipped "
+                    "model is trained on all images, and none are left to choose by: select last"
+                )
         if self.export.variant in leaked:
             raise ValueError(f"export.variant is {self.export.variant!r}, whose split is redrawn")
         return self

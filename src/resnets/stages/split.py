@@ -25,13 +25,17 @@ def main(
     from resnets.params import load_params
     from resnets.params.load import choose
 
-    section = choose(load_params(params).split, "split", name)
+    values = load_params(params)
+    section = choose(values.split, "split", name)
 
     from resnets.data.split import split_task
 
     with locked(Path(".state") / f"split-{name}", f"split of {name}"):
-        counts = split_task(task, section)
+        counts = split_task(task, section, values.repeat)
         write_json(metrics, counts)
+    if pooled := counts.get("pooled"):
+        shown = ", ".join(f"{side} {number}" for side, number in pooled.items())
+        typer.echo(f"the folds pool the sides that the dataset brings: {shown}")
     for side, classes in counts["off_quota"].items():
         shown = ", ".join(f"{number:+d} of {label}" for label, number in classes.items())
         if shown:

@@ -76,10 +76,14 @@ class SplitRow:
 
     id: str
     label: str
-    side: str  # train, val, test or unused
+    # train, val, test or unused; with folds, for each repeat the LETTERS of its sides in each fold:
+    # `0:--tv- 1:v---t` is tested in the third fold of repeat 0 and in the last of repeat 1
+    side: str
     group: str  # one word for all images that stay together
     check: str  # ties the row to its manifest: an edited one is noticed
 
+
+LETTERS = {"train": "-", "val": "v", "test": "t", "unused": "u"}
 
 Record = TypeVar("Record", ManifestRow, Rejected, SplitRow)
 

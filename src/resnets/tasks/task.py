@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from resnets.system.errors import ArtefactError
 from resnets.tasks.decode import Pixels
-from resnets.tasks.manifest import ManifestRow, digest, read_manifest, read_split
+from resnets.tasks.manifest import LETTERS, ManifestRow, digest, read_manifest, read_split
 
 COPY_BYTES = 2**26
 SideName = Literal["train", "val", "test"]
@@ -95,13 +95,47 @@ class Task:
         self.folder = folder
         self._rows, self._data = read_manifest(folder / "manifest.csv")
         split = read_split(folder / "split.csv", self._rows, self._data)
-        self._sides = np.array([row.side for row in split])
+        self._split = digest((folder / "split.csv").read_bytes())
+        self._folds = _folds([row.side for row in split])
+        self._sides = np.array(["test" if self._folds else row.side for row in split])
         self._groups = [row.group for row in split]
         self.classes = sorted({row.label for row in self._rows}, key=str.encode)
 
+    @property
+    def num_folds(self) -> int:
+        """Return the number of folds, 0 where the task has a fixed test side."""
+        return len(next(iter(self._folds.values()), ()))
+
+    def folds(self, repeat: int) -> list["Task"]:
+        """Return the tasks that test each image once: those of a repeat's folds, or just itself.
+
+        Of a task with folds, all images are on the test side. Raises ArtefactError for an entry of
+        `repeat` that the split does not know.
+        """
+        if not self._folds:
+            return [self]
+        if repeat not in self._folds:
+            what = f"{self.folder}/split.csv: has no folds for {repeat}, an entry of repeat"
+            raise ArtefactError(what, "run the split stage again (dvc repro)")
+        return [self._with(sides) for sides in self._folds[repeat]]
+
+    def pooled(self) -> "Task":
+        """Return a task with folds with all images on train; any other as it is."""
+        return self._with(np.full(len(self._rows), "train")) if self._folds else self
+
+    def _with(self, sides: npt.NDArray[np.str_]) -> "Task":
+        task = copy(self)
+        task._sides, task._folds = sides, {}
+        task._split = digest(" ".join(sides).encode())  # another repeat leaves this one as it is
+        return task
+
+    def rows(self, name: SideName) -> npt.NDArray[np.int64]:
+        """Return the places of a side's images among all images."""
+        return np.flatnonzero(self._sides == name)
+
     def side(self, name: SideName) -> Side:
         """Return one side."""
-        rows = [self._rows[index] for index in np.flatnonzero(self._sides == name)]
+        rows = [self._rows[index] for index in self.rows(name)]
         number = {label: index for index, label in enumerate(self.classes)}
         return Side(
             ids=[row.id for row in rows],
@@ -112,7 +146,7 @@ class Task:
 
     def groups(self, name: SideName) -> list[str]:
         """Return a word per image of a side; images with one word belong together."""
-        return [self._groups[index] for index in np.flatnonzero(self._sides == name)]
+        return [self._groups[index] for index in self.rows(name)]
 
     def redrawn(self, seed: int | None) -> "Task":
         """Return the task with train and val drawn anew from both; itself for None.
@@ -133,6 +167,19 @@ class Task:
         """Return digests of the data, the split and the classes."""
         return {
             "data": self._data,
-            "split": digest((self.folder / "split.csv").read_bytes()),
+            "split": self._split,
             "classes": digest("\0".join(self.classes).encode()),
         }
+
+
+def _folds(words: Sequence[str]) -> dict[int, list[npt.NDArray[np.str_]]]:
+    """Return of each repeat the sides of all images in each fold, as split.csv has them."""
+    if not words or ":" not in words[0]:
+        return {}
+    side_of = {letter: side for side, letter in LETTERS.items()}
+    folds = {}
+    for column in zip(*(word.split() for word in words), strict=True):
+        repeat = int(column[0].split(":")[0])
+        letters = zip(*(word.split(":")[1] for word in column), strict=True)
+        folds[repeat] = [np.array([side_of[letter] for letter in fold]) for fold in letters]
+    return folds
