@@ -12,7 +12,13 @@ from resnets.evaluation.scoring import details_of, mean_scores
 
 MEASURED_ON = {"data": "d0", "split": "s0", "classes": "c0", "test_set": "t0"}
 MEASURED_ON |= {"preprocess": "p0", "weights": "w0"}
-TRAINING = {"epochs": 10, "chosen_epoch": 7, "parameters": 270_000, "parameters_trained": 130}
+TRAINING = {
+    "folds": 0,
+    "epochs": 10,
+    "chosen_epoch": 7,
+    "parameters": 270_000,
+    "parameters_trained": 130,
+}
 TRAINING |= {"model_bytes": 1_100_000}
 IDENTITY = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from onnx import numpy_helper
 from PIL import Image
 from torchvision import transforms
 
+from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.export.classifier import OPERATORS, open_classifier
 from resnets.export.int8 import compare_int8
 from resnets.export.onnx import BATCH_SIZES, check_parity, export_bundle, to_onnx
@@ -29,7 +31,8 @@ from resnets.params.schema import Export
 from resnets.system.errors import ArtefactError
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_model, make_trained
 
-ROW = {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
+ONE = {"seeds": 1, "folds": 0, "images": 18}
+ROW = ONE | {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
 
 
 def options(**changes: Any) -> Export:
@@ -44,9 +47,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def export(trained: Trained, out: Path, row: Any = ROW, **changes: Any) -> dict[str, Any]:
-    return export_bundle(
-        trained.bundle, out, task=trained.task, options=options(**changes), row=row
-    )
+    task, scores = trained.task, scores_of(trained)
+    given = {"options": options(**changes), "row": row, "scores": scores}
+    return export_bundle(trained.bundle, out, task=task, **given)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,12 @@ def plain(trained: Trained) -> tuple[Path, dict[str, Any]]:
 def inside(trained: Trained) -> tuple[Path, dict[str, Any]]:
     """Export uint8 images to probabilities."""
     out = trained.bundle.parent / "inside"
-    return out, export(trained, out, {"seeds": 1}, preprocess_inside=True)
+    return out, export(trained, out, ONE, preprocess_inside=True)
+
+
+def scores_of(trained: Trained) -> Evaluation:
+    labels, meta = trained.task.side("test").labels, load_bundle(trained.bundle).meta
+    return evaluate(logits_of(trained), labels, CLASSES, temperature=meta.temperature)
 
 
 def logits_of(trained: Trained) -> NDArray[np.float32]:
@@ -139,8 +147,8 @@ def test_bytes_are_the_same_in_another_process_and_name_no_path(
     program = (
         "from tests.export.test_export import *; from resnets.tasks.task import Task; "
         f"task = Task(Path({str(trained.task.folder)!r})); torch.set_num_threads(1); "
-        f"export_bundle(Path({str(trained.bundle)!r}), Path({str(again)!r}), task=task, "
-        "options=options(quantize='int8'), row=ROW)"
+        f"again = Trained(Path(), task, Path({str(trained.bundle)!r})); "
+        f"export(again, Path({str(again)!r}), quantize='int8')"
     )
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
     files, others = (
@@ -258,9 +266,7 @@ def test_card_says_what_a_reader_needs(
 def test_bundle_of_another_task_is_refused(trained: Trained, tmp_path: Path) -> None:
     other = make_trained(tmp_path / "other", num=50)
     with pytest.raises(ArtefactError, match="was trained on other data"):
-        export_bundle(
-            trained.bundle, tmp_path / "out", task=other.task, options=options(), row={"seeds": 1}
-        )
+        export(replace(trained, task=other.task), tmp_path / "out")
 
 
 def test_batch_sizes_are_those_that_were_promised() -> None:

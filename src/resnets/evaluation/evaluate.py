@@ -5,9 +5,12 @@ one from the spread of the terms within each class, as the split fixes how many 
 What cannot be known is None, never NaN.
 """
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +53,13 @@ class Evaluation:
 
 
 def evaluate(
-    logits: NDArray[np.floating], labels: Labels, classes: Sequence[str], *, temperature: float = 1
+    logits: NDArray[np.floating],
+    labels: Labels,
+    classes: Sequence[str],
+    *,
+    temperature: float | NDArray[np.float64] = 1,
 ) -> Evaluation:
-    """Score logits (N, K) against labels (N,).
+    """Score logits (N, K) against labels (N,); the temperature may be one per image, (N, 1).
 
     Raises DataError without images and NumericalError for logits that are not finite.
     """
@@ -68,6 +75,22 @@ def evaluate(
         if (score := _score(metric, calibrated if metric.is_calibrated else uncalibrated))
     }
     return Evaluation(len(labels), scores, _per_class(calibrated, classes))
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read back what scores.csv and per_class.csv in a folder hold."""
+    tables: list[list[dict[str, Any]]] = []
+    for name in ("scores", "per_class"):
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            (first, *others), *lines = csv.reader(file)
+        rows = [(word, *map(_number, numbers)) for word, *numbers in lines]
+        tables.append([dict(zip((first, *others), row, strict=True)) for row in rows])
+    scores = {row.pop("metric"): Score(**row) for row in tables[0]}
+    return Evaluation(sum(row["support"] for row in tables[1]), scores, tables[1])
+
+
+def _number(text: str) -> int | float | None:
+    return None if not text else int(text) if text.isdigit() else float(text)
 
 
 def _score(metric: Metric, predictions: Predictions) -> Score | None:

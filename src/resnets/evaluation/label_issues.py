@@ -43,10 +43,11 @@ def judge_labels(task: Task, features: Describe) -> pd.DataFrame:
     `suspected` whether that contradicts the label. No label of the test side plays a part in it.
     They are ranked by confidence, as the paper's normalised margin finds fewer flipped labels.
     """
+    task = task.pooled()  # folds have no test side whose labels must stay unknown
     sides = [task.side(name) for name in SIDES]
     labels, num_test = np.concatenate([side.labels for side in sides]), len(sides[2].ids)
     num_known = len(labels) - num_test
-    values = np.concatenate([features(side.images) for side in sides])
+    values = np.concatenate([features(side.images) for side in sides if side.ids])
     groups = [*task.groups("train"), *task.groups("val")]
     probabilities = out_of_fold(values, labels[:num_known], groups, len(task.classes))
     suggested, is_suspected = suspect(probabilities, labels, num_known)

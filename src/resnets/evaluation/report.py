@@ -1,7 +1,8 @@
 """Write Markdown that reads well on GitHub and on a terminal, whatever users call their things."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from resnets.system.errors import printable
 
@@ -30,6 +31,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: int
         first, *others = (align(cell, width) for cell in column)
         columns.append([first, rule, *others])
     return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+
+
+def measured(row: Mapping[str, Any]) -> str:
+    """Say how the test numbers of a row of the leaderboard came about, by a fixed side or folds."""
+    if not row["folds"]:
+        return "a test side that chose nothing"
+    repeats = f"{row['seeds']} repetition{'s' if row['seeds'] > 1 else ''}"
+    return (
+        f"{row['folds']}-fold cross-validation, {repeats}; "
+        f"the shipped model saw all {row['images']:,} images"
+    )
 
 
 def points(share: float, *, signed: bool = False) -> str:

@@ -19,11 +19,13 @@ from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability
 from resnets.evaluation.predictions import (
     DETAILS,
+    Labels,
     Predictions,
     prediction_tables,
     predictions_of,
 )
-from resnets.models.bundle import Bundle, check_origin, load_bundle
+from resnets.evaluation.report import measured
+from resnets.models.bundle import SHIPPED, Bundle, bundle_names, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import infer
 from resnets.system.files import write_bytes, write_json, write_text
@@ -34,29 +36,26 @@ from resnets.tasks.task import Side, Task
 MOST_MISTAKES = 24
 TABLES = ("scores", "per_class", "predictions", "seeds")
 PICTURES = ("confusion", "reliability", "mistakes", "mistakes_explained")
-PASSED_ON = (DETAILS, "predictions.csv", "seeds.csv")
+PASSED_ON = (DETAILS, "predictions.csv", "seeds.csv", "scores.csv", "per_class.csv")
 TRAINING = ("epochs", "chosen_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
 
 
-def bundles_of(model: Path, history: Path) -> dict[int, Path]:
-    """Return the bundles of a model by repeat, the shipped one first, as its history has them.
+def repeats_of(history: Path) -> list[int]:
+    """Return the repeats of a model, the shipped one first, as its history has them.
 
     A backbone that was not trained has no history, and so nothing that can be scored.
     """
-    repeats = pd.read_csv(history)["repeat"].unique().tolist()
-    names = ["model", *(f"repeat-{repeat}" for repeat in repeats[1:])]
-    return {k: model / f"{name}.safetensors" for k, name in zip(repeats, names, strict=False)}
+    return list(map(int, pd.read_csv(history)["repeat"].unique()))
 
 
-def pass_on(bundles: Mapping[int, Path], history: Path, plots: Path, candidate: Path) -> None:
+def pass_on(model: Path, history: Path, plots: Path, candidate: Path) -> None:
     """Copy what ranks and ships a variant into a folder beside those of the other variants.
 
     DVC knows no stage whose dependencies are files of all variants; it can depend on that folder.
     """
-    shipped = next(iter(bundles.values()))
-    for file in (shipped, history, *(plots / name for name in PASSED_ON)):
+    for file in (model / SHIPPED, history, *(plots / name for name in PASSED_ON)):
         write_bytes(candidate / file.name, file.read_bytes())
 
 
@@ -76,67 +75,100 @@ def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """Hold a run's logits on the test side, what it scores, and what details.json says of it."""
+    """Hold a run, which gives one answer per test image, what it scores, and its row of details.json.
+
+    Logits are (N, K); temperatures (N, 1) and bundles (N,), places in its list of bundles, are
+    those of the model that answered: with folds, of the one that had not seen the image.
+    """
 
     logits: Logits
+    temperatures: NDArray[np.float64]
+    bundles: Labels
     test: Evaluation
     val: Evaluation
     row: dict[str, Any]
 
 
 def score_models(
-    bundles: Mapping[int, Path], task: Task, device: str, *, metrics: Path, plots: Path
+    model: Path, repeats: Sequence[int], task: Task, device: str, *, metrics: Path, plots: Path
 ) -> None:
     """Score the bundles of all repeats, the shipped one first, in fp32 as what is exported.
 
     Writes means over the repeats to `metrics`, and details, tables and pictures into `plots`.
     Raises ArtefactError where a bundle was trained on other data, another split or other classes.
     """
-    scored = [_score_run(repeat, path, task, device) for repeat, path in bundles.items()]
+    names = bundle_names(repeats, task.num_folds)
+    bundles = [[model / name for name in names[repeat]] for repeat in repeats]
+    described = [model / SHIPPED, *(paths[0] for paths in bundles[1:])]
+    scored = [
+        _score_run(*run, task, device) for run in zip(repeats, bundles, described, strict=True)
+    ]
     shipped, runs, test = scored[0], [run.row for run in scored], task.side("test")
-    bundle = load_bundle(next(iter(bundles.values())))
+    bundle = load_bundle(model / SHIPPED)
+    check_origin(bundle.meta, task.pooled().hashes(), model / SHIPPED)
     write_json(metrics, mean_scores(runs))
-    measured_on = _measured_on(bundle, task, test)
+    how: dict[str, Any] = {"folds": task.num_folds, "seeds": len(runs), "images": len(test.ids)}
+    by = {"by": measured(how), "folds": str(task.num_folds)}
+    measured_on = by | _measured_on(bundle, task, test)
     write_json(plots / DETAILS, details_of(runs, shipped.test, shipped.val, measured_on))
-    calibrated = [run.logits / run.row["temperature"] for run in scored]
+    calibrated = [run.logits / run.temperatures for run in scored]
     words = {"classes": task.classes, "ids": test.ids, "groups": task.groups("test")}
     predictions = predictions_of(calibrated, test.labels, **words)
     scores = [{"metric": name, **asdict(score)} for name, score in shipped.test.scores.items()]
     tables = {
         "scores": pd.DataFrame(scores).round(6),
         "per_class": pd.DataFrame(shipped.test.per_class).round(6),
-        **prediction_tables(predictions, bundles),
+        **prediction_tables(predictions, repeats),
     }
     for name, table in tables.items():
         write_text(plots / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    _draw_scores(plots, shipped.logits, predictions, bundle.meta.temperature)
-    _draw_mistakes(plots, predictions, test, bundle, device)
+    _draw_scores(plots, shipped, predictions)
+    _draw_mistakes(plots, predictions, test, bundles[0], shipped.bundles, device)
 
 
-def _score_run(repeat: int, path: Path, task: Task, device: str) -> ScoredRun:
-    """Score one bundle on the test side, and on the validation side that it was chosen on."""
-    bundle = load_bundle(path)
-    check_origin(bundle.meta, task.hashes(), path)
-    training, temperature = bundle.meta.training, bundle.meta.temperature
-    val = task.redrawn(training.get("redraw_split")).side("val")
-    leaked = len(set(task.side("train").ids).intersection(val.ids)) / len(val.ids)
-    how: dict[str, Any] = {"preprocess": bundle.meta.preprocess, "batch_size": 256}
-    logits, scores = {}, {}
-    for name, side in (("test", task.side("test")), ("val", val)):
-        logits[name] = infer(bundle.model, side.images, device=device, precision="fp32", **how)
-        scores[name] = evaluate(logits[name], side.labels, side.classes, temperature=temperature)
+def _score_run(
+    repeat: int, paths: Sequence[Path], described: Path, task: Task, device: str
+) -> ScoredRun:
+    """Score the bundles of a run on the images of their test and validation sides.
+
+    The row describes another one where the shipped model is trained on all images.
+    """
+    answers, num_leaked = {"test": list[Any](), "val": list[Any]()}, 0
+    folds = task.folds(repeat)
+    for number, (path, fold) in enumerate(zip(paths, folds, strict=True)):
+        bundle = load_bundle(path)
+        check_origin(bundle.meta, fold.hashes(), path)
+        seen = fold.redrawn(bundle.meta.training.get("redraw_split"))
+        num_leaked += len(set(fold.side("train").ids).intersection(seen.side("val").ids))
+        how: dict[str, Any] = {"preprocess": bundle.meta.preprocess, "batch_size": 256}
+        for name, side in (("test", seen.side("test")), ("val", seen.side("val"))):
+            logits = infer(bundle.model, side.images, device=device, precision="fp32", **how)
+            temperatures, numbers = (
+                np.full(len(logits), x) for x in (bundle.meta.temperature, number)
+            )
+            answers[name].append((logits, side.labels, temperatures[:, None], numbers))
+    test, val = (list(map(np.concatenate, zip(*parts, strict=True))) for parts in answers.values())
+    order = np.argsort(np.concatenate([fold.rows("test") for fold in folds]))
+    logits, labels, temperatures, numbers = (values[order] for values in test)
+    scores = {
+        "test": evaluate(logits, labels, task.classes, temperature=temperatures),
+        "val": evaluate(val[0], val[1], task.classes, temperature=val[2]),
+    }
+    bundle = load_bundle(described)
     row = {
         "repeat": repeat,
-        "seed": training["seed"],
+        "seed": bundle.meta.training["seed"],
+        "folds": task.num_folds,
         **{f"{s}_{m}": scores[s].value(m) for s in scores for m in metrics_for("headline")},
-        **{key: training[key] for key in TRAINING},
-        "temperature": temperature,
-        "model_bytes": path.stat().st_size,
-        "model": path.as_posix(),
+        **{key: bundle.meta.training[key] for key in TRAINING},
+        "temperature": bundle.meta.temperature,
+        "model_bytes": described.stat().st_size,
+        "model": described.as_posix(),
         "weights": bundle.sha256,
-        "val_leaked": round(leaked, 6),  # share of val images that were trained on
+        # share of val images that were trained on
+        "val_leaked": round(num_leaked / len(val[0]), 6),
     }
-    return ScoredRun(logits["test"], scores["test"], scores["val"], row)
+    return ScoredRun(logits, temperatures, numbers, scores["test"], scores["val"], row)
 
 
 def mean_scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -174,21 +206,30 @@ def _measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
     }
 
 
-def _draw_scores(plots: Path, logits: Logits, predictions: Predictions, temperature: float) -> None:
+def _draw_scores(plots: Path, run: ScoredRun, predictions: Predictions) -> None:
     """Draw confusion and reliability of the shipped run."""
     labels, names = predictions.labels, predictions.classes
     confusion = confusion_matrix(labels, predictions.runs[0], labels=range(len(names)))
     plot_confusion(confusion, names, plots / "confusion.png")
-    scales = {"as trained": 1.0, f"temperature {temperature:g}": temperature}
-    logs = {name: log_softmax(logits.astype(np.float64) / scale) for name, scale in scales.items()}
+    ends = dict.fromkeys(np.quantile(run.temperatures, (0, 1)))
+    word = " to ".join(f"{value:g}" for value in ends)
+    logs = {"as trained": log_softmax(run.logits), f"temperature {word}": predictions.logs}
     lines = {name: reliability(values, labels) for name, values in logs.items()}
     plot_reliability(lines, plots / "reliability.png")
 
 
 def _draw_mistakes(
-    plots: Path, predictions: Predictions, test: Side, bundle: Bundle, device: str
+    plots: Path,
+    predictions: Predictions,
+    test: Side,
+    bundles: Sequence[Path],
+    number: Labels,
+    device: str,
 ) -> None:
-    """Show the most confident mistakes of the shipped run, plain and explained."""
+    """Show the most confident mistakes of the shipped run, plain and explained.
+
+    `number` (N,) says which of the bundles answered for an image.
+    """
     names, predicted, confidence = (
         test.classes,
         predictions.runs[0],
@@ -196,10 +237,14 @@ def _draw_mistakes(
     )
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
-    crops = [center_crop(test.images[row], bundle.meta.preprocess.crop) for row in worst]
+    explained: dict[int, tuple[Any, Any]] = {}
+    for k in np.unique(number[worst]):
+        bundle, rows = load_bundle(bundles[k]), worst[number[worst] == k]
+        crops = [center_crop(test.images[row], bundle.meta.preprocess.crop) for row in rows]
+        pictures = explain(bundle, crops, predicted[rows], device=device)
+        explained |= dict(zip(rows, zip(crops, pictures, strict=True), strict=True))
     captions = [
         f"{names[test.labels[k]]}\n→ {names[predicted[k]]} {confidence[k]:.0%}" for k in worst
     ]
-    plot_sheet(crops, captions, plots / "mistakes.png")
-    explained = explain(bundle, crops, predicted[worst], device=device) if len(worst) else []
-    plot_sheet(explained, captions, plots / "mistakes_explained.png")
+    for place, name in enumerate(("mistakes", "mistakes_explained")):
+        plot_sheet([explained[k][place] for k in worst], captions, plots / f"{name}.png")

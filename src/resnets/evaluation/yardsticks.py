@@ -4,7 +4,8 @@ They learn from at most MOST_IMAGES images of the training side, and take their 
 from the validation side.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ MOST_IMAGES = 2000
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # C; of equally good ones the first
 
 Values = NDArray[np.floating]
-Describe = Callable[[Images], Values]  # images to (N, numbers)
+Describe = Callable[[PixelStore], Values]  # images to (N, numbers)
+Result = tuple[float | None, NDArray[np.bool_], NDArray[np.bool_]]  # C; what is right, val and test
 Yardstick = tuple[str, list[Any], Sequence[Values]]  # name, estimators, train, val and test
 
 
@@ -48,26 +50,67 @@ def backbone_features(folder: Path, preprocess: Preprocess, device: str) -> Desc
     return lambda images: infer(model, images, precision="fp32", output="features", **options)
 
 
-def measure_yardsticks(task: Task, seeds: Sequence[int], features: Describe | None) -> pd.DataFrame:
+def measure_yardsticks(
+    task: Task, repeats: Sequence[int], features: Describe | None, seed: int = 0
+) -> pd.DataFrame:
     """Return a row per yardstick and run: its scores, and `right`, a 0 or 1 per test image.
 
-    `features` (N, F) are the backbone's; without it the probe is left out. Each seed draws its own
-    training images where there are more than MOST_IMAGES; else all runs would be the same, and
-    there is one.
+    `features` (N, F) are the backbone's; without it the probe is left out. Run number k draws its
+    own training images by `seed` + k where there are more than MOST_IMAGES; else all runs would be
+    the same, and there is one. With folds, each run has its own, and learns anew in each of them.
     """
-    train, val, test = task.side("train"), task.side("val"), task.side("test")
-    ways = {"pixels": thumbnails} | ({"features": features} if features else {})
-    others = {name: [way(side.images) for side in (val, test)] for name, way in ways.items()}
+    ways = {"pixels": _once(thumbnails)} | ({"features": _once(features)} if features else {})
+    is_drawn = task.num_folds or len(task.side("train").ids) > MOST_IMAGES
     rows: list[dict[str, Any]] = []
-    for seed in seeds if len(train.ids) > MOST_IMAGES else seeds[:1]:
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(train.ids))[:MOST_IMAGES])
-        images = PixelStore(train.images.path, [train.images.rows[row] for row in drawn])
-        labels = [train.labels[drawn], val.labels, test.labels]
-        values = {name: [way(images), *others[name]] for name, way in ways.items()}
-        with threadpool_limits(1):  # the number of threads changes the last bits of sums
-            for name, estimators, sides in _yardsticks(**values):
-                rows.append({"yardstick": name, "seed": seed, **_score(estimators, sides, labels)})
+    for repeat in repeats if is_drawn else repeats[:1]:
+        folds, results = task.folds(repeat), defaultdict[str, list[Result]](list)
+        order = np.argsort(np.concatenate([fold.rows("test") for fold in folds]))
+        for fold in folds:
+            for name, result in _measure_once(fold, seed + repeat, ways):
+                results[name].append(result)
+        for name, parts in results.items():
+            strengths, val, test = zip(*parts, strict=True)
+            right = np.concatenate(test)[order]
+            rows.append(
+                {
+                    "yardstick": name,
+                    "seed": seed + repeat,
+                    "C": strengths[0] if len(folds) == 1 else None,
+                    "val_accuracy": round(float(np.concatenate(val).mean()), 6),
+                    "test_accuracy": round(float(right.mean()), 6),
+                    "right": "".join(map(str, right.astype(int))),
+                }
+            )
     return pd.DataFrame(rows)
+
+
+def _once(way: Describe) -> Describe:
+    """Describe each image only once, however many sides it is on."""
+    known: dict[str, Any] = {}
+
+    def describe(images: PixelStore) -> Values:
+        new = [row for row in images.rows if row.id not in known]
+        if new:
+            values = way(PixelStore(images.path, new))
+            known.update(zip((row.id for row in new), values, strict=True))
+        return np.stack([known[row.id] for row in images.rows])
+
+    return describe
+
+
+def _measure_once(
+    task: Task, seed: int, ways: Mapping[str, Describe]
+) -> Iterator[tuple[str, Result]]:
+    """Yield the result of each yardstick on one test side."""
+    train, val, test = task.side("train"), task.side("val"), task.side("test")
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(train.ids))[:MOST_IMAGES])
+    learned = PixelStore(train.images.path, [train.images.rows[row] for row in drawn])
+    labels = [train.labels[drawn], val.labels, test.labels]
+    stores = learned, val.images, test.images
+    values = {name: [way(images) for images in stores] for name, way in ways.items()}
+    with threadpool_limits(1):  # the number of threads changes the last bits of sums
+        for name, estimators, sides in _yardsticks(**values):
+            yield name, _score(estimators, sides, labels)
 
 
 def _yardsticks(
@@ -86,15 +129,10 @@ def _yardsticks(
 
 def _score(
     estimators: Iterable[Any], values: Sequence[Values], labels: Sequence[NDArray[np.int64]]
-) -> dict[str, Any]:
-    """Return what the estimator that is best on validation scores."""
+) -> Result:
+    """Return C of the estimator that is best on val, and what it has right on val and test."""
     fitted = [estimator.fit(values[0], labels[0]) for estimator in estimators]
     accuracies = [estimator.score(values[1], labels[1]) for estimator in fitted]
     best = fitted[int(np.argmax(accuracies))]
-    right = best.predict(values[2]) == labels[2]
-    return {
-        "C": getattr(best, "C", None),
-        "val_accuracy": round(max(accuracies), 6),
-        "test_accuracy": round(float(right.mean()), 6),
-        "right": "".join(map(str, right.astype(int))),
-    }
+    val, test = (best.predict(values[k]) == labels[k] for k in (1, 2))
+    return getattr(best, "C", None), val, test

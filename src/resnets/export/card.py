@@ -13,7 +13,7 @@ import numpy as np
 
 from resnets.evaluation.evaluate import Evaluation
 from resnets.evaluation.metrics import metrics_for
-from resnets.evaluation.report import code, table
+from resnets.evaluation.report import code, measured, table
 from resnets.models.bundle import Bundle
 from resnets.tasks.task import Task
 
@@ -31,7 +31,7 @@ USES = {
 }
 
 SEEDS = (
-    "\n\nOver {seeds} training runs with different seeds the test accuracy is {seeds_mean:.4f} ± "
+    "\n\nOver {seeds} {repetitions} the test accuracy is {seeds_mean:.4f} ± "
     "{seeds_std:.4f} (standard deviation)."
 )
 
@@ -39,10 +39,11 @@ SEEDS = (
 def model_card(bundle: Bundle, task: Task, scores: Evaluation, row: Facts, report: Facts) -> str:
     """Return the card in Markdown.
 
-    `scores` are of the test side, `row` is the model's in the leaderboard, whose seeds are quoted,
+    `scores` are of the test, `row` is the model's in the leaderboard, whose seeds are quoted,
     `report` is what the export measured.
     """
     meta, preprocess = bundle.meta, bundle.meta.preprocess
+    runs = "repetitions" if row["folds"] else "training runs with different seeds"
     template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     return template.format(
         meta=meta,
@@ -59,7 +60,9 @@ def model_card(bundle: Bundle, task: Task, scores: Evaluation, row: Facts, repor
         hashes=_pairs("hash of", {**meta.hashes, "weights": bundle.sha256}),
         training=_pairs("training", meta.training),
         results=_results(scores),
-        seeds=SEEDS.format_map(row) if row["seeds"] > 1 else "",
+        measured=measured(row),
+        checked="images, which it was trained on," if row["folds"] else "test images",
+        seeds=SEEDS.format(repetitions=runs, **row) if row["seeds"] > 1 else "",
         int8=_int8(report["int8"]) if "int8" in report else "",
         weakest=_weakest(scores),
     )
@@ -75,7 +78,13 @@ def _pairs(title: str, values: Facts) -> str:
 
 
 def _count_images(task: Task) -> str:
-    """Count the images of each class on each side."""
+    """Count the images of each class on each side; with folds, all are trained on and tested."""
+    if task.num_folds:
+        labels = task.pooled().side("train").labels
+        counted = [*np.bincount(labels, minlength=len(task.classes)), len(labels)]
+        return table(
+            ("class", "images"), zip((*map(code, task.classes), "all"), counted, strict=True)
+        )
     sides = (task.side(side).labels for side in ("train", "val", "test"))
     counts = np.stack([np.bincount(labels, minlength=len(task.classes)) for labels in sides], 1)
     rows = [(code(name), *numbers) for name, numbers in zip(task.classes, counts, strict=True)]
@@ -102,9 +111,11 @@ def _weakest(scores: Evaluation) -> str:
 def _int8(int8: Facts) -> str:
     """Say what int8 loses, and whether it is shipped."""
     keys = ("accuracy", "fp32_accuracy", "agreement")
-    rows = [(side, *(_cell(int8[side][key]) for key in keys)) for side in ("val", "test")]
+    names = {"val": "val", "test": "test"} if "val" in int8 else {"test": "trained on"}
+    rows = [(name, *(_cell(int8[side][key]) for key in keys)) for side, name in names.items()]
     verdict = "`model_int8.onnx` is the default of `resnets predict`."
     if not int8["is_default"]:
-        verdict = f"It loses {int8['drop']:.4f} on validation, above max_drop: it is not shipped."
+        side = "validation" if "val" in int8 else "the images that it was trained on"
+        verdict = f"It loses {int8['drop']:.4f} on {side}, above max_drop: it is not shipped."
     header = ("int8", "accuracy", "accuracy fp32", "same answer")
     return f"\n\n{table(header, rows)}\n\nint8 takes {int8['bytes']:,} bytes. {verdict}"

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnets.evaluation.evaluate import evaluate
+from resnets.evaluation.evaluate import Evaluation
 from resnets.export.card import model_card
 from resnets.export.classifier import INPUT, open_classifier
-from resnets.export.int8 import compare_int8, quantize_int8
+from resnets.export.int8 import compare_int8, deciding_side, quantize_int8
 from resnets.export.web import write_page
 from resnets.models.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
@@ -52,16 +52,22 @@ class Exported(nn.Module):
 
 
 def export_bundle(
-    path: Path, out: Path, *, task: Task, options: Export, row: Mapping[str, Any]
+    path: Path,
+    out: Path,
+    *,
+    task: Task,
+    options: Export,
+    row: Mapping[str, Any],
+    scores: Evaluation,
 ) -> dict[str, Any]:
     """Write model.onnx, what describes it, a page that runs it and, if asked for, model_int8.onnx.
 
-    `row` is the model's in the leaderboard; the card quotes it. Returns the numbers for
-    metrics/export.json. Raises ArtefactError, with nothing written, where the ONNX file does not
-    compute what the bundle computes.
+    The card quotes `row`, the model's in the leaderboard, and `scores`, those of the test. Returns
+    the numbers for metrics/export.json. Raises ArtefactError, with nothing written, where the ONNX
+    file does not compute what the bundle computes.
     """
     bundle = load_bundle(path)
-    check_origin(bundle.meta, task.hashes(), path)
+    check_origin(bundle.meta, task.pooled().hashes(), path)
     test = task.side("test")
     logits = infer(bundle.model, test.images, preprocess=bundle.meta.preprocess)
     with TemporaryDirectory() as folder:
@@ -69,16 +75,16 @@ def export_bundle(
         model = to_onnx(bundle, preprocess_inside=options.preprocess_inside)
         exact.write_bytes(model.SerializeToString(deterministic=True))
         report = check_parity(exact, bundle, test.images, logits, tolerance=options.tolerance)
+        report["checked_on"] = "training images" if task.num_folds else "test images"
         report |= {"bytes": exact.stat().st_size, "bundle_bytes": path.stat().st_size}
         (out / small.name).unlink(missing_ok=True)  # an earlier export's, of another model
         if options.quantize == "int8":
-            quantize_int8(exact, small, task.side("val").images)
+            quantize_int8(exact, small, task.side(deciding_side(task)).images)
             report["int8"] = compare_int8(exact, small, task, max_drop=options.max_drop)
             if report["int8"]["is_default"]:
                 write_bytes(out / small.name, small.read_bytes())
         write_bytes(out / exact.name, exact.read_bytes())
     write_page(out / "demo", model, describe(bundle))
-    scores = evaluate(logits, test.labels, task.classes, temperature=bundle.meta.temperature)
     write_json(out / "class_indices.json", {str(k): v for k, v in enumerate(task.classes)})
     write_text(out / "model_card.md", model_card(bundle, task, scores, row, report))
     return report

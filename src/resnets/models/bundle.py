@@ -8,6 +8,7 @@ keys come out in any order and DVC decides by bytes.
 import hashlib
 import json
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -27,9 +28,25 @@ if TYPE_CHECKING:
     from resnets.models.resnet import ResNet
 
 KEY = "resnets"  # the metadata key, in safetensors and in ONNX files
+SHIPPED = "model.safetensors"  # in a model's folder: the one that is exported
 UNSCORED = "unscored.json"  # in a model's folder: it cannot be scored, and what is known of it
 FORMAT_VERSION = 1  # raise it when a reader must know; a new field with a default needs no raise
 REMAKE = "make it again with `dvc repro`, or restore it with `dvc checkout`"
+
+
+def bundle_names(repeats: Sequence[int], num_folds: int = 0) -> dict[int, list[str]]:
+    """Return the files, in a model's folder, that predict each test image once, of every repeat.
+
+    Without folds that is one file, of the first repeat the shipped one. With folds it is one for
+    each, and the shipped one, which is trained on all images, is not among them.
+    """
+    names: dict[int, list[str]] = {}
+    for repeat in repeats:
+        names[repeat] = [f"repeat-{repeat}.safetensors" if names else SHIPPED]
+        if num_folds:
+            files = (f"repeat-{repeat}-fold-{fold}.safetensors" for fold in range(num_folds))
+            names[repeat] = list(files)
+    return names
 
 
 class FullPreprocess(Preprocess):

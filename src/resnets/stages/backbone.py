@@ -51,7 +51,7 @@ def main(
     sides = task.side("train"), task.side("val")
     trainer = Trainer(*sides, section, preprocess, values.runtime, state)
     with held(state, "training of the backbone", [seed]):
-        model, weights = initial_model(network, "random", out, task.classes, seed)
+        model, weights = initial_model(network, "random", source, task.classes, seed)
         inputs = training_inputs(__file__, values, "backbone", weights)
         identity, write = trainer.identity(seed, inputs), curves.of(0)
         trained = trainer.run(model, title="backbone", identity=identity, write_curve=write)

@@ -31,7 +31,7 @@ def main(
 
     runtime = load_params(params).runtime
 
-    from resnets.evaluation.scoring import bundles_of, pass_on, score_models, score_nothing
+    from resnets.evaluation.scoring import pass_on, repeats_of, score_models, score_nothing
     from resnets.models.bundle import UNSCORED
     from resnets.system.files import locked
     from resnets.system.runtime import make_repeatable, resolve_device
@@ -39,13 +39,13 @@ def main(
 
     make_repeatable(runtime.threads)
     with locked(Path(".state") / f"evaluate-{model.name}", f"evaluation of {model.name}"):
-        bundles, device = bundles_of(model, history), resolve_device(runtime.device)
-        if not bundles:
+        repeats, device = repeats_of(history), resolve_device(runtime.device)
+        if not repeats:
             score_nothing(model / UNSCORED, metrics=metrics, plots=plots)
             return
-        score_models(bundles, Task(task), device=device, metrics=metrics, plots=plots)
+        score_models(model, repeats, Task(task), device, metrics=metrics, plots=plots)
         if candidate:
-            pass_on(bundles, history, plots, candidate)
+            pass_on(model, history, plots, candidate)
 
 
 if __name__ == "__main__":

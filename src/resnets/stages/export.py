@@ -29,13 +29,15 @@ def main(
 
     options = load_params(params).export
 
+    from resnets.evaluation.evaluate import read_evaluation
     from resnets.evaluation.leaderboard import read_choice
     from resnets.export.onnx import export_bundle
     from resnets.tasks.task import Task
 
     bundle, row = read_choice(leaderboard, candidates, options.variant)
     with locked(Path(".state/export"), "export"):
-        report = export_bundle(bundle, out, task=Task(task), options=options, row=row)
+        opened, scores = Task(task), read_evaluation(bundle.parent)
+        report = export_bundle(bundle, out, task=opened, options=options, row=row, scores=scores)
         write_json(metrics, report)
 
 

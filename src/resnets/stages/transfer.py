@@ -1,7 +1,7 @@
-"""Train one variant on the target task, once per entry of `repeat`."""
+"""Train one variant on the target task, once per entry of `repeat`, or once per fold of it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,10 +32,11 @@ def main(
     values = load_params(params)
     launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
-    network = section.model
 
+    from resnets.models.bundle import SHIPPED
     from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
+    from resnets.training.parts import parts_of
     from resnets.training.publish import full_preprocess, origin, publish_bundle
     from resnets.training.recorded import keep, recorded_bundles
     from resnets.training.show import Curves
@@ -44,23 +45,30 @@ def main(
     from resnets.training.trainer import Trainer
 
     opened = Task(task).redrawn(section.redraw_split)
-    preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
-    state, sides = Path(f".state/transfer-{variant}"), (opened.side("train"), opened.side("val"))
-    trainer = Trainer(*sides, section, preprocess, values.runtime, state)
-    curves, seeds = Curves(history), {repeat: values.seed + repeat for repeat in values.repeat}
-    with held(state, f"transfer of {variant}", seeds.values(), values.transfer):
-        recorded = recorded_bundles(out, seeds.values())
-        for repeat, seed in seeds.items():
-            model, weights = initial_model(network, section.init, init, opened.classes, seed)
-            identity = trainer.identity(seed, training_inputs(__file__, values, variant, weights))
-            name = "model" if repeat == values.repeat[0] else f"repeat-{repeat}"
-            path, title, write = out / f"{name}.safetensors", f"{variant} {seed}", curves.of(repeat)
-            if kept := keep(recorded, origin(opened, identity), path, title):
+    preprocess = full_preprocess(values.data, values.preprocess, section.model.in_channels)
+    state, curves = Path(f".state/transfer-{variant}"), Curves(history)
+    seeds, origins = [values.seed + repeat for repeat in values.repeat], dict[str, Any]()
+    with held(state, f"transfer of {variant}", seeds, values.transfer):
+        recorded = recorded_bundles(out, seeds)
+        for part in parts_of(opened, values.repeat):
+            seed, path = values.seed + part.repeat, out / part.file
+            start = init / (part.start if section.init in values.transfer else SHIPPED)
+            model, weights = initial_model(section.model, section.init, start, opened.classes, seed)
+            inputs = training_inputs(__file__, values, variant, weights)
+            inputs |= {fold: origins[fold]["training"] for fold in part.folds}
+            trainer = Trainer(
+                *part.sides(), section, preprocess, values.runtime, state, part.suffix
+            )
+            identity, write = trainer.identity(seed, inputs), part.curve(curves)
+            title = f"{variant} {seed}{part.suffix.replace('-', ' ')}"
+            origins[part.file] = origin(part.task, identity)
+            if kept := keep(recorded, origins[part.file], path, title):
                 write(kept)
                 continue
             trained = trainer.run(model, title=title, identity=identity, write_curve=write)
             about = {"variant": variant, "seed": seed, "redraw_split": section.redraw_split}
-            publish_bundle(path, trained, opened, network, preprocess, about)
+            given = part.task, section.model, preprocess, about | part.place
+            publish_bundle(path, trained, *given, folds=[out / fold for fold in part.folds])
         if not process_number():
             mark_published(state, history)
 

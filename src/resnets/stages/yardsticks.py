@@ -24,8 +24,7 @@ def main(
     from resnets.params import load_params
 
     values = load_params(params)
-    runtime, seeds = values.runtime, [values.seed + repeat for repeat in values.repeat]
-    preprocess = values.preprocess
+    runtime, preprocess = values.runtime, values.preprocess
 
     from resnets.evaluation.yardsticks import backbone_features, measure_yardsticks
     from resnets.system.files import locked, write_text
@@ -35,7 +34,7 @@ def main(
     make_repeatable(runtime.threads)
     with locked(Path(".state/yardsticks"), "measurement of the yardsticks"):
         features = backbone_features(backbone, preprocess, resolve_device(runtime.device))
-        table = measure_yardsticks(Task(task), seeds, features)
+        table = measure_yardsticks(Task(task), values.repeat, features, values.seed)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
 
 

@@ -2,12 +2,21 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any, Literal
 
 import pandas as pd
 
-from resnets.models.bundle import UNSCORED, BundleMeta, FullPreprocess, save_bundle
+from resnets.models.bundle import (
+    SHIPPED,
+    UNSCORED,
+    BundleMeta,
+    FullPreprocess,
+    load_bundle,
+    save_bundle,
+)
 from resnets.models.calibration import fit_temperature
 from resnets.params.schema import NO_BACKBONE, Data, Model, Preprocess
 from resnets.system.files import write_json, write_text
@@ -40,21 +49,29 @@ def publish_bundle(
     network: Model,
     preprocess: FullPreprocess,
     about: dict[str, Any],
+    *,
+    folds: Sequence[Path] = (),
 ) -> None:
     """Write the bundle of a trained model, with the temperature that fits its validation logits.
 
     `about` is what it shall tell of its training beside the summary. The logits are computed in
-    fp32 on the CPU or GPU that trained, as `evaluate` does. Only process 0 does anything.
+    fp32 on the CPU or GPU that trained, as `evaluate` does. A model of all images has no validation
+    side, and takes the geometric mean of the temperatures of the bundles in `folds`. Only process 0
+    does anything.
     """
     if process_number():
         return
-    val, machine = task.side("val"), {**trained.machine, "runtime.precision": "fp32"}
-    logits = run_over(val.images, trained.model, preprocess, machine).numpy()
+    if folds:
+        temperature = geometric_mean(load_bundle(path).meta.temperature for path in folds)
+    else:
+        val, machine = task.side("val"), {**trained.machine, "runtime.precision": "fp32"}
+        logits = run_over(val.images, trained.model, preprocess, machine).numpy()
+        temperature = fit_temperature(logits, val.labels)
     meta = BundleMeta(
         architecture={**network.options(), "num_classes": len(task.classes)},
         classes=task.classes,
         preprocess=preprocess,
-        temperature=fit_temperature(logits, val.labels),
+        temperature=round(temperature, 4),
         training=about | trained.summary,
         hashes=origin(task, trained.identity),
         history=trained.history,
@@ -68,7 +85,7 @@ def publish_given(source: Path, out: Path, network: Model, preprocess: FullPrepr
         write_json(out / UNSCORED, {"backbone": "none"})
         return
     model, meta, report = import_backbone(source, network, preprocess)
-    save_bundle(out / "model.safetensors", model, meta)
+    save_bundle(out / SHIPPED, model, meta)
     rows = [(kind, key) for kind, keys in report.keys.items() for key in keys]
     table = pd.DataFrame(rows, columns=["result", "key"])
     write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))

@@ -19,18 +19,18 @@ COLUMNS = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accur
 
 @dataclass
 class Curves:
-    """Keep a CSV file with the learning curves of all repeats so far, for DVC to show."""
+    """Keep a CSV file with the curves of all repeats (and folds) so far, for DVC to show."""
 
     file: Path
-    histories: dict[int, History] = field(default_factory=dict)
+    histories: dict[tuple[int, ...], History] = field(default_factory=dict)
 
-    def of(self, repeat: int) -> Callable[[History], None]:
-        """Return what writes the history of a repeat after those of the ones before it."""
+    def of(self, repeat: int, **place: int) -> Callable[[History], None]:
+        """Return what writes the history of a repeat, or a fold of it, after those before it."""
 
         def write(history: History) -> None:
-            self.histories[repeat] = history
-            rows = [(k, *map(row.get, COLUMNS)) for k, of in self.histories.items() for row in of]
-            lines = [",".join(map(str, row)) for row in (("repeat", *COLUMNS), *rows)]
+            self.histories[repeat, *place.values()] = history
+            rows = [(*k, *map(row.get, COLUMNS)) for k, of in self.histories.items() for row in of]
+            lines = [",".join(map(str, row)) for row in (("repeat", *place, *COLUMNS), *rows)]
             if not process_number():
                 write_text(self.file, "\n".join(lines) + "\n")
 

@@ -16,18 +16,18 @@ ONLY_AT_THE_START = ("init", "zero_init_residual")  # options that change first 
 
 
 def initial_model(
-    network: Model, init: str, folder: Path, classes: list[str], seed: int
+    network: Model, init: str, file: Path, classes: list[str], seed: int
 ) -> tuple[ResNet, str]:
     """Build a network and fill it; return it and the hash of the weights that it starts from.
 
-    `init` "random" draws them, else the bundle in `folder` gives them, but for the head where that
+    `init` "random" draws them, else the bundle `file` gives them, but for the head where that
     tells other classes apart. Raises ArtefactError where the bundle's network is another one.
     """
     torch.manual_seed(seed)
     model = build_model(**network.options(), num_classes=len(classes))
     if init == "random":
         return model, "random"
-    bundle = load_bundle(folder / "model.safetensors")
+    bundle = load_bundle(file)
     given = bundle.meta.architecture
     differing = [
         f"{key} is {given[key]}, not {value}"
@@ -36,7 +36,7 @@ def initial_model(
     ]
     if differing:
         raise ArtefactError(
-            f"{folder}/model.safetensors is another network: {', '.join(differing)}",
+            f"{file} is another network: {', '.join(differing)}",
             "let model in params.yaml describe the network that the weights are of",
         )
     weights = bundle.model.state_dict()

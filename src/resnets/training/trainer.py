@@ -54,6 +54,7 @@ class Trainer:
     preprocess: Preprocess
     runtime: Runtime
     state: Path  # the folder under which each seed keeps its state
+    part: str = ""  # which training of a seed it is, where there are several: -fold-2
 
     def run(
         self,
@@ -81,7 +82,7 @@ class Trainer:
                 file.unlink(missing_ok=True)  # another process may be as far
         optimizer = build_optimizer(course.groups, self.section.optimizer)
         progress = Progress(course.module, optimizer, average=course.average)
-        state = StateFolder(self.state / f"seed-{seed}", identity)
+        state = StateFolder(self.state / f"seed-{seed}{self.part}", identity)
         with log.bar:
             log.start(progress, state.load(progress))
             fit(progress, course, state, log)
