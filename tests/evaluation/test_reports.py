@@ -130,7 +130,7 @@ def test_leaderboard_refuses_a_table_that_its_runs_contradict(tmp_path):
     Project(tmp_path).write_model("net", logits, labels, CLASSES)
     accuracies = [round(float((x.argmax(1) == labels).mean()), 6) for x in logits]
     folder = tmp_path / "plots/net"
-    pd.DataFrame({"repeat": [0]}).to_csv(folder / "history.csv")
+    pd.DataFrame({"repeat": [0], "epoch": [1]}).to_csv(folder / "history.csv")
     assert read_standing(folder).predictions.right().mean(1).round(6).tolist() == accuracies
     details = json.loads((folder / "details.json").read_text())
     details["runs"][1]["test_accuracy"] += 0.1

@@ -13,6 +13,7 @@ from resnets.cli import app
 from resnets.models.bundle import BundleMeta, save_bundle
 from resnets.models.resnet import build_model
 from resnets.params import load_params
+from resnets.setup import measure
 from resnets.setup.look import Look, look
 from resnets.setup.rules import SIZE_RULES, choose, find_weights, image_size, read_backbone
 from resnets.setup.write import init
@@ -148,6 +149,29 @@ def grouped(name: str, groups: int) -> dict[str, bytes]:
 def test_no_groups_are_proposed_where_a_class_has_too_few(tmp_path):
     files = grouped("patient_{group}_{number}.png", groups=2)
     assert look(photos(tmp_path, files)).split.group_regex is None
+
+
+@pytest.mark.parametrize(
+    ("num", "prefix", "folds"),
+    [(8, "", 5), (99, "", 5), (100, "", None), (4, "", None), (60, "test/", None), (60, "val/", 5)],
+)
+def test_folds_are_proposed_for_few_photos_without_a_given_test(tmp_path, num, prefix, folds):
+    files = pets(num, "train/") | pets(12, prefix, start=500) if prefix else pets(num)
+    seen = look(photos(tmp_path, files))
+    assert seen.split.folds == folds
+    params = written(tmp_path, seen)
+    assert params.split["target"].folds == folds
+    assert params.repeat == ([0] if folds else [0, 1, 2])
+
+
+def test_the_time_counts_the_trainings_of_folds(tmp_path, monkeypatch):
+    seen = look(photos(tmp_path, pets(20)))
+    params = written(tmp_path, seen)
+    monkeypatch.setattr(measure, "_measure", lambda _: (1.0, 0.0))  # a second per trained image
+    train, all_images = seen.num_images["train"], sum(seen.num_images.values())
+    epochs = params.transfer["scratch"].epochs
+    seconds = measure.estimate_seconds(params, seen.num_images, 0) - 9 * measure.STAGE_SECONDS
+    assert seconds == pytest.approx(epochs * (5 * train + all_images))
 
 
 def test_given_sides_grey_photos_and_bad_ones_are_seen(tmp_path):

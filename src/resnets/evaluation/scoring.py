@@ -75,7 +75,7 @@ def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """Hold a run, which gives one answer per test image, what it scores, and its row of details.json.
+    """Hold a run, which gives one answer per test image, its scores and what details.json has.
 
     Logits are (N, K); temperatures (N, 1) and bundles (N,), places in its list of bundles, are
     those of the model that answered: with folds, of the one that had not seen the image.

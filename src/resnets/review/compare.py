@@ -137,6 +137,9 @@ def _obstacles(
     base_on, head_on = (record["measured_on"] for record in records)
     if base_on.get("preprocess") != head_on.get("preprocess"):
         yield "the evaluation preprocessing differs"
+    folds = [on.get("folds", "0") for on in (base_on, head_on)]
+    if folds[0] != folds[1]:
+        yield "base was tested with {} folds, head with {} (0: a fixed test side)".format(*folds)
     if base.classes != head.classes:
         gone, new = set(base.classes) - set(head.classes), set(head.classes) - set(base.classes)
         listed = [f"−{code(x)}" for x in sorted(gone)] + [f"+{code(x)}" for x in sorted(new)]

@@ -4,8 +4,8 @@ import re
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ from resnets.data.check import MAX_MEGAPIXELS
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, list_bad, select_members
 from resnets.data.sources import open_source
-from resnets.data.split import split_rows
+from resnets.data.split import fold_rows, split_rows
 from resnets.params.schema import Split
 from resnets.system.errors import DataError
 from resnets.tasks.manifest import ManifestRow, Rejected
 from resnets.tasks.task import PixelStore
 
 MOST_CLASSES, MOST_BAD = 1000, 0.1
+FOLDS, FOLDS_BELOW = 5, 100  # photos per class: a fifth of fewer says little as a test
 FRACTION_FROM = 25  # photos of the largest class: a fraction of fewer is a handful
 GREY_LEVELS, MOSTLY = 8, 0.95  # between the channels of a grey photo after JPEG; of all photos
 GROUP_PATTERNS = (  # what all photos of one patient have in common, or of one burst
@@ -39,7 +40,7 @@ class Look:
     shorter_side: int  # pixels, the median
     is_grey: bool
     split: Split
-    num_images: dict[str, int]  # per side
+    num_images: dict[str, int]  # per side, of the first fold if there are folds
     seconds: float
 
 
@@ -70,15 +71,25 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
     counts = Counter(row.label for row in rows if row.side in ("", "train")).values()
     few = max(counts, default=0) < FRACTION_FROM
     size = max(1, round(0.2 * min(counts, default=0))) if few else 0.2
-    for pattern in GROUP_PATTERNS:
+    patterns: list[str | None] = [None]
+    for pattern in reversed(GROUP_PATTERNS):
         words = [match[1] for row in rows if (match := re.search(pattern, row.id))]
         if len(words) > MOSTLY * len(rows) and 2 * len(set(words)) <= len(words):
-            with suppress(DataError):  # of a class with too few groups
-                split = Split(val=size, test=size, group_regex=pattern)
-                return split, split_rows(rows, split)[2]["images"]
-    split = Split(val=size, test=size)
-    try:
-        return split, split_rows(rows, split)[2]["images"]
-    except DataError as error:
-        fix = "add photos of this class, or take its folder away"
-        raise DataError(f"{path}: {error.what}", fix) from None
+            patterns.insert(0, pattern)
+    is_large = len(rows) >= FOLDS_BELOW * len({row.label for row in rows})
+    is_plain = is_large or any(row.side == "test" for row in rows)
+    fault = DataError("", "")
+    for regex, folds in product(patterns, [None] if is_plain else [FOLDS, None]):
+        split = Split(val=size, test=size, group_regex=regex, folds=folds)
+        try:
+            return split, _count_sides(rows, split)
+        except DataError as error:  # of a class with too few groups
+            fault = error
+    raise DataError(f"{path}: {fault.what}", "add photos of this class, or take its folder away")
+
+
+def _count_sides(rows: list[ManifestRow], split: Split) -> dict[str, int]:
+    """Return the images of each side, or those of the first fold."""
+    drawn = fold_rows(rows, split, [0]) if split.folds else split_rows(rows, split)
+    images: dict[str, int] = drawn[2]["images"]
+    return images

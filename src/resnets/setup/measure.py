@@ -31,15 +31,21 @@ def estimate_seconds(values: Params, num_images: dict[str, int], look_seconds: f
     """Return the seconds that `dvc repro` will need for so many images per side."""
     step, forward = _measure(values)  # seconds per image
     train, val, test = (num_images[side] for side in ("train", "val", "test"))
+    num_runs, folds = len(values.repeat), values.split["target"].folds
+    trainings = [(num_runs * (folds or 1), train, val, test)]
+    if folds:  # and the shipped model, which is trained and validated on all images
+        trainings.append((1, train + val + test, train + val + test, 0))
     seconds = look_seconds + STAGE_SECONDS * (7 + 2 * len(values.transfer))
     for section in values.transfer.values():
-        run = (val + val + test) * forward  # temperature, and what `evaluate` does
-        if section.train == "head":
-            steps = section.epochs * -(-train // section.batch_size)
-            run += (section.views * train + val) * forward + steps * HEAD_SECONDS
-        else:  # every epoch ends with a validation, and the statistics of the averaged weights
-            run += section.epochs * (train * step + (val + min(train, STATISTICS_IMAGES)) * forward)
-        seconds += len(values.repeat) * run
+        for number, train, val, test in trainings:
+            run = (val + val + test) * forward  # temperature, and what `evaluate` does
+            if section.train == "head":
+                steps = section.epochs * -(-train // section.batch_size)
+                run += (section.views * train + val) * forward + steps * HEAD_SECONDS
+            else:  # every epoch ends with a validation, and the statistics of averaged weights
+                others = val + min(train, STATISTICS_IMAGES)
+                run += section.epochs * (train * step + others * forward)
+            seconds += number * run
     return seconds
 
 

@@ -118,6 +118,9 @@ def choose(seen: Look, backbone: Backbone | None, effort: Effort) -> dict[str, A
         "resize": resize,
         "max_bad": max(0.01, math.ceil(200 * bad) / 100),  # room for twice as many
         **seen.split.model_dump(include={"val", "test"}),
+        "folds": json.dumps(seen.split.folds),
+        # six trainings each are the price of folds; a second entry tells the spread between them
+        "repeat": "[0]" if seen.split.folds else "[0, 1, 2]",
         "group_regex": json.dumps(seen.split.group_regex),
         "crop": crop,
         "mean": mean,

@@ -18,7 +18,7 @@ from resnets.data.fetch import fetch
 from resnets.data.prepare import list_bad, summarise
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE, Params
-from resnets.setup.look import Look, look
+from resnets.setup.look import FOLDS_BELOW, Look, look
 from resnets.setup.rules import SMALL, Effort, choose, find_weights, read_backbone
 from resnets.system.errors import EnvironmentFault, ParamsError, printable
 from resnets.system.files import write_text
@@ -107,15 +107,22 @@ def _lines(seen: Look, params: Params) -> dict[str, str]:
     sides = ", ".join(f"{seen.num_images[side]} {side}" for side in ("train", "val", "test"))
     given = "the given folders are kept; " if found["given_sides"] else ""
     lines["split"] = f"{sides} ({given}a side that is drawn gets {drawn})"
+    if seen.split.folds:
+        given = ", the given folders are pooled" if found["given_sides"] else ""
+        lines["split"] = (
+            f"{seen.split.folds} folds of {sides}, as fewer than {FOLDS_BELOW} photos per class "
+            f"are too few for one test{given}; what is shipped is trained on all"
+        )
     if seen.split.group_regex:
         lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
     crop, name = params.preprocess.crop, params.model.name
     lines["images"] = f"{crop} × {crop} pixels, cut from {params.data.resize}"
     source = params.backbone.input
     lines["network"] = f"{name} with {NO_WEIGHTS if source == NO_BACKBONE else source}"
-    lines["training"] = (
-        f"{', '.join(params.transfer)}: {training.epochs} epochs, {len(params.repeat)} seeds each"
-    )
+    each = f"{len(params.repeat)} seeds each"
+    if folds := seen.split.folds:
+        each = f"{folds * len(params.repeat) + 1} trainings each: {folds} folds, and all photos"
+    lines["training"] = f"{', '.join(params.transfer)}: {training.epochs} epochs, {each}"
     if training.loss.class_weights == "balanced":
         lines["weights"] = "balanced, as the largest class is over 3 times the smallest"
     return lines
