@@ -25,14 +25,12 @@ def main(
       python -m resnets.stages.transfer finetune --task data/tasks/target --init artifacts/backbone
         --out artifacts/finetune --history plots/finetune/history.csv
     """
-    from resnets.params import load_params
-    from resnets.params.load import choose
+    from resnets.params.load import choose, load_params
     from resnets.training.processes import launch
 
     values = load_params(params)
     launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
-
     from resnets.models.bundle import SHIPPED
     from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
@@ -56,11 +54,9 @@ def main(
             model, weights = initial_model(section.model, section.init, start, opened.classes, seed)
             inputs = training_inputs(__file__, values, variant, weights)
             inputs |= {fold: origins[fold]["training"] for fold in part.folds}
-            trainer = Trainer(
-                *part.sides(), section, preprocess, values.runtime, state, part.suffix
-            )
+            trainer = Trainer(*part.sides(), section, preprocess, values.runtime, state, part.word)
             identity, write = trainer.identity(seed, inputs), part.curve(curves)
-            title = f"{variant} {seed}{part.suffix.replace('-', ' ')}"
+            title = f"{variant} {seed}{part.word.replace('-', ' ')}"
             origins[part.file] = origin(part.task, identity)
             if kept := keep(recorded, origins[part.file], path, title):
                 write(kept)

@@ -29,8 +29,8 @@ class Part:
         return {} if self.fold is None else {"fold": self.fold}
 
     @property
-    def suffix(self) -> str:
-        """Return the same as the end of a name."""
+    def word(self) -> str:
+        """Return the same as a word that ends names."""
         return "".join(f"-fold-{fold}" for fold in self.place.values())
 
     @property
