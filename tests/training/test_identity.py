@@ -87,6 +87,7 @@ CHANGES = {
     "tasks.*.num_classes": (3, {"tasks.*.classes": None}, {}),
     "tasks.*.exclude": (["Coat/1.png"], {}, {}),
     "split.*.train": (50, {}, {}),
+    "split.*.folds": (5, {}, {}),
     "split.*.group_regex": ("a|b", {}, {}),
     "backbone.input": ("data/tasks/target", {}, {}),
     "export.variant": ("frozen", {}, {}),
