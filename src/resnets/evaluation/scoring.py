@@ -230,11 +230,8 @@ def _draw_mistakes(
 
     `number` (N,) says which of the bundles answered for an image.
     """
-    names, predicted, confidence = (
-        test.classes,
-        predictions.runs[0],
-        np.exp(predictions.logs).max(1),
-    )
+    names, predicted = test.classes, predictions.runs[0]
+    confidence = np.exp(predictions.logs).max(1)
     wrong = np.flatnonzero(predicted != test.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
     explained: dict[int, tuple[Any, Any]] = {}
