@@ -22,7 +22,7 @@ from resnets.data import pack
 from resnets.data.sources import open_source
 from resnets.data.split import split_task
 from resnets.models.bundle import FullPreprocess
-from resnets.predict.run import _prepare
+from resnets.predict.run import prepare as prepare_input
 from resnets.system.errors import ArtefactError, DataError, StoppedBySignal
 from resnets.tasks.decode import center_crop, decode, resize
 from resnets.tasks.manifest import ManifestRow, read_table
@@ -243,7 +243,7 @@ def test_prepare_and_predict_decode_large_photos_at_one_reduced_scale(tmp_path):
     rows = read_table(tmp_path / "out/manifest.csv", ManifestRow)
     assert {(row.width, row.height) for row in rows} == {(640, 480)}
     for row, image in zip(rows, PixelStore(tmp_path / "out/images.bin", rows), strict=True):
-        crop = _prepare(row.id, folder / row.id, form).crop
+        crop = prepare_input(row.id, folder / row.id, form).crop
         assert np.array_equal(center_crop(image, 24), crop)
         photo = Image.open(io.BytesIO(files[row.id]))
         photo.draft(None, (64, 64))
