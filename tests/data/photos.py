@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from resnets.data.prepare import Summary, prepare_task
-from resnets.params.schema import Checks, Data, Split, Task
+from resnets.params.schema import Checks, Data, Split, TaskSection
 
 DATA = {"resize": 32}
 CHECKS = {"max_bad_fraction": 0.0, "max_megapixels": 1.0}
@@ -22,8 +22,8 @@ def split_options(**changes: object) -> Split:
 
 def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Summary:
     """Prepare a task; `options` are keys of `tasks.*`, `checks` and `data` in params.yaml."""
-    selection = {key: options.pop(key) for key in Task.model_fields if key in options}
-    task = Task(path=str(source), **selection)
+    selection = {key: options.pop(key) for key in TaskSection.model_fields if key in options}
+    task = TaskSection(path=str(source), **selection)
     limits = {key: options.pop(key) for key in Checks.model_fields if key in options}
     checks, data = Checks(**{**CHECKS, **limits}), Data(**{**DATA, **options})
     return prepare_task(task, data, checks, channels, out)

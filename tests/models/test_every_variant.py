@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnets.models import build_model
 from resnets.models.resnet import BasicBlock, Bottleneck, ResNet
-from resnets.params.architecture import NETWORKS, VARIANTS
+from resnets.params.architecture import NETWORKS, USUAL
 
 CLASSES = 10
 # bounds on errors of logits, as shares of the largest logit; the worst over all variants and
@@ -36,7 +36,7 @@ def marked(names: Iterable[str]) -> list:
     ]
 
 
-@pytest.fixture(scope="module", params=marked(VARIANTS))
+@pytest.fixture(scope="module", params=marked(USUAL))
 def model(request) -> ResNet:
     """Return a network as training leaves it, not the chaotic one that it starts as.
 
@@ -122,12 +122,12 @@ def test_saving_what_was_loaded_gives_the_same_bytes(model):
 
 # Exports take a second per block, and rows of one kind give the same graph with other numbers: so
 # each kind is exported with the three blocks that differ (first, with an identity, with a stride).
-KINDS = {(row.block, row.planes, row.groups > 1): name for name, row in reversed(VARIANTS.items())}
+KINDS = {(row.block, row.planes, row.groups > 1): name for name, row in reversed(USUAL.items())}
 
 
 @pytest.mark.parametrize("name", sorted(KINDS.values()))
 def test_onnx_runtime_computes_the_same_logits(name, monkeypatch, tmp_path):
-    row = VARIANTS[name]
+    row = USUAL[name]
     monkeypatch.setitem(NETWORKS, name, replace(row, blocks=(2, 1), planes=row.planes[:2]))
     assert_exports(build_model(name, num_classes=CLASSES).eval(), tmp_path)
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from resnets.models import build_model
 from resnets.models.resnet import BasicBlock, Bottleneck, PadShortcut, ResNet, layer_groups
-from resnets.params.architecture import VARIANTS, Init, Shortcut, Stem, StrideOn
+from resnets.params.architecture import USUAL, Init, Shortcut, Stem, StrideOn
 from resnets.system.errors import ParamsError
 from tests.models.test_every_variant import marked
 
-IMAGENET_FORM = [name for name, row in VARIANTS.items() if len(row.blocks) == 4]
+IMAGENET_FORM = [name for name, row in USUAL.items() if len(row.blocks) == 4]
 EXACT = ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"]  # one of each kind
-CIFAR_FORM = [name for name, row in VARIANTS.items() if len(row.blocks) == 3]
+CIFAR_FORM = [name for name, row in USUAL.items() if len(row.blocks) == 3]
 
 
 def reference(name: str, **options: object) -> torchvision.models.ResNet:

@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnets.models import build_model
 from resnets.models.summary import by_stage, print_summary, summarize
-from resnets.params.architecture import VARIANTS
+from resnets.params.architecture import USUAL
 from resnets.system.errors import ParamsError
 
 
-@pytest.mark.parametrize("name", [name for name, row in VARIANTS.items() if len(row.blocks) == 4])
+@pytest.mark.parametrize("name", [name for name, row in USUAL.items() if len(row.blocks) == 4])
 def test_totals_are_the_ones_that_torchvision_publishes(name):
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
     rows = summarize(name, 224)

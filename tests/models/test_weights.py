@@ -26,7 +26,7 @@ from resnets.models.weights import (
     load_weights,
     published_preprocess,
 )
-from resnets.params.architecture import VARIANTS, network_of
+from resnets.params.architecture import USUAL, network_of
 from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError, ResNetsError
 
 NAME = "resnet8"
@@ -144,7 +144,7 @@ def test_torchvisions_own_weights_give_torchvisions_logits(tmp_path):
 
 def test_the_table_of_published_files_is_torchvisions():
     found = {}
-    for name, row in VARIANTS.items():
+    for name, row in USUAL.items():
         for version in torchvision.models.get_model_weights(name) if len(row.blocks) == 4 else ():
             file = version.url.rpartition("/")[2]
             preset = version.transforms()
@@ -203,7 +203,7 @@ def hollow(model: nn.Module) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def hollow_files(tmp_path_factory) -> dict[str, Path]:
     folder, files = tmp_path_factory.mktemp("hollow"), {}
-    for name in [*VARIANTS, "resnet8"]:
+    for name in [*USUAL, "resnet8"]:
         with torch.device("meta"):
             model = build_model(name)
         files[name] = write(hollow(model), folder / f"{name}.pth")
@@ -211,14 +211,14 @@ def hollow_files(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("options", [{}, {"stem": "small", "shortcut": "pad", "conv_bias": True}])
-@pytest.mark.parametrize("name", [*VARIANTS, "resnet8", "resnet1202"])
+@pytest.mark.parametrize("name", [*USUAL, "resnet8", "resnet1202"])
 def test_a_network_is_known_by_its_weights(name, options):
     with torch.device("meta"):
         model = build_model(name, num_classes=3, in_channels=1, **options)
     assert network_of(shapes(model.state_dict())) == name
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", USUAL)
 def test_a_file_of_another_network_is_refused_with_both_names(name, hollow_files):
     with torch.device("meta"):
         model = build_model(name)

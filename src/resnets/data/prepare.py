@@ -11,7 +11,7 @@ from resnets.data.duplicates import label_conflicts, mark_near
 from resnets.data.layout import Member, Source, looks_like_image
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
-from resnets.params.schema import Checks, Data, Task
+from resnets.params.schema import Checks, Data, TaskSection
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
@@ -30,7 +30,7 @@ class Summary:
 
 
 def prepare_task(
-    task: Task, data: Data, checks: Checks, channels: Literal[1, 3], out_folder: Path
+    task: TaskSection, data: Data, checks: Checks, channels: Literal[1, 3], out_folder: Path
 ) -> Summary:
     """Judge and pack a dataset into `out_folder`: images.bin, manifest.csv and rejected.csv.
 

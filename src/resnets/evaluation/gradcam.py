@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.models.bundle import Bundle
-from resnets.models.inference import Floats, torch_forward
+from resnets.models.inference import Float32s, torch_forward
 from resnets.tasks.decode import Images, crop_batch
 
 OPACITY = 0.6  # of the hottest place
@@ -18,18 +18,18 @@ SMALLEST = 224  # pixels; smaller pictures are enlarged
 STOPS = np.array([[0, 0, 96], [0, 128, 255], [255, 224, 0], [208, 0, 0]])  # cold to hot, RGB
 
 
-def grad_cam(feature_map: Floats, weight: Floats, classes: NDArray[np.int64]) -> Floats:
+def grad_cam(feature_map: Float32s, weight: Float32s, classes: NDArray[np.int64]) -> Float32s:
     """Return the heat (N, h, w), 0 to 1, of one class per image.
 
     `feature_map` (N, F, h, w) is what is pooled, `weight` (K, F) is the head's.
     """
-    heat: Floats = np.maximum(np.einsum("nfhw,nf->nhw", feature_map, weight[classes]), 0)
+    heat: Float32s = np.maximum(np.einsum("nfhw,nf->nhw", feature_map, weight[classes]), 0)
     peak = heat.max(axis=(1, 2), keepdims=True)
     heat /= np.where(peak > 0, peak, 1)
     return heat
 
 
-def overlay(image: NDArray[np.uint8], heat: Floats) -> NDArray[np.uint8]:
+def overlay(image: NDArray[np.uint8], heat: Float32s) -> NDArray[np.uint8]:
     """Lay heat (h, w) over the crop (S, S, C) of an image; returns RGB, at least SMALLEST wide."""
     side = max(len(image), SMALLEST)
     grey_or_rgb = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)

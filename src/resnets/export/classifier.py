@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnets.models.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
 from resnets.models.calibration import log_softmax
-from resnets.models.inference import Floats, Forward, Output, check_finite, torch_forward
+from resnets.models.inference import Float32s, Forward, Output, check_finite, torch_forward
 from resnets.system.errors import ArtefactError, ParamsError
 from resnets.system.runtime import resolve_device, resolve_precision
 from resnets.tasks.decode import Crops
@@ -41,8 +41,8 @@ class Scores:
     """Hold what a model says about N images."""
 
     probabilities: NDArray[np.float64]  # (N, K), calibrated
-    features: Floats | None  # (N, F)
-    feature_map: Floats | None  # (N, F, h, w)
+    features: Float32s | None  # (N, F)
+    feature_map: Float32s | None  # (N, F, h, w)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Classifier:
     meta: BundleMeta
     forward: Forward
     output: str  # one of `Output`, or probabilities
-    head: tuple[Floats, Floats]  # weight (K, F) and bias (K,)
+    head: tuple[Float32s, Float32s]  # weight (K, F) and bias (K,)
 
     def score(self, crops: Crops) -> Scores:
         """Classify uint8 crops (N, crop, crop, C); raise NumericalError for NaN and Inf."""
@@ -92,7 +92,7 @@ def open_classifier(
 def settle(quick: Forward, exact: Forward) -> Forward:
     """Take the quick logits, and the exact ones of images whose two best classes are close."""
 
-    def forward(crops: Crops) -> Floats:
+    def forward(crops: Crops) -> Float32s:
         logits = quick(crops)
         second, best = np.sort(logits, axis=1)[:, -2:].T
         close = best - second < CLOSE
@@ -128,10 +128,10 @@ def _open_onnx(path: Path, output: Output) -> Classifier:
     given, name = values[0].name, values[-1].name
     too_large = f"lower the batch size if it needs too much memory; otherwise, {REMAKE}"
 
-    def forward(crops: Crops) -> Floats:
+    def forward(crops: Crops) -> Float32s:
         batch = crops if shapes[0] == pixels else normalise_on_host(crops, form)
         with _refusing(f"{path}: its graph cannot be computed", too_large):
-            computed: Floats = session.run([name], {given: batch})[0]
+            computed: Float32s = session.run([name], {given: batch})[0]
         return computed
 
     return Classifier(meta, forward, name, (weight, bias))
@@ -183,7 +183,7 @@ def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
     return model, parse_meta(text, path)
 
 
-def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Floats:
+def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Float32s:
     """Do with numpy what `normalise` does with torch, to the bit; returns (N, C, crop, crop)."""
     batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
     center, scale = np.array([preprocess.mean, preprocess.std], np.float32)[..., None, None]

@@ -19,7 +19,7 @@ from resnets.export.int8 import compare_int8, deciding_side, quantize_int8
 from resnets.export.web import write_page
 from resnets.models.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
-from resnets.models.inference import Floats, infer, normalise, run_batches
+from resnets.models.inference import Float32s, infer, normalise, run_batches
 from resnets.params.schema import Export
 from resnets.system.errors import ArtefactError
 from resnets.system.files import write_bytes, write_json, write_text
@@ -138,7 +138,7 @@ def extremes(preprocess: FullPreprocess) -> list[NDArray[np.uint8]]:
 
 
 def check_parity(
-    path: Path, bundle: Bundle, images: Images, logits: Floats, *, tolerance: float
+    path: Path, bundle: Bundle, images: Images, logits: Float32s, *, tolerance: float
 ) -> dict[str, Any]:
     """Compare an ONNX file with the bundle on images and on extremes, at several batch sizes.
 

@@ -17,14 +17,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from resnets.models.calibration import TEMPERATURES
 from resnets.params.schema import Preprocess
-from resnets.params.section import Section, Side
+from resnets.params.section import Section, SideLength
 from resnets.system.errors import ArtefactError
 from resnets.system.files import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from resnets.models.inference import Floats
+    from resnets.models.inference import Float32s
     from resnets.models.resnet import ResNet
 
 KEY = "resnets"  # the metadata key, in safetensors and in ONNX files
@@ -52,7 +52,7 @@ def bundle_names(repeats: Sequence[int], num_folds: int = 0) -> dict[int, list[s
 class FullPreprocess(Preprocess):
     """Say how an image file becomes the model's input: decode, resize, centre crop, normalise."""
 
-    resize: Side
+    resize: SideLength
     fit: Literal["shorter_side", "stretch"]
     channels: Literal[1, 3]
     # recorded where it applies; see `decode`
@@ -105,7 +105,7 @@ class Bundle:
     meta: BundleMeta
     sha256: str
 
-    def head(self) -> "tuple[Floats, Floats]":
+    def head(self) -> "tuple[Float32s, Float32s]":
         """Return copies of the head's weights (K, F) and biases (K,)."""
         assert self.model.fc is not None  # BundleMeta sees to it
         weight, bias = (value.detach().cpu().numpy().copy() for value in self.model.fc.parameters())

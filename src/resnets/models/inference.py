@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from resnets.models.resnet import ResNet
 
-Floats = NDArray[np.float32]
+Float32s = NDArray[np.float32]
 Output = Literal["logits", "features", "feature_map"]  # (N, K), (N, F) and (N, F, h, w)
-Forward = Callable[[Crops], Floats]  # what runs a model, torch's or ONNX Runtime's
+Forward = Callable[[Crops], Float32s]  # what runs a model, torch's or ONNX Runtime's
 
 
 def normalise(batch: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
@@ -56,17 +56,17 @@ def torch_forward(
     autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
     @torch.inference_mode()
-    def forward(crops: Crops) -> Floats:
+    def forward(crops: Crops) -> Float32s:
         batch = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)  # (N, C, H, W), no copy
         with autocast:
             values = compute[output](normalise(batch, preprocess.mean, preprocess.std))
-        results: Floats = values.float().cpu().numpy()
+        results: Float32s = values.float().cpu().numpy()
         return results
 
     return forward
 
 
-def run_batches(forward: Forward, images: Images, *, crop: int, batch_size: int) -> Floats:
+def run_batches(forward: Forward, images: Images, *, crop: int, batch_size: int) -> Float32s:
     """Run a model over all images in order; raise NumericalError where an output is not finite."""
     starts = range(0, len(images), batch_size)
     rows = [range(start, min(start + batch_size, len(images))) for start in starts]
@@ -76,7 +76,7 @@ def run_batches(forward: Forward, images: Images, *, crop: int, batch_size: int)
     return values
 
 
-def check_finite(values: Floats) -> None:
+def check_finite(values: Float32s) -> None:
     """Raise NumericalError that names the first image whose values have a NaN or Inf."""
     finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
@@ -93,7 +93,7 @@ def infer(
     device: str = "cpu",
     precision: str = "fp32",
     output: Output = "logits",
-) -> Floats:
+) -> Float32s:
     """Return the model's output for all images in order, float32, whatever the batch size."""
     forward = torch_forward(
         model, preprocess=preprocess, device=device, precision=precision, output=output

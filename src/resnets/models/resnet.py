@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.params.architecture import Architecture, Stem, variant
+from resnets.params.architecture import Architecture, Stem, find_network
 
 # (kernel, stride, padding) of the convolution, and of the max-pool or None
 STEMS: dict[Stem, tuple[tuple[int, int, int], tuple[int, int, int] | None]] = {
@@ -81,7 +81,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, net: Architecture, channels: int, planes: int, stride: int) -> None:
         super().__init__()
-        row, bias = variant(net.name), net.conv_bias
+        row, bias = find_network(net.name), net.conv_bias
         width = row.width(planes)
         out_channels = planes * self.expansion
         stride1, stride2 = (stride, 1) if net.stride_on == "conv1x1" else (1, stride)
@@ -109,7 +109,7 @@ class ResNet(nn.Module):
 
     def __init__(self, net: Architecture) -> None:
         super().__init__()
-        row = variant(net.name)
+        row = find_network(net.name)
         block = Bottleneck if row.block == "bottleneck" else BasicBlock
         conv, pool = STEMS[net.stem]
         channels = row.planes[0]
@@ -176,7 +176,7 @@ def build_model(name: str, **options: Any) -> ResNet:  # noqa: ANN401
     the CIFAR form. Raises ParamsError (a ValueError) for an unknown name or value, and for options
     that contradict each other.
     """
-    row = variant(name)
+    row = find_network(name)
     form = {"stem": row.stem, "shortcut": row.shortcut}
     given = {key: value for key, value in options.items() if value is not None}
     return ResNet(Architecture(name=name, **(form | given)))

@@ -1,4 +1,4 @@
-"""Describe the networks of the family: a table of variants, their options and what contradicts.
+"""Describe the networks of the family: a table of them, their options and what contradicts.
 
 Sources: He et al. 2015 (arXiv:1512.03385) for ResNet, Xie et al. 2016 (arXiv:1611.05431) for
 ResNeXt, Zagoruyko and Komodakis 2016 (arXiv:1605.07146) for wide ResNet.
@@ -26,7 +26,7 @@ ALIKE: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Variant:
+class Network:
     """Hold one row of the table: what tells one network of the family from another."""
 
     block: Literal["basic", "bottleneck"]
@@ -42,28 +42,28 @@ class Variant:
         return planes * self.width_per_group // 64 * self.groups
 
 
-def _cifar(depth: int) -> Variant:
+def _cifar(depth: int) -> Network:
     """Return the network of 6n + 2 layers for 32×32 images (section 4.2 of the paper)."""
     num_blocks = (depth - 2) // 6
-    return Variant("basic", (num_blocks,) * 3, (16, 32, 64), stem="small", shortcut="pad")
+    return Network("basic", (num_blocks,) * 3, (16, 32, 64), stem="small", shortcut="pad")
 
 
-VARIANTS: dict[str, Variant] = {
-    "resnet18": Variant("basic", (2, 2, 2, 2)),
-    "resnet34": Variant("basic", (3, 4, 6, 3)),
-    "resnet50": Variant("bottleneck", (3, 4, 6, 3)),
-    "resnet101": Variant("bottleneck", (3, 4, 23, 3)),
-    "resnet152": Variant("bottleneck", (3, 8, 36, 3)),
-    "resnext50_32x4d": Variant("bottleneck", (3, 4, 6, 3), groups=32, width_per_group=4),
-    "resnext101_32x8d": Variant("bottleneck", (3, 4, 23, 3), groups=32, width_per_group=8),
-    "resnext101_64x4d": Variant("bottleneck", (3, 4, 23, 3), groups=64, width_per_group=4),
-    "wide_resnet50_2": Variant("bottleneck", (3, 4, 6, 3), width_per_group=128),
-    "wide_resnet101_2": Variant("bottleneck", (3, 4, 23, 3), width_per_group=128),
+USUAL: dict[str, Network] = {
+    "resnet18": Network("basic", (2, 2, 2, 2)),
+    "resnet34": Network("basic", (3, 4, 6, 3)),
+    "resnet50": Network("bottleneck", (3, 4, 6, 3)),
+    "resnet101": Network("bottleneck", (3, 4, 23, 3)),
+    "resnet152": Network("bottleneck", (3, 8, 36, 3)),
+    "resnext50_32x4d": Network("bottleneck", (3, 4, 6, 3), groups=32, width_per_group=4),
+    "resnext101_32x8d": Network("bottleneck", (3, 4, 23, 3), groups=32, width_per_group=8),
+    "resnext101_64x4d": Network("bottleneck", (3, 4, 23, 3), groups=64, width_per_group=4),
+    "wide_resnet50_2": Network("bottleneck", (3, 4, 6, 3), width_per_group=128),
+    "wide_resnet101_2": Network("bottleneck", (3, 4, 23, 3), width_per_group=128),
     **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
 }
 
 # every depth of the CIFAR form up to the paper's deepest; resnet50 and resnet152 are the others
-NETWORKS = {f"resnet{depth}": _cifar(depth) for depth in range(8, 1203, 6)} | VARIANTS
+NETWORKS = {f"resnet{depth}": _cifar(depth) for depth in range(8, 1203, 6)} | USUAL
 
 # published files by who publishes them and by the sizes of their preprocessing, resize and crop:
 # the network, the recipe, and the first digits of the file's SHA-256
@@ -100,18 +100,18 @@ _FILES = {
 PUBLISHED = {f"{name}.pth": row for row, names in _FILES.items() for name in names.split()}
 
 
-def variant(name: str) -> Variant:
-    """Return the row of a name: one of VARIANTS, or `resnetN` with N = 6n + 2 (CIFAR form).
+def find_network(name: str) -> Network:
+    """Return the row of a name: one of USUAL, or `resnetN` with N = 6n + 2 (CIFAR form).
 
     Raises ParamsError for any other name, with the nearest ones.
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    longer = [known for known in VARIANTS if known.startswith(name)]
-    near = longer or difflib.get_close_matches(name, VARIANTS, 3)
+    longer = [known for known in USUAL if known.startswith(name)]
+    near = longer or difflib.get_close_matches(name, USUAL, 3)
     raise ParamsError(
         f"model.name is {name!r}, an unknown network",
-        f"did you mean one of {', '.join(near or VARIANTS)}? "
+        f"did you mean one of {', '.join(near or USUAL)}? "
         "Depths of the CIFAR form are 6n + 2 (8, 14, 20, … up to 1202)",
     )
 
@@ -154,7 +154,7 @@ class Architecture:
     include_top: bool = True  # off: no head, the network returns the feature map
 
     def __post_init__(self) -> None:
-        row = variant(self.name)
+        row = find_network(self.name)
         choices = {"stem": Stem, "shortcut": Shortcut, "stride_on": StrideOn, "init": Init}
         for key, choice in choices.items():
             if getattr(self, key) not in get_args(choice):

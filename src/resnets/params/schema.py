@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, variant
+from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, find_network
 from resnets.params.section import (
     CHANGES_NO_RESULT,
     Count,
@@ -20,7 +20,7 @@ from resnets.params.section import (
     NonNegative,
     Positive,
     Section,
-    Side,
+    SideLength,
     Size,
 )
 from resnets.params.training import Training
@@ -76,7 +76,7 @@ class Runtime(Section):
     processes: Count = 1  # that train together on this machine; each has `threads`
 
 
-class Task(Section):
+class TaskSection(Section):
     """Name a dataset and the classes to take from it."""
 
     path: str
@@ -101,7 +101,7 @@ class Task(Section):
 class Data(Section):
     """Say how images of every task are packed."""
 
-    resize: Side
+    resize: SideLength
     fit: Literal["shorter_side", "stretch"] = "shorter_side"  # stretch makes a square
     # JPEGs of four times the size or more: in a quarter of the time, not quite torchvision's pixels
     scaled_decoding: bool = False
@@ -118,7 +118,7 @@ class Checks(Section):
 class Preprocess(Section):
     """Say what the model sees at evaluation: the centre crop, normalised per channel."""
 
-    crop: Side
+    crop: SideLength
     mean: list[Annotated[NonNegative, AfterValidator(_refuse_unscaled)]]
     std: list[Annotated[Positive, AfterValidator(_refuse_unscaled)]]
 
@@ -160,7 +160,7 @@ class Model(Section):
     def _default_of_the_network(cls, values: object) -> object:
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             return values
-        row = variant(values["name"])
+        row = find_network(values["name"])
         return {"stem": row.stem, "shortcut": row.shortcut, **values}
 
     @field_validator("in_channels", mode="before")
@@ -226,7 +226,9 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31), CHANGES_NO_RESULT]
     repeat: Annotated[list[Natural], Field(min_length=1), CHANGES_NO_RESULT]
     runtime: Runtime
-    tasks: Annotated[dict[Name, Task], CHANGES_NO_RESULT]  # count by the images of train and val
+    tasks: Annotated[
+        dict[Name, TaskSection], CHANGES_NO_RESULT
+    ]  # count by the images of train and val
     data: Data
     checks: Annotated[Checks, CHANGES_NO_RESULT] = Checks()  # the images count by their bytes
     preprocess: Preprocess

@@ -28,7 +28,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=4, le=4096)]  # of an image, in pixels
+SideLength = Annotated[int, Field(ge=4, le=4096)]  # of an image, in pixels
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]  # of files and folders
 # the size of a side that is drawn: a fraction of the images, or a number of images per class
 Size = Annotated[float, Field(gt=0, lt=1)] | Count

@@ -13,8 +13,7 @@ from PIL import Image
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
 from resnets.models.resnet import build_model
-from resnets.params.schema import Params, Split
-from resnets.params.schema import Task as TaskSection
+from resnets.params.schema import Params, Split, TaskSection
 from resnets.tasks.task import Side, Task
 from resnets.training.features import run_over
 from resnets.training.loop import train_one_epoch
