@@ -18,6 +18,12 @@ GOOGLE = "https://storage.googleapis.com/download.tensorflow.org"
 CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 TINY = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FLOWERS = f"{GOOGLE}/example_images/flower_photos.tgz"
+FASHION_MNIST = {
+    "train-images-idx3": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
 
 
 @dataclass(frozen=True)
@@ -39,20 +45,7 @@ class Item:
 DATASETS = {
     "fashion_mnist": Item(
         "raw/fashion_mnist",
-        {
-            f"{ZALANDO}/train-images-idx3-ubyte.gz": (
-                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
-            ),
-            f"{ZALANDO}/train-labels-idx1-ubyte.gz": (
-                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
-            ),
-            f"{ZALANDO}/t10k-images-idx3-ubyte.gz": (
-                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
-            ),
-            f"{ZALANDO}/t10k-labels-idx1-ubyte.gz": (
-                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
-            ),
-        },
+        {f"{ZALANDO}/{name}-ubyte.gz": digits for name, digits in FASHION_MNIST.items()},
         31,
         "MIT",
         "Xiao, Rasul, Vollgraf: Fashion-MNIST, arXiv:1708.07747, 2017",

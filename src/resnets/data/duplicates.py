@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from networkx import Graph, connected_components
 from PIL import Image
 
 from resnets.tasks.decode import BadImageError
@@ -64,17 +65,9 @@ def near_pairs(
 
 def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return for each word the smallest word that it is joined to, directly or through others."""
-    group_of: dict[str, set[str]] = {}
-    for pair in pairs:
-        small, large = sorted((group_of.setdefault(word, {word}) for word in pair), key=len)
-        if small is not large:
-            large |= small
-            group_of |= dict.fromkeys(small, large)
-    smallest: dict[str, str] = {}
-    for word in sorted(group_of):  # the first of each group comes first
-        if word not in smallest:
-            smallest |= dict.fromkeys(group_of[word], word)
-    return smallest
+    graph = Graph()
+    graph.add_edges_from(pairs)
+    return {word: min(group) for group in connected_components(graph) for word in group}
 
 
 def _numbers(words: list[str]) -> npt.NDArray[np.uint64]:

@@ -12,6 +12,7 @@ and bees 4; of 12,000 pieces of Fashion-MNIST 14, black on black.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import PurePath
 
 import numpy as np
@@ -92,9 +93,8 @@ def worst_first(
     findings: Sequence[Finding], rows: Sequence[ManifestRow]
 ) -> tuple[list[ManifestRow], list[str]]:
     """Return the rows of the worst of each kind, and captions for a sheet."""
-    shown = [
-        f for kind in (*RULES, ACROSS) for f in [f for f in findings if f.kind == kind][:WORST]
-    ]
+    kinds = groupby(findings, lambda finding: finding.kind)
+    shown = [finding for _, group in kinds for finding in islice(group, WORST)]
     chosen = [rows[finding.index] for finding in shown]
     names = [f"{f.kind}\n{PurePath(row.id).name}" for f, row in zip(shown, chosen, strict=True)]
     return chosen, names

@@ -1,7 +1,7 @@
 """Prepare a task: pack a dataset, find duplicates and label conflicts, and report what is wrong."""
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,10 @@ from resnets.data.layout import Member, Source, looks_like_image
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
 from resnets.params.schema import Checks, Data, TaskSection
-from resnets.system.errors import DataError
+from resnets.system.errors import DataError, list_kinds
 from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
 
-NAMES_SHOWN = 3
 NO_PHOTO = {"empty", "not_an_image"}  # why a file is ignored that is not called like an image
 
 
@@ -113,13 +112,11 @@ def select_members(
 
 
 def list_bad(rejected: list[Rejected]) -> str:
-    """Say how many files are refused for which reason, with the first names."""
-    parts = []
-    for reason, number in _counts(image.reason for image in rejected).items():
-        names = [image.id for image in rejected if image.reason == reason]
-        shown = names[:NAMES_SHOWN] + ["…"] * (number > NAMES_SHOWN)
-        parts.append(f"{number} {reason} ({', '.join(shown)})")
-    return "; ".join(parts)
+    """Say how many files are refused for which reason, and name the first of them."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for image in sorted(rejected, key=lambda image: image.reason):
+        names[image.reason].append(image.id)
+    return list_kinds(names)
 
 
 def _check_bad(rejected: list[Rejected], total: int, checks: Checks, listed: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from resnets.models.resnet import ResNet
 from resnets.params.architecture import PUBLISHED, network_of
-from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError
+from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError, list_kinds
 
 OPTIONS_FIX = "let model in params.yaml have the options that the weights were made with"
 
@@ -35,16 +35,7 @@ class Report:
     published: str | None  # the published name of this content, whatever the file is called now
 
     def __str__(self) -> str:
-        return count_keys(self.keys)
-
-
-def count_keys(keys: Mapping[str, list[str]]) -> str:
-    """Write how many keys there are of each kind, and the first five of them."""
-    words = []
-    for kind, names in keys.items():
-        shown = f" ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else ""
-        words.append(f"{len(names)} {kind}{shown}")
-    return "; ".join(words)
+        return list_kinds(self.keys)
 
 
 def published_preprocess(name: str, channels: Literal[1, 3]) -> dict[str, Any]:
@@ -149,14 +140,14 @@ def load_all(model: ResNet, given: Weights, what: str, fix: str, *, assign: bool
     """
     infinite = [key for key, tensor in given.items() if not tensor.float().isfinite().all()]
     if infinite:
-        words = count_keys({"not finite": infinite})
+        words = list_kinds({"not finite": infinite})
         raise NumericalError(f"{what}: {words}", "train again with a lower lr, or take others")
     try:
         missing, unexpected = model.load_state_dict(given, strict=False, assign=assign)
     except RuntimeError as error:  # shapes that differ, in torch's words
         raise ArtefactError(f"{what}: {shorten(str(error), 300)}", fix) from None
     if missing or unexpected:
-        words = count_keys({"missing": missing, "unexpected": unexpected})
+        words = list_kinds({"missing": missing, "unexpected": unexpected})
         raise ArtefactError(f"{what}: {words}", fix)
 
 

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -94,6 +94,15 @@ def hear(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
 def printable(text: str) -> str:
     """Escape control characters, so that a file name cannot drive the terminal."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def list_kinds(names: Mapping[str, Sequence[str]]) -> str:
+    """Write how many names there are of each kind, and the first five of them."""
+    words = []
+    for kind, known in names.items():
+        shown = ", ".join([*known[:5], *["…"] * (len(known) > 5)])
+        words.append(f"{len(known)} {kind}" + (f" ({shown})" if known else ""))
+    return "; ".join(words)
 
 
 def _as_ours(error: Exception) -> ResNetsError | None:
