@@ -30,7 +30,7 @@ LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones th
     "abekmhopctyxijsdhabezhikmnoptyx",
 )
 
-Finding = tuple[str, str]  # a title that says what becomes of it, and one line
+Line = tuple[str, str]  # a title that says what becomes of it, and what stands below it
 
 
 def check(path: Path, *, max_megapixels: float) -> None:
@@ -85,7 +85,7 @@ def _classes(source: Source, rows: list[ManifestRow], rejected: list[Rejected]) 
 
 def _odd_images(
     source: Source, rows: list[ManifestRow], rejected: list[Rejected]
-) -> Iterator[Finding]:
+) -> Iterator[Line]:
     """Yield what is wrong with single images and which are copies of one picture."""
     for image in rejected:
         yield f"Bad, {image.reason}: {image.fix}", f"{image.id}: {image.detail}"
@@ -109,7 +109,7 @@ def _kind(group: list[ManifestRow]) -> str:
     return f"{kind}: split keeps each line together on one side"
 
 
-def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Finding]:
+def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
     """Yield the classes that are too small to split, or much smaller than the largest."""
     # of these images the sides are drawn that the dataset lacks
     pool = [row for row in rows if row.side in ("", "train")]
@@ -128,7 +128,7 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Finding]:
             yield few, images
 
 
-def odd_names(source: Source) -> Iterator[Finding]:
+def odd_names(source: Source) -> Iterator[Line]:
     """Yield the names of classes and images that look like another."""
     twins: dict[str, list[str]] = defaultdict(list)
     for name in [*source.classes, *(member.name for member in source.members)]:

@@ -20,7 +20,7 @@ from resnets.data.containers import Container
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, Pixels
 
-SIDES = {
+SIDE_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -121,7 +121,7 @@ def arrange(container: Container, where: Path) -> Source:
         folder = names[: len(tops[0]) + 1]
         if folder in labels:
             name = "/".join(names[len(root) :])
-            side = SIDES[folder[-2].lower()] if has_sides else ""
+            side = SIDE_OF[folder[-2].lower()] if has_sides else ""
             source.members.append(Member(name, labels[folder], side, path))
         else:
             (source.homeless if looks_like_image(path) else source.ignored).append(path)
@@ -153,8 +153,8 @@ def _has_sides(tree: dict[Folder, set[str]], root: Folder, where: Path) -> bool:
     """Tell whether the folders below the root are sides; refuse a mixture, or two for one side."""
     names = sorted(tree[root])
     # a class may well be called "train": a side has folders in it
-    sides = [name for name in names if name.lower() in SIDES and tree[(*root, name)]]
-    meant = {SIDES[name.lower()] for name in sides}
+    sides = [name for name in names if name.lower() in SIDE_OF and tree[(*root, name)]]
+    meant = {SIDE_OF[name.lower()] for name in sides}
     if sides and (len(sides) < len(names) or len(meant) < len(sides) or "train" not in meant):
         raise DataError(
             f"{where}: the folders {', '.join(names)} do not make up train, val and test",

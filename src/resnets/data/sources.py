@@ -19,14 +19,14 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from resnets.data.containers import Container, open_container
 from resnets.data.layout import (
-    SIDES,
+    SIDE_OF,
     Member,
     Source,
     arrange,
@@ -34,13 +34,12 @@ from resnets.data.layout import (
     refuse_twins,
     with_class_folders,
 )
-from resnets.system.errors import DataError, printable
+from resnets.system.errors import DataError, list_kinds
 from resnets.tasks.decode import BadImageError, Pixels
 
 IDX_SIDES = {"train": "train", "t10k": "test"}  # how a file name starts: the side that it means
 CIFAR_FILE = re.compile(r"(^|/)(data_batch_\d|test_batch)\.bin$")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes
-NAMES_SHOWN = 10
 
 Block = tuple[str, Pixels, Pixels]  # a side, its images (N, H, W, C) and labels (N,)
 
@@ -76,22 +75,21 @@ def _read_table(path: Path) -> list[dict[str, str]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         header, *lines = [line for line in reader if any(line)] or [[]]
     except (OSError, UnicodeError, csv.Error) as error:
-        what = f"{path}: no table of labels: {printable(str(error))}"
+        what = f"{path}: no table of labels: {error}"
         raise DataError(what, "save it as CSV in UTF-8") from error
     names = [name.strip().lower() for name in header]
     if not {"path", "label"} <= set(names) or not lines:
-        what = f"{path}: {len(lines)} images in the columns {', '.join(map(printable, names))}"
+        what = f"{path}: {len(lines)} images in the columns {', '.join(names)}"
         raise DataError(what, "name the columns path, label and, if you like, group and side")
     uneven = [separator.join(line) for line in lines if len(line) != len(names)]
     _refuse(path, uneven, f"lines have not {len(names)} columns", "put quotes around the text")
     return [dict(zip(names, line, strict=True)) for line in lines]
 
 
-def _refuse(path: Path, bad: Collection[str], what: str, fix: str) -> None:
+def _refuse(path: Path, bad: Sequence[str], what: str, fix: str) -> None:
     """Raise DataError with the number of bad entries and the first of them, if there are any."""
     if bad:
-        shown = [*map(printable, [*bad][:NAMES_SHOWN]), *["…"] * (len(bad) > NAMES_SHOWN)]
-        raise DataError(f"{path}: {len(bad)} {what}: {', '.join(shown)}", fix)
+        raise DataError(f"{path}: {list_kinds({what: bad})}", fix)
 
 
 def _open_table(path: Path) -> Source:
@@ -103,15 +101,15 @@ def _open_table(path: Path) -> Source:
     _refuse(path, missing, "paths do not exist", f"write them as seen from {path.parent}")
     twice = [name for name, number in Counter(names).items() if number > 1]
     _refuse(path, twice, "images are listed twice", "keep one line for each")
-    odd = sorted(set(sides).difference(SIDES, [""]))
+    odd = sorted(set(sides).difference(SIDE_OF, [""]))
     _refuse(path, odd, "sides are none of train, val, test", "correct the column side")
-    if {SIDES.get(side, "train") for side in sides}.isdisjoint(["train"]):
+    if {SIDE_OF.get(side, "train") for side in sides}.isdisjoint(["train"]):
         raise DataError(f"{path}: no image is on the side train", "correct the column side")
     labels = {line["label"]: class_name(line["label"].strip(), path) for line in lines}
     refuse_twins(labels, path)
     members = [
         Member(
-            name, labels[line["label"]], SIDES.get(side, ""), name, line.get("group", "").strip()
+            name, labels[line["label"]], SIDE_OF.get(side, ""), name, line.get("group", "").strip()
         )
         for name, side, line in zip(names, sides, lines, strict=True)
     ]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnets.models.bundle import Bundle
 from resnets.models.inference import Float32s, torch_forward
-from resnets.tasks.decode import Images, crop_batch
+from resnets.tasks.decode import Images, crop_batch, to_picture
 
 OPACITY = 0.6  # of the hottest place
 SMALLEST = 224  # pixels; smaller pictures are enlarged
@@ -32,13 +32,12 @@ def grad_cam(feature_map: Float32s, weight: Float32s, classes: NDArray[np.int64]
 def overlay(image: NDArray[np.uint8], heat: Float32s) -> NDArray[np.uint8]:
     """Lay heat (h, w) over the crop (S, S, C) of an image; returns RGB, at least SMALLEST wide."""
     side = max(len(image), SMALLEST)
-    grey_or_rgb = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    picture = np.asarray(grey_or_rgb.convert("RGB").resize((side, side)), np.float32)
+    picture = to_picture(image).convert("RGB").resize((side, side))
     smooth = Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     level = np.clip(np.asarray(smooth), 0, 1)
     colour = [np.interp(level, np.linspace(0, 1, len(STOPS)), STOPS[:, c]) for c in range(3)]
     share = OPACITY * level[..., None]
-    mixed = (1 - share) * picture + share * np.stack(colour, -1)
+    mixed = (1 - share) * np.asarray(picture, np.float32) + share * np.stack(colour, -1)
     return np.asarray(mixed.round(), np.uint8)
 
 

@@ -17,7 +17,7 @@ from resnets.tasks.task import SideName, Task
 
 CALIBRATION_IMAGES = 256  # more change the ranges little and cost minutes
 BATCH = 8
-OPERATORS = ["Conv", "Add", "MaxPool"]  # not the head: it costs nothing and decides the class
+QUANTISED = ["Conv", "Add", "MaxPool"]  # not the head: it costs nothing and decides the class
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]  # has no types
@@ -49,7 +49,7 @@ def quantize_int8(exact: Path, small: Path, images: Images) -> None:
         calibration,
         per_channel=True,
         activation_type=QuantType.QUInt8,
-        op_types_to_quantize=OPERATORS,
+        op_types_to_quantize=QUANTISED,
     )
     quantised = onnx.load_model(small)
     del quantised.metadata_props[:]
