@@ -91,18 +91,12 @@ def to_object(
     answer: Answer, classes: Sequence[str], threshold: float = 0.0
 ) -> dict[str, str | float | None]:
     """Return an answer as JSON has it: its values by the names of their columns."""
-    row = _row(answer, classes, threshold)
-    return dict(zip(name_columns(classes), row, strict=True))
-
-
-def _row(answer: Answer, classes: Sequence[str], threshold: float) -> list[str | float | None]:
-    """Return the values of an answer in the order of the columns."""
-    if answer.probabilities is None:
-        return [answer.path, "", None, answer.error, *[None] * len(classes)]
-    best = int(answer.probabilities.argmax())
-    rounded = answer.probabilities.round(6).tolist()
-    predicted = classes[best] if answer.probabilities[best] >= threshold else UNSURE
-    return [answer.path, predicted, rounded[best], "", *rounded]
+    values = [answer.path, "", None, answer.error, *[None] * len(classes)]
+    if answer.probabilities is not None:
+        best, rounded = int(answer.probabilities.argmax()), answer.probabilities.round(6).tolist()
+        predicted = classes[best] if answer.probabilities[best] >= threshold else UNSURE
+        values = [answer.path, predicted, rounded[best], "", *rounded]
+    return dict(zip(name_columns(classes), values, strict=True))
 
 
 @contextmanager
@@ -200,8 +194,8 @@ def _print_table(reports: Reports, classes: Sequence[str]) -> Write:
             return
         best = np.argsort(-answer.probabilities, kind="stable")[:top]
         likely = ", ".join(f"{printable(classes[k])} {answer.probabilities[k]:.1%}" for k in best)
-        _, predicted, confidence, *_ = _row(answer, classes, reports.threshold)
-        shown = printable(str(predicted))
-        print(f"{path:<{width}}  {shown:<{name_width}}  {confidence:>10.1%}  {likely}")
+        row = to_object(answer, classes, reports.threshold)
+        shown = printable(str(row["predicted"]))
+        print(f"{path:<{width}}  {shown:<{name_width}}  {row['confidence']:>10.1%}  {likely}")
 
     return add
