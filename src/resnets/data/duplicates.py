@@ -67,7 +67,10 @@ def join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return for each word the smallest word that it is joined to, directly or through others."""
     graph = Graph()
     graph.add_edges_from(pairs)
-    return {word: min(group) for group in connected_components(graph) for word in group}
+    smallest: dict[str, str] = {}
+    for group in connected_components(graph):
+        smallest |= dict.fromkeys(group, min(group))
+    return smallest
 
 
 def _numbers(words: list[str]) -> npt.NDArray[np.uint64]:
