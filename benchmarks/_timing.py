@@ -61,7 +61,10 @@ def pack(source: Path, folder: Path, *, channels: int, resize: int) -> Task:
 def prepare(source: Path, folder: Path, *, channels: int, resize: int) -> None:
     """Prepare a dataset with our own stage."""
     checks = schema.Checks(on_bad="quarantine", max_bad_fraction=0.5)
-    data, task = PARAMS.data.model_copy(update={"resize": resize}), schema.TaskSection(path=str(source))
+    data, task = (
+        PARAMS.data.model_copy(update={"resize": resize}),
+        schema.TaskSection(path=str(source)),
+    )
     prepare_task(task, data, checks, channels, folder)
 
 
