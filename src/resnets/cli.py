@@ -226,16 +226,18 @@ def predict(
     batch_size: Annotated[int, Option(min=1, help="Images computed at once.")] = 32,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps; ONNX uses the CPU.")] = "auto",
     precision: Annotated[Precision, Option(help="bf16 makes a bundle faster.")] = "fp32",
+    shard: Annotated[str, Option(help="3/16: the third of sixteen parts of the inputs.")] = "1/1",
 ) -> None:
     """Classify images with calibrated probabilities; needs nothing but the model file.
 
     Every input gets a row. Ends with exit code 3 if some could not be read. In bf16, answers that
-    are close are settled in fp32.
+    are close are settled in fp32. The rows of all shards together are those of one run.
 
     In a CSV, a name that a spreadsheet would compute (it starts with =, +, - or @) has a quote '
     in front, and control characters are escaped; --raw and JSON leave names as they are.
     """
     from resnets.predict.answers import Reports
+    from resnets.predict.inputs import parse_shard
     from resnets.predict.run import predict as predict_images
 
     reports = Reports(output, features, plot, explain, top, threshold, raw)
@@ -247,6 +249,7 @@ def predict(
         batch_size=batch_size,
         device=device,
         precision=precision,
+        shard=parse_shard(shard),
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from resnets.export.onnx import to_onnx
 from resnets.models.bundle import KEY, load_bundle
 from resnets.models.inference import Output, infer
 from resnets.predict.answers import Answer, Reports, open_writers
+from resnets.predict.inputs import find_inputs, parse_shard
 from resnets.predict.run import predict
 from resnets.system.errors import (
     ArtefactError,
@@ -65,13 +67,14 @@ def run(
     lines: Iterable[bytes] = (),
     batch_size: int = 8,
     precision: str = "fp32",
+    shard: str = "1/1",
     **reports: Any,
 ) -> None:
     """Predict, and let inputs be bad."""
     try:
         predict(
             [str(a) for a in arguments], lines, model=model, reports=Reports(**reports),
-            batch_size=batch_size, device="cpu", precision=precision,
+            batch_size=batch_size, device="cpu", precision=precision, shard=parse_shard(shard),
         )  # fmt: skip
     except DataError as error:
         if "could not be read" not in error.what:
@@ -194,6 +197,45 @@ def test_folder_and_archive_give_the_same_rows(
     assert packed == folder
     assert len(folder) == 42
     assert [row["path"] for row in folder] == sorted(row["path"] for row in folder)
+
+
+@given(st.lists(st.text("ab/", min_size=1), max_size=30), st.integers(1, 40))
+def test_shards_in_turn_give_all_inputs_once_in_their_order(names: list[str], count: int) -> None:
+    lines = [f"no:{name}".encode() for name in names]
+    whole = [path for path, _ in find_inputs(["-"], lines)]
+    parts = [find_inputs(["-"], lines, shard=(k + 1, count)) for k in range(count)]
+    turns = itertools.zip_longest(*([path for path, _ in part] for part in parts))
+    assert [path for turn in turns for path in turn if path is not None] == whole
+    assert len(whole) == len(names)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_rows_of_all_shards_are_those_of_one_run(
+    trained: Trained, model: Path, tmp_path: Path, kind: str
+) -> None:
+    photos = trained.photos
+    if kind == "zip":
+        photos = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", photos))
+    whole = table([photos, "missing.png"], model, tmp_path)
+    shards = [f"{k}/3" for k in (1, 2, 3)]
+    parts = [table([photos, "missing.png"], model, tmp_path, shard=shard) for shard in shards]
+    assert [len(part) for part in parts] == [14, 14, 13]
+    assert [row for turn in itertools.zip_longest(*parts) for row in turn if row] == whole
+
+
+def test_a_shard_of_few_inputs_may_be_empty_but_not_all_may(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    assert len(table([tmp_path / "a.png"], model, tmp_path, shard="1/2")) == 1
+    assert table([tmp_path / "a.png"], model, tmp_path, shard="2/2") == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images found"):
+        table([tmp_path / "empty"], model, tmp_path, shard="1/2")
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/", "/2", "1/2/3", "-1/2", "a/b", "²/3"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(ParamsError, match="no shard"):
+        parse_shard(text)
 
 
 # ---- what can be asked about --------------------------------------------------------------------

@@ -9,28 +9,44 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 
 from resnets.data.containers import is_hidden, open_container
-from resnets.system.errors import DataError
+from resnets.system.errors import DataError, ParamsError
 from resnets.tasks.decode import BadImageError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 Content = Path | bytes | BadImageError  # a file to read, one that is read, or why there is none
 Input = tuple[str, Content]
+Shard = tuple[int, int]  # number, from 1, and how many there are
+ALL: Shard = (1, 1)
 LINK = BadImageError("unreadable", "a link to a folder; name the folder")
 
 
+def parse_shard(text: str) -> Shard:
+    """Read 3/16 as the third of sixteen shards; raise ParamsError for what is none."""
+    number, slash, count = text.partition("/")
+    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise ParamsError(f"--shard {text}: no shard", "write 1/16 to 16/16 for the parts of 16")
+
+
 def find_inputs(
-    arguments: Iterable[str], lines: Iterable[bytes], *, read: bool = True
+    arguments: Iterable[str], lines: Iterable[bytes], *, read: bool = True, shard: Shard = ALL
 ) -> Iterator[Input]:
     """Yield each image's path with its content, in the order of the arguments.
 
     `-` stands for `lines`, one path in each. A folder and an archive of it give the same order,
     that of the bytes of the paths; only a tar keeps its own. With `read` off, archives are listed
-    and not read.
+    and not read. Shard number k of n gets the k-th of every n inputs.
     """
+    number, count = shard
+    return islice(_all_inputs(arguments, lines, read=read), number - 1, None, count)
+
+
+def _all_inputs(arguments: Iterable[str], lines: Iterable[bytes], *, read: bool) -> Iterator[Input]:
+    """Yield the inputs of all shards."""
     listed = (os.fsdecode(line.rstrip(b"\r\n")) for line in lines)
     for argument in arguments:
         for text in listed if argument == "-" else (argument,):

@@ -17,7 +17,7 @@ from resnets.export.classifier import Classifier, open_classifier
 from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import Output
 from resnets.predict.answers import Answer, Reports, open_writers
-from resnets.predict.inputs import Content, Input, find_inputs
+from resnets.predict.inputs import ALL, Content, Input, Shard, find_inputs
 from resnets.system.errors import DataError, EnvironmentFault
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import allowed_cpus
@@ -36,8 +36,9 @@ def predict(
     batch_size: int,
     device: str,
     precision: str,
+    shard: Shard = ALL,
 ) -> None:
-    """Classify all inputs and write the reports; `find_inputs` explains `arguments` and `lines`.
+    """Classify all inputs and write the reports; `find_inputs` explains where they come from.
 
     Raises DataError, after everything is written, where an input was bad or there was none.
     """
@@ -46,9 +47,10 @@ def predict(
         output = "feature_map" if reports.explain else "features"
     path = model or default_model()
     classifier = open_classifier(path, output=output, device=device, precision=precision)
-    answers = classify(find_inputs(arguments, lines), classifier, batch_size=batch_size)
+    inputs = find_inputs(arguments, lines, shard=shard)
+    answers = classify(inputs, classifier, batch_size=batch_size)
     if "-" not in arguments and (reports.table or not sys.stdout.isatty()):
-        total = sum(1 for _ in find_inputs(arguments, (), read=False))
+        total = sum(1 for _ in find_inputs(arguments, (), read=False, shard=shard))
         answers = follow(answers, f"predicting with {path}", "images", total)
     num_inputs = num_bad = 0
     width = classifier.head[0].shape[1] if classifier.head else 0
@@ -57,7 +59,7 @@ def predict(
             num_inputs, num_bad = num_inputs + 1, num_bad + bool(answer.error)
             for write in writers:
                 write(answer)
-        if not num_inputs:
+        if not num_inputs and shard[0] == 1:  # of few inputs, the other shards may get none
             raise DataError("no images found", f"name image files instead of {arguments}")
     if num_bad:
         what = f"{num_bad} of {num_inputs} inputs could not be read"
