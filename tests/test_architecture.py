@@ -19,7 +19,7 @@ STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.
 FLOORS = [
     {"stages", "cli", "mend"},
     {"serve"},
-    {"predict", "review", "setup"},
+    {"predict", "review", "setup", "sweep"},
     {"export"},
     {"training", "evaluation", "data"},
     {"models"},
@@ -43,6 +43,7 @@ NEVER_TRAINS = {
     "review",
     "serve",
     "setup",
+    "sweep",
 }
 BANNED_NAMES = {"utils", "helpers", "common", "base", "misc"}
 
@@ -102,7 +103,8 @@ def test_what_needs_no_torch_cannot_reach_it(script):
     assert not {"torch", "torchvision"} & imported
 
 
-COMMANDS = ("summary", "check", "import-check", "fetch", "compare", "table", "predict", "serve")
+COMMANDS = ("summary", "check", "import-check", "fetch", "sweep", "compare", "table", "predict")
+COMMANDS += ("serve",)
 HELPS = [f"resnets.stages.{stage}" for stage in STAGES] + [f"resnets.cli {c}" for c in COMMANDS]
 
 

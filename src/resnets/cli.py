@@ -172,6 +172,21 @@ def fetch(
         fetch_by_name(name, Path("data"), source=source, sha256=sha256)
 
 
+@app.command(epilog="Example:\n\nresnets sweep sweep.yaml && dvc queue start")
+def sweep(
+    file: Annotated[Path, Argument(help="What to try: see sweep.yaml.")] = Path("sweep.yaml"),
+) -> None:
+    """Queue experiments with values drawn from ranges, and rank those that are done.
+
+    Run it again at any time: it queues only what is missing, and lists what is done by the mean
+    validation accuracy over the seeds; it never looks at the test.
+    """
+    from resnets.sweep.trials import sweep as try_ranges
+
+    for block in try_ranges(file):
+        print(f"{block}\n")
+
+
 @app.command(
     epilog="Examples:\n\nresnets compare HEAD~1 HEAD\n\n"
     "resnets compare main --gate --report reports/review.md"

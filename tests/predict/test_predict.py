@@ -199,6 +199,7 @@ def test_folder_and_archive_give_the_same_rows(
     assert [row["path"] for row in folder] == sorted(row["path"] for row in folder)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab/", min_size=1), max_size=30), st.integers(1, 40))
 def test_shards_in_turn_give_all_inputs_once_in_their_order(names: list[str], count: int) -> None:
     lines = [f"no:{name}".encode() for name in names]

@@ -1,10 +1,13 @@
 """Read params.yaml; nothing else in the project reads that file."""
 
 import json
+from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -15,6 +18,7 @@ from resnets.system.errors import ParamsError
 MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
 
 Entry = TypeVar("Entry")
+Other = TypeVar("Other", bound=BaseModel)
 
 
 def choose(section: dict[str, Entry], key: str, name: str) -> Entry:
@@ -24,12 +28,37 @@ def choose(section: dict[str, Entry], key: str, name: str) -> Entry:
     return section[name]
 
 
-def load_params(path: Path | str) -> Params:
-    """Read and check a params file.
+def load_params(path: Path | str, changes: Mapping[str, object] = MappingProxyType({})) -> Params:
+    """Read and check a params file, with these values by their dotted keys instead of its own.
 
     Raises ParamsError with the key, its value and what is allowed.
     """
-    path = Path(path)
+    values, plain = _read(Path(path))
+    # names are words: a class `0123` must not become the number 123
+    for name, task in (values.get("tasks") or {}).items():
+        for key in ("classes", "exclude"):
+            if isinstance(task, dict) and isinstance(task.get(key), list):
+                task[key] = plain["tasks"][str(name)][key]
+    for dotted, value in changes.items():
+        *sections, last = dotted.split(".")
+        reduce(lambda section, key: section.setdefault(key, {}), sections, values)[last] = value
+    return _checked(Params, values, Path(path))
+
+
+def load_section(path: Path, schema: type[Other]) -> Other:
+    """Read and check another YAML file, which one section describes; raises ParamsError."""
+    return _checked(schema, _read(path)[0], path)
+
+
+def _checked(schema: type[Other], values: dict[str, Any], path: Path) -> Other:
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, schema, values, path) from None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values of a YAML file, and the same with every value as it is written."""
     if not path.is_file():
         raise ParamsError(f"{path}: no such file", "run from the project's folder, or restore it")
     if path.stat().st_size > MAX_BYTES:
@@ -47,15 +76,7 @@ def load_params(path: Path | str) -> Params:
         raise ParamsError(f"{path}{line}: {problem}", "correct the YAML there") from error
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: not a mapping of sections", "restore it from Git")
-    # names are words: a class `0123` must not become the number 123
-    for name, task in (values.get("tasks") or {}).items():
-        for key in ("classes", "exclude"):
-            if isinstance(task, dict) and isinstance(task.get(key), list):
-                task[key] = plain["tasks"][str(name)][key]
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, Params, values, path) from None
+    return values, plain
 
 
 def print_params(path: Path, section: str = "") -> None:

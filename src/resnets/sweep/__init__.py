@@ -1,0 +1,1 @@
+"""Try settings drawn from ranges, as DVC experiments."""
