@@ -324,3 +324,21 @@ def test_queued_experiments_find_photos_that_git_does_not_have(kept):
     assert ran == PREPARE | {"export"}
     assert said.count("Ran experiment") == 1
     assert "Failed" not in said
+
+
+def test_two_workers_run_a_grid_and_say_why_an_experiment_failed(kept):
+    """A photo archive with an absolute path needs no copy, even where it is read anew."""
+    queue = ("dvc", "exp", "run", "--queue", "--allow-missing")
+    photos = json.dumps(str(kept.parent / "photos.zip"))
+    changed = ("-S", f"tasks.target.path={photos}", "-S", "checks.on_bad=quarantine")
+    run(*queue, "-n", "grid", "-S", f"{LR}=0.011,0.012", "transfer@finetune", cwd=kept)
+    run(*queue, "-n", "bad", "-S", f"{LR}=-1", "transfer@finetune", cwd=kept)
+    run(*queue, "-n", "anew", *changed, "prepare@target", cwd=kept)
+    run("dvc", "exp", "run", "--run-all", "-j", "2", cwd=kept)
+    lines = run("dvc", "queue", "status", cwd=kept).splitlines()
+    states = {words[1]: words[-1] for line in lines if len(words := line.split()) > 4}
+    wanted = {"grid-1": "Success", "grid-2": "Success", "anew": "Success", "bad": "Failed"}
+    assert states | wanted == states
+    assert f"error: params.yaml: {LR} is -1" in run("dvc", "queue", "logs", "bad", cwd=kept)
+    run("dvc", "queue", "remove", "--failed", cwd=kept)
+    assert "Failed" not in run("dvc", "queue", "status", cwd=kept)
