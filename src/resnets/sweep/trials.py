@@ -37,6 +37,8 @@ def sweep(path: Path) -> Iterator[str]:
     with Repo() as repo:
         _refuse_changes(repo, path)
         states = {x["name"]: x["status"] for x in repo.experiments.celery_queue.status()}
+        # DVC goes on calling an experiment a success that was removed; what it has counts
+        states = {name: state for name, state in states.items() if state != "Success"}
         states |= {name: "done" for names in repo.experiments.ls().values() for name, _ in names}
         drawn = plan.draw()
         for rung in reversed(range(plan.halvings + 1)):
