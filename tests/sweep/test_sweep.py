@@ -121,9 +121,17 @@ def test_the_committed_example_can_be_drawn_and_each_setting_is_a_parameter():
 
 
 def make_runs(**accuracies: list[float]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [{"name": n, "val_accuracy": value} for n, values in accuracies.items() for value in values]
-    )
+    """Return histories of three epochs, of which the second is shipped.
+
+    As in a training's own history, an epoch before it was the one to ship until then.
+    """
+    rows = [
+        {"name": name, "repeat": repeat, "val_accuracy": accuracy, "is_chosen": is_chosen}
+        for name, values in accuracies.items()
+        for repeat, value in enumerate(values)
+        for accuracy, is_chosen in ((0.1, True), (value, True), (0.99, False))
+    ]
+    return pd.DataFrame(rows)
 
 
 def test_rank_by_hand():

@@ -95,10 +95,10 @@ def _queue(repo: Repo, plan: Sweep, name: str, settings: Settings) -> str:
 
 
 def _runs(plan: Sweep, names: list[str]) -> pd.DataFrame:
-    """Return the validation accuracy of each seed of each trial."""
+    """Return the histories of the trials, with their names."""
     texts = {name: read(f"plots/{plan.variant}/history.csv", rev=name) for name in names}
     runs = [pd.read_csv(StringIO(text)).assign(name=name) for name, text in texts.items()]
-    return pd.concat(runs).query("is_chosen")
+    return pd.concat(runs)
 
 
 def _num_images(plan: Sweep) -> int:
@@ -110,14 +110,16 @@ def _num_images(plan: Sweep) -> int:
 
 
 def rank(runs: pd.DataFrame, images: int) -> pd.DataFrame:
-    """Return mean, std and is_like_best of each name in `runs`, best mean first.
+    """Return mean, std and is_like_best of each name in these histories, best mean first.
 
     Two means differ by chance as their runs' seeds do (one variance for all trials) and as if each
     had its own validation images, which is the most that images can do; p is adjusted after Holm.
     """
     from scipy.special import ndtr
 
-    found = runs.groupby("name", sort=False)["val_accuracy"].agg(["mean", "std", "count"])
+    # of the epochs that were the one to ship, the last one is
+    shipped = runs[runs["is_chosen"]].groupby(["name", "repeat"], sort=False)["val_accuracy"].last()
+    found = shipped.groupby("name", sort=False).agg(["mean", "std", "count"])
     found = found.sort_values("mean", ascending=False, kind="stable")
     over_seeds = found["std"].pow(2).mean() if found["count"].max() > 1 else SEED_SPREAD**2
     share = (found["mean"] * images + 2) / (images + 4)  # not 0 or 1 (Agresti & Coull 1998)
