@@ -21,4 +21,6 @@ FROM tools
 COPY --chown=1000 Makefile pyproject.toml constraints.txt ./
 RUN mkdir src && make setup
 COPY --chown=1000 . .
+# a checkout that is newer than the cached packages is no reason to install them again
+RUN touch .venv/.installed
 CMD ["make", "repro"]
