@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.api import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from resnets.params.load import load_params, load_section
 from resnets.sweep.ranges import Range, Sweep
-from resnets.sweep.trials import rank
-from resnets.system.errors import ParamsError
+from resnets.sweep.trials import rank, sweep
+from resnets.system.errors import EnvironmentFault, ParamsError
 from tests.copies import ROOT, make_copy, run
 
 LR = "transfer.finetune.optimizer.lr"
@@ -169,6 +170,12 @@ def test_equal_settings_are_rarely_told_apart():
 # ---- in a project -------------------------------------------------------------------------------
 
 
+def test_without_a_project_nothing_is_filed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvironmentFault, match="DVC: you are not inside of a DVC repository"):
+        next(sweep(ROOT / "sweep.yaml"))
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """Return a copy of the project, prepared and committed, whose photos Git does not have."""
@@ -217,7 +224,7 @@ def test_a_sweep_is_filed_once_run_halved_and_ranked(project):
     assert rows[1][2] == rows[-1][2]  # the better half of two
     assert f"all done: `dvc exp apply {last}`" in said
     assert "test.accuracy" not in run("dvc", "exp", "show", "--csv", cwd=project)
-    (project / "params.yaml").write_text(run("git", "show", f"{last}:params.yaml", cwd=project))
+    (project / "params.yaml").write_text(read("params.yaml", repo=str(project), rev=last))
     lr = load_params(project / "params.yaml").transfer["finetune"].optimizer.lr
     assert str(lr) == rows[-1][2]
     assert "params.yaml: changed" in run("resnets", "sweep", cwd=project, code=2)

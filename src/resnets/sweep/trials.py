@@ -10,13 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from dvc.api import read
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from resnets.evaluation.report import points, table
 from resnets.evaluation.significance import ALPHA, SEED_SPREAD, holm
 from resnets.params.load import choose, load_params, load_section
 from resnets.sweep.ranges import Settings, Sweep
-from resnets.system.errors import ParamsError
+from resnets.system.errors import EnvironmentFault, ParamsError
 
 PARAMS = "params.yaml"
 
@@ -31,9 +33,18 @@ class Trial(NamedTuple):
 def sweep(path: Path) -> Iterator[str]:
     """File what is missing of a sweep; yield tables of what is done, and what to do next.
 
-    Raises ParamsError for a wrong file or setting, and where Git lacks a change of the project.
+    Raises ParamsError for a wrong file or setting, and where Git lacks a change of the project;
+    EnvironmentFault where DVC refuses: without a project, or while another command holds its lock.
     """
-    plan = load_section(path, Sweep)
+    try:
+        yield from _sweep(load_section(path, Sweep), path)
+    except (DvcException, SCMError) as error:
+        fix = "run it in a clone of the project, when no other `dvc` command runs there"
+        raise EnvironmentFault(f"DVC: {error}".replace("\n", " "), fix) from None
+
+
+def _sweep(plan: Sweep, path: Path) -> Iterator[str]:
+    """Go down the rungs, as far as their trials are done."""
     with Repo() as repo:
         _refuse_changes(repo, path)
         states = {x["name"]: x["status"] for x in repo.experiments.celery_queue.status()}
