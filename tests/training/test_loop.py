@@ -117,7 +117,7 @@ def test_cached_features_train_the_head_of_the_long_way(tmp_path):
     """The long way: the same plan, but the backbone runs in every epoch."""
     views = SECTION.epochs
     cached = train(tmp_path / "a", train="head", views=views, ema_decay=None)
-    section = SECTION.model_copy(update={"train": "head"})
+    section = SECTION.model_copy(update={"train": "head", "ema_decay": None})
     long_way = start_model()
     course = make_trainer(tmp_path / "b", section=section).course(long_way, 0)
     long_way.load_state_dict(fit_as(course, tmp_path / "b").chosen)
