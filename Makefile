@@ -18,7 +18,7 @@ repro: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo; cat reports/leaderboard.md
 	@echo "plots:  plots/ and reports/curves.png (as a page: $(BIN)/dvc plots show)"
-	@echo "report: reports/leaderboard.md"
+	@echo "report: reports/index.html, a page to open in a browser; reports/leaderboard.md"
 	@echo "model:  artifacts/export/model.onnx, described in artifacts/export/model_card.md"
 
 tidy: setup

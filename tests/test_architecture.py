@@ -19,7 +19,7 @@ STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.
 FLOORS = [
     {"stages", "cli", "mend"},
     {"serve"},
-    {"predict", "review", "setup", "sweep"},
+    {"predict", "report", "review", "setup", "sweep"},
     {"export"},
     {"training", "evaluation", "data"},
     {"models"},
@@ -40,6 +40,7 @@ NEVER_TRAINS = {
     "evaluation",
     "export",
     "predict",
+    "report",
     "review",
     "serve",
     "setup",

@@ -68,6 +68,7 @@ def test_every_stage_leaves_what_it_promises(project):
         assert read_metrics(project, name)
     assert read_metrics(project, "export")["top1_mismatches"] == 0
     assert "finetune" in (project / "reports/leaderboard.md").read_text()
+    assert "$(touch x) are told apart" in (project / "reports/index.html").read_text()
 
 
 def test_dvc_shows_four_numbers_of_each_model_and_nothing_else(project):
@@ -235,9 +236,9 @@ CHANGES = {
     ),
     "a comment in the review": (text("review/compare.py", "import", "# why\nimport"), set()),
     "a colour": (text("evaluation/plots.py", "COLOURS", "# brighter\nCOLOURS"),
-                 EVALUATE | {"leaderboard", "export"}),
+                 EVALUATE | {"leaderboard", "export", "report"}),
     "a comment in the page": (text("evaluation/leaderboard.py", "import", "# why\nimport"),
-                              EVALUATE | {"leaderboard", "export"}),
+                              EVALUATE | {"leaderboard", "export", "report"}),
 }  # fmt: skip
 
 
@@ -252,7 +253,7 @@ def test_changed_parameter_reruns_what_depends_on_it_and_the_way_back_nothing(ke
     first = {path: path.read_bytes() for path in (kept / "metrics").iterdir()}
     ran = rerun(kept, "dvc", "exp", "run", "-S", f"{LR}=0.01")
     assert ran[:2] == ["transfer@finetune", "evaluate@finetune"]
-    assert set(ran[2:]) <= {"leaderboard", "export"}
+    assert set(ran[2:]) <= {"leaderboard", "export", "report"}
     shown = run("dvc", "params", "diff", cwd=kept)
     assert LR in shown
     assert "test.accuracy" in run("dvc", "metrics", "diff", "--all", cwd=kept)
@@ -284,7 +285,7 @@ def test_what_changes_no_result_runs_once_and_makes_nothing_follow(kept):
 
 def test_removed_variant_is_neither_ranked_nor_kept_for_the_export(kept):
     rename(kept, None)
-    assert rerun(kept) == ["leaderboard", "export"]
+    assert rerun(kept) == ["leaderboard", "export", "report"]
     assert "scratch" not in read_metrics(kept, "leaderboard")["variants"]
     assert {path.name for path in (kept / "artifacts/candidates").iterdir()} == {
         ".gitignore", "finetune", "frozen"
@@ -321,7 +322,7 @@ def test_queued_experiments_find_photos_that_git_does_not_have(kept):
     run(*queue, *copied, "-S", "checks.on_bad=quarantine", cwd=kept)
     said = run("dvc", "exp", "run", "--run-all", cwd=kept)
     ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
-    assert ran == PREPARE | {"export"}
+    assert ran == PREPARE | {"export", "report"}
     assert said.count("Ran experiment") == 1
     assert "Failed" not in said
 

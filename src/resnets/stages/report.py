@@ -1,0 +1,29 @@
+"""Show on one page what was found, how well it was learned, and what to do next."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnets.system.errors import run_app
+from resnets.system.files import write_text
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="HTML file for the page.")],
+    root: Annotated[Path, typer.Option(help="Folder of the project.")] = Path(),
+) -> None:
+    r"""Write the report on the target task from what the other stages wrote.
+
+    \b
+    Example:
+      python -m resnets.stages.report --out reports/index.html
+    """
+    from resnets.report.page import write_page
+    from resnets.report.results import read_results
+
+    write_text(out, write_page(read_results(root)))
+
+
+if __name__ == "__main__":
+    run_app(main)
