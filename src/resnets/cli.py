@@ -104,6 +104,9 @@ def init(
     best: Annotated[bool, Option("--best", help="2.5 times the steps, larger.")] = False,
     force: Annotated[bool, Option("--force", help="Also where Git lacks params.yaml.")] = False,
     offline: Annotated[bool, Option("--offline", help="Fetch no ImageNet weights.")] = False,
+    exclude_findings: Annotated[
+        bool, Option("--exclude-findings", help="Leave out what `check` lists as odd.")
+    ] = False,
 ) -> None:
     """Look at photos and write a params.yaml for them, so that `dvc repro` needs no edit.
 
@@ -116,7 +119,14 @@ def init(
     if fast and best:
         raise ParamsError("--fast and --best exclude each other", "give one of them, or none")
     effort: Literal["fast", "normal", "best"] = "fast" if fast else "best" if best else "normal"
-    write_params(photos, backbone=backbone, effort=effort, force=force, offline=offline)
+    write_params(
+        photos,
+        backbone=backbone,
+        effort=effort,
+        force=force,
+        offline=offline,
+        exclude_findings=exclude_findings,
+    )
 
 
 @app.command(

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 
@@ -10,6 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from resnets.cli import app
+from resnets.data.check import examine
+from resnets.data.prepare import select_members
+from resnets.data.sources import open_source
 from resnets.models.bundle import BundleMeta, save_bundle
 from resnets.models.resnet import build_model
 from resnets.params import load_params
@@ -19,6 +23,7 @@ from resnets.setup.rules import SIZE_RULES, choose, find_weights, image_size, re
 from resnets.setup.write import init
 from resnets.system.errors import ResNetsError
 from tests.data.photos import encode, make_photo, pets, write_folder
+from tests.data.test_findings import ALTERED, textured
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "src/resnets/setup/params.yaml"
@@ -196,7 +201,7 @@ def test_given_sides_grey_photos_and_bad_ones_are_seen(tmp_path):
 def test_every_choice_is_accepted_and_takes_the_steps_of_its_rule(tmp_path, effort, number, side):
     seen = look(photos(tmp_path, pets(6)))
     counts = {"train": number, "val": number // 3, "test": number // 3}
-    seen = Look(seen.path, seen.rows, [], side, False, seen.split, counts, 1.0)
+    seen = replace(seen, shorter_side=side, num_images=counts)
     params = written(tmp_path, seen, effort=effort)
     rule = next(rule for rule in SIZE_RULES if number < rule.below)
     steps = params.training.epochs * -(-number // params.training.batch_size)
@@ -271,6 +276,30 @@ def test_without_a_network_it_goes_on_from_random_weights_and_says_so(
     assert "\nno ImageNet weights: https://" in said.err
     assert "random weights" in said.out
     assert load_params(project / "params.yaml").backbone.input == "artifacts/random"
+
+
+def test_odd_photos_are_named_and_left_out_where_that_is_asked_for(project, tmp_path):
+    files = {f"{'ab'[n % 2]}/{n}.png": encode(textured(n, (36, 30))) for n in range(40)}
+    odd = ["a/dark $path.png", 'b/it\'s: "é" #1.png']
+    files |= {
+        name: encode(ALTERED["dark"](textured(n, (36, 30)))) for n, name in enumerate(odd, 98)
+    }
+    folder = photos(tmp_path, files)
+    seen = look(folder)
+    assert sorted(seen.odd) == odd
+    assert written(tmp_path, seen).tasks["target"].exclude == []
+    done = CliRunner().invoke(
+        app, ["init", str(folder), "--offline", "--fast", "--exclude-findings"]
+    )
+    assert done.exit_code == 0, done.output
+    words = "2 dark (resnets check names them; in tasks.target.exclude)"
+    assert words in " ".join(done.output.split())
+    task = load_params(project / "params.yaml").tasks["target"]
+    assert sorted(task.exclude) == odd
+    source = open_source(folder)
+    members = select_members(source, exclude=task.exclude)
+    rows, _, found = examine(source, members, tmp_path)
+    assert (len(rows), found) == (40, [])
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnets.data.findings import find_odd
-from resnets.data.layout import Source
+from resnets.data.findings import Finding, find_odd
+from resnets.data.layout import Member, Source
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members, summarise
 from resnets.data.sources import open_source
@@ -24,6 +24,7 @@ from resnets.tasks.task import PixelStore
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
 PACKED_SIDE = {False: 128, True: 32}  # pixels, where there are MANY images: a gigabyte at most
 MANY = 10_000
+STORE = "images.bin"
 SIDES = ("train", "val", "test")
 LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones that look like them
     "авекмнорстухіјѕԁһαβεζηικμνορτυχ",
@@ -40,10 +41,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
     """
     source = open_source(path)
     with tempfile.TemporaryDirectory() as folder:
-        side, store = PACKED_SIDE[len(source.members) > MANY], Path(folder) / "images.bin"
-        packing = Packing(3, side, "shorter_side", max_megapixels)
-        rows, rejected = judge_all(source, source.members, packing, store)
-        found = find_odd(rows, PixelStore(store, rows)) if rows else []
+        rows, rejected, found = examine(source, source.members, Path(folder), max_megapixels)
     Console(highlight=False, soft_wrap=True).print(_classes(source, rows, rejected))
     if rows:
         summary = summarise(rows, rejected)
@@ -69,6 +67,16 @@ def check(path: Path, *, max_megapixels: float) -> None:
             "repair or remove them, name them in tasks.*.exclude, or set checks.on_bad: quarantine",
         )
     select_members(source)
+
+
+def examine(
+    source: Source, members: list[Member], folder: Path, max_megapixels: float = MAX_MEGAPIXELS
+) -> tuple[list[ManifestRow], list[Rejected], list[Finding]]:
+    """Judge images as `prepare` does, pack them small into `folder`, and find the odd ones."""
+    side, store = PACKED_SIDE[len(source.members) > MANY], folder / STORE
+    packing = Packing(3, side, "shorter_side", max_megapixels)
+    rows, rejected = judge_all(source, members, packing, store)
+    return rows, rejected, find_odd(rows, PixelStore(store, rows)) if rows else []
 
 
 def _classes(source: Source, rows: list[ManifestRow], rejected: list[Rejected]) -> Table:

@@ -8,10 +8,17 @@ from typing import NamedTuple
 from resnets.evaluation.significance import Z
 from resnets.report.results import Results
 
+SIMPLE = {
+    "majority": "always the most frequent class",
+    "linear": "linear model on the pixels",
+    "svm": "support-vector machine on the pixels",
+    "probe": "linear model on the backbone",
+}
 LISTED = 10  # names in a sentence
 WEAK_SEARCH = 0.8  # share of the labels that the search for wrong ones agrees with
-GAP = 0.05  # of training over validation accuracy: from here on the network knows images by heart
-UNLEARNED = 0.9  # training accuracy below which, without a gap, the network could learn more
+GAP = 0.05  # of training over validation accuracy, and
+RATIO = 2  # of the mistakes: from both on, the network knows its own images by heart
+UNLEARNED = 0.9  # training accuracy below which, without that, the network could learn more
 LOOSE, TIGHT = 0.05, 0.03  # half widths of the test's interval: too wide, and good enough
 IMBALANCE = 3  # of the largest class to the smallest, as `resnets check` has it
 SURE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # thresholds of confidence to choose from
@@ -54,7 +61,7 @@ def _doubts(results: Results) -> Iterator[Advice]:
     unbeaten = {name: row for name, row in rows if row["is_like_best"] or row["difference"] > 0}
     if unbeaten:
         scores = enumerate_words(
-            [f"{name} {percent(row['seeds_mean'])}" for name, row in unbeaten.items()]
+            [f"{SIMPLE[name]} {percent(row['seeds_mean'])}" for name, row in unbeaten.items()]
         )
         yield Advice(
             "Do not rely on the network yet",
@@ -94,15 +101,16 @@ def _classes(results: Results) -> Iterator[Advice]:
     missed = Counter(answer for label, answer, _ in results.answers if answer != label == name)
     sizes = results.split["classes"]["train"]
     if missed:
-        [(other, times)] = missed.most_common(1)
+        [(other, times)], total = missed.most_common(1), missed.total()
+        part = "All" if times == total else f"{times:,} of the"
         chance = ""
         if float(row["recall_high"]) > results.variants[results.best]["test_accuracy"]:
             chance = f" With {number(support, 'test image')} of it, this may be chance."
         yield Advice(
             f"Add images of {name}, above all such that could pass for {other}",
-            f"{name} is recognised least: {support - missed.total():,} of {support:,} test images "
-            f"({percent(recall)}). {times:,} of the {missed.total():,} missed are taken for "
-            f"{other}. {number(sizes[name], 'image')} of it were there to learn from.{chance}",
+            f"{name} is recognised least: {support - total:,} of {support:,} test images "
+            f"({percent(recall)}). {part} {total:,} missed are taken for {other}. "
+            f"{number(sizes[name], 'image')} of it were there to learn from.{chance}",
         )
     small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     if sizes[large] > IMBALANCE * sizes[small]:
@@ -138,7 +146,7 @@ def _gap(results: Results) -> Iterator[Advice]:
     last = next(row for row in reversed(results.epochs) if row["is_chosen"] == "True")
     train, val = float(last["train_accuracy"]), float(last["val_accuracy"])
     shown = f"It gets {percent(train)} right of the images it learns from, {percent(val)} of others"
-    if train - val > GAP:
+    if train - val > GAP and 1 - val > RATIO * (1 - train):
         yield Advice(
             "More images will help more than longer training",
             f"{shown}: the network knows its own images partly by heart. Other remedies are "

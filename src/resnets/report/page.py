@@ -13,17 +13,11 @@ from string import Template
 from typing import Any
 
 from resnets.evaluation.report import points
-from resnets.report.advice import Advice, advise, enumerate_words, number, percent
+from resnets.report.advice import SIMPLE, Advice, advise, enumerate_words, number, percent
 from resnets.report.results import Results
 from resnets.system.errors import printable
 
 SIDES = {"train": "to learn from", "val": "to choose by", "test": "to test", "unused": "not used"}
-SIMPLE = {
-    "majority": "simple: always the most frequent class",
-    "linear": "simple: a linear model on the pixels",
-    "svm": "simple: a support-vector machine on the pixels",
-    "probe": "simple: a linear model on what the backbone sees",
-}
 OURS = re.compile("`((?:resnets|checks|split|tasks|training|transfer)\\b[^`]*)`")
 MOST_ROWS, MOST_CONFUSIONS = 40, 8  # of a table
 
@@ -98,11 +92,9 @@ def _notes(results: Results) -> str:
     """Say what else is known about the images."""
     data, split = results.data, results.split
     formats = ", ".join(f"{times:,} {name}" for name, times in data["formats"].items())
-    width, height = data["width"], data["height"]
     copies, unused = sum(data["duplicates"].values()), split["images"]["unused"]
     notes = [
-        f"{formats}; {width['min']} to {width['max']} pixels wide, "
-        f"{height['min']} to {height['max']} high."
+        f"{formats}; {_range(data['width'])} pixels wide, {_range(data['height'])} pixels high."
     ]
     if data["ignored"]:
         notes.append(f"{number(data['ignored'], 'file')} ignored: excluded, hidden, or no images.")
@@ -111,6 +103,11 @@ def _notes(results: Results) -> str:
     if unused:
         notes.append(f"{number(unused, 'image')} not used: split.target asks for fewer.")
     return " ".join(notes)
+
+
+def _range(sizes: dict[str, Any]) -> str:
+    low, high = sizes["min"], sizes["max"]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _rejected(results: Results) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.data.check import MAX_MEGAPIXELS
-from resnets.data.pack import Packing
-from resnets.data.prepare import judge_all, list_bad, select_members
+from resnets.data.check import STORE, examine
+from resnets.data.findings import Finding
+from resnets.data.prepare import list_bad, select_members
 from resnets.data.sources import open_source
 from resnets.data.split import fold_rows, split_rows
 from resnets.params.schema import Split
 from resnets.system.errors import DataError
+from resnets.tasks.decode import resize
 from resnets.tasks.manifest import ManifestRow, Rejected
 from resnets.tasks.task import PixelStore
 
@@ -37,6 +38,8 @@ class Look:
     path: Path
     rows: list[ManifestRow]
     rejected: list[Rejected]
+    odd: dict[str, Finding]  # by name
+    excluded: list[str]  # names of odd photos that are to be left out, which no row has
     shorter_side: int  # pixels, the median
     is_grey: bool
     split: Split
@@ -44,23 +47,31 @@ class Look:
     seconds: float
 
 
-def look(path: Path) -> Look:
-    """Judge every photo and split them; raise DataError for what no model can be trained on."""
+def look(path: Path, *, exclude_findings: bool = False) -> Look:
+    """Judge every photo and split them; raise DataError for what no model can be trained on.
+
+    With `exclude_findings` the odd ones are not among them.
+    """
     start, source = time.monotonic(), open_source(path)
     if len(source.classes) > MOST_CLASSES:
         what = f"{path}: {len(source.classes)} class folders; at most {MOST_CLASSES} are trained on"
         raise DataError(what, "point it at the folder whose own folders are the classes")
     with tempfile.TemporaryDirectory() as folder:
-        store, packing = Path(folder) / "images.bin", Packing(3, 4, "stretch", MAX_MEGAPIXELS)
-        rows, rejected = judge_all(source, select_members(source), packing, store)
-        pixels = PixelStore(store, rows)
-        greys = [np.ptp(pixels[row], axis=2).max() <= GREY_LEVELS for row in range(len(rows))]
+        rows, rejected, found = examine(source, select_members(source), Path(folder))
+        pixels = PixelStore(Path(folder) / STORE, rows)
+        colours = [resize(pixels[row], 4, "stretch") for row in range(len(rows))]
+        greys = [np.ptp(colour, axis=2).max() <= GREY_LEVELS for colour in colours]
+    odd = {rows[finding.index].id: finding for finding in found}
+    excluded = list(odd) if exclude_findings else []
+    rows = [row for row in rows if row.id not in excluded]
     if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
         what = f"{path}: {len(rejected)} images are bad, {len(rows)} good: {list_bad(rejected)}"
         raise DataError(what, f"see `resnets check {path}`, and repair or remove them")
     side = int(np.median([min(row.width, row.height) for row in rows]))
     sides, is_grey = _split(path, rows), bool(np.mean(greys) > MOSTLY)
-    return Look(path, rows, rejected, side, is_grey, *sides, time.monotonic() - start)
+    return Look(
+        path, rows, rejected, odd, excluded, side, is_grey, *sides, time.monotonic() - start
+    )
 
 
 def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:

@@ -115,6 +115,7 @@ def choose(seen: Look, backbone: Backbone | None, effort: Effort) -> dict[str, A
     return {
         "path": json.dumps(str(seen.path), ensure_ascii=False),
         "num_classes": len(sizes),
+        "exclude": _block(seen.excluded),
         "resize": resize,
         "max_bad": max(0.01, math.ceil(200 * bad) / 100),  # room for twice as many
         **seen.split.model_dump(include={"val", "test"}),
@@ -151,6 +152,12 @@ def _trainings(
         variants |= {"frozen": frozen | own, "finetune": {"init": "backbone", "train": "all"}}
     lines = [f"  {name}: {_flow(values)}" for name, values in variants.items()]
     return {"epochs": epochs[main], "lr": LR[main], "variants": "\n".join(lines)}
+
+
+def _block(names: list[str]) -> str:
+    """Write a list of names with a line each."""
+    lines = [f"\n      - {json.dumps(name, ensure_ascii=False)}" for name in names]
+    return "".join(lines) or " []"
 
 
 def _flow(values: dict[str, Any]) -> str:

@@ -32,7 +32,13 @@ NO_WEIGHTS = (  # ants and bees: 72% without weights of ImageNet, published with
 
 
 def init(
-    photos: Path, *, backbone: Path | None, effort: Effort, force: bool, offline: bool
+    photos: Path,
+    *,
+    backbone: Path | None,
+    effort: Effort,
+    force: bool,
+    offline: bool,
+    exclude_findings: bool = False,
 ) -> None:
     """Look, choose, write params.yaml and keep the old one beside it; an error changes nothing.
 
@@ -46,7 +52,7 @@ def init(
     if not force and TARGET.is_file() and _has_changes(TARGET):
         what = f"{TARGET}: has changes that Git does not hold"
         raise ParamsError(what, "commit them, or give --force, which keeps it beside the new one")
-    seen = look(photos)
+    seen = look(photos, exclude_findings=exclude_findings)
     weights = backbone or find_weights(WEIGHTS)
     if weights is None and not offline and seen.shorter_side >= SMALL:
         weights = _fetch()
@@ -99,7 +105,11 @@ def _lines(seen: Look, params: Params) -> dict[str, str]:
     if seen.rejected:
         lines["left out"] = f"{list_bad(seen.rejected)} (resnets check names all)"
     if notes := sum(found["notes"].values()):
-        lines["odd"] = f"{notes} (resnets check names them, tasks.target.exclude drops them)"
+        lines["noted"] = f"{notes} (resnets check names them, tasks.target.exclude drops them)"
+    if kinds := Counter(finding.kind for finding in seen.odd.values()):
+        shown = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        what = "in tasks.target.exclude" if seen.excluded else "--exclude-findings leaves them out"
+        lines["odd"] = f"{shown} (resnets check names them; {what})"
     if copies := sum(found["duplicates"].values()):
         lines["copies"] = f"{copies} of other photos: they stay on one side"
     size = seen.split.test
