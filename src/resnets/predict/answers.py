@@ -5,6 +5,7 @@ Every writer holds one row at a time, and a file takes its name only when it is 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len, set_cell_size
 
 from resnets.system.errors import ParamsError, printable
 from resnets.system.files import atomic_path
 
 COLUMNS = ("path", "predicted", "confidence", "error")
+UNREAD = "unreadable"
 UNSURE = "unsure"  # the prediction below the threshold; the probabilities stay
+MOST_BYTES = 200  # of a photo's name in that of its picture: file systems allow 255
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter for spreadsheets in East Asia
 
@@ -30,7 +34,9 @@ class Answer:
     path: str
     error: str = ""
     fix: str = ""  # what to do about the error
+    is_no_image: bool = False  # by name and content
     crop: NDArray[np.uint8] | None = None
+    picture: NDArray[np.uint8] | None = None  # (H, W, C), what the crop is cut from
     probabilities: NDArray[np.float64] | None = None  # (K,)
     features: NDArray[np.float32] | None = None  # (F,)
     heat: NDArray[np.float32] | None = None  # (h, w), of the most probable class
@@ -93,10 +99,27 @@ def to_object(
     """Return an answer as JSON has it: its values by the names of their columns."""
     values = [answer.path, "", None, answer.error, *[None] * len(classes)]
     if answer.probabilities is not None:
-        best, rounded = int(answer.probabilities.argmax()), answer.probabilities.round(6).tolist()
-        predicted = classes[best] if answer.probabilities[best] >= threshold else UNSURE
-        values = [answer.path, predicted, rounded[best], "", *rounded]
+        rounded = answer.probabilities.round(6).tolist()
+        predicted = name_answer(answer, classes, threshold)
+        values = [answer.path, predicted, max(rounded), "", *rounded]
     return dict(zip(name_columns(classes), values, strict=True))
+
+
+def name_answer(answer: Answer, classes: Sequence[str], threshold: float) -> str:
+    """Return the most probable class, or why there is none."""
+    if answer.probabilities is None:
+        return UNREAD
+    best = int(answer.probabilities.argmax())
+    return classes[best] if answer.probabilities[best] >= threshold else UNSURE
+
+
+def summarise(reports: Reports, counts: Counter[str], num_skipped: int) -> str:
+    """Say how many answers there are of each class, what was skipped, and what was written."""
+    shown = ", ".join(f"{number:,} {printable(name)}" for name, number in counts.most_common())
+    skipped = f"; skipped {num_skipped:,} that are no images" if num_skipped else ""
+    tables = dict.fromkeys([reports.table, reports.features, reports.plot, reports.explain])
+    files = ", ".join(printable(str(path)) for path in tables if path)
+    return f"{counts.total():,} images: {shown}{skipped}" + (f"; wrote {files}" if files else "")
 
 
 @contextmanager
@@ -165,37 +188,37 @@ def _pictures(reports: Reports, classes: Sequence[str]) -> Write:
     numbers = count(1)
 
     def add(answer: Answer) -> None:
-        name = re.sub(r"[^\w.-]", "_", Path(answer.path).name, flags=re.ASCII)[:100]
-        name = f"{next(numbers):05d}_{name}"
-        if answer.crop is None or answer.probabilities is None:
+        photo = Path(answer.path).name
+        word = re.sub(r"[^\w.-]", "_", photo).encode()[:MOST_BYTES].decode(errors="ignore")
+        name = f"{next(numbers):05d}_{word}"
+        if answer.crop is None or answer.picture is None or answer.probabilities is None:
             return
-        shown = answer.crop, classes, answer.probabilities
+        shown = answer.picture, classes, answer.probabilities
         if reports.plot:
-            draw_prediction(reports.plot / f"{name}.png", *shown)
+            draw_prediction(reports.plot / f"{name}.png", *shown, name=photo)
         if reports.explain and answer.heat is not None:
             heat = overlay(answer.crop, answer.heat)
-            draw_prediction(reports.explain / f"{name}_explained.png", *shown, heat)
+            draw_prediction(reports.explain / f"{name}_explained.png", *shown, heat, name=photo)
 
     return add
 
 
 def _print_table(reports: Reports, classes: Sequence[str]) -> Write:
-    """Return what prints each answer; columns are as wide as what came so far."""
-    top = min(reports.top, len(classes))
-    width, name_width = 24, max(map(len, (*classes, "predicted")))
-    print(f"{'path':<{width}}  {'predicted':<{name_width}}  confidence  top {top}")
+    """Return what prints each answer; the path, which may be long, comes last."""
+    top, names = min(reports.top, len(classes)), [printable(name) for name in classes]
+    width = max(map(cell_len, names))
+    first, likely = max(width, len(UNREAD)), f"top {top}".ljust(top * (width + 9) - 2)
+    print(f"{'predicted':<{first}}  confidence  {likely}  path")
 
     def add(answer: Answer) -> None:
-        nonlocal width
-        path = printable(answer.path)
-        width = max(width, len(path))
+        name = printable(name_answer(answer, classes, reports.threshold))
+        start, path = set_cell_size(name, first), printable(answer.path)
         if answer.probabilities is None:
-            print(f"{path:<{width}}  error: {printable(answer.error)}")
+            print(f"{start}  {'':10}  {'':{len(likely)}}  {path}: {printable(answer.error)}")
             return
-        best = np.argsort(-answer.probabilities, kind="stable")[:top]
-        likely = ", ".join(f"{printable(classes[k])} {answer.probabilities[k]:.1%}" for k in best)
-        row = to_object(answer, classes, reports.threshold)
-        shown = printable(str(row["predicted"]))
-        print(f"{path:<{width}}  {shown:<{name_width}}  {row['confidence']:>10.1%}  {likely}")
+        shares = answer.probabilities
+        best = np.argsort(-shares, kind="stable")[:top]
+        cells = [f"{set_cell_size(names[k], width)} {shares[k]:6.1%}" for k in best]
+        print(f"{start}  {shares.max():>10.1%}  {'  '.join(cells)}  {path}")
 
     return add

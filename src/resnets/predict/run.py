@@ -4,6 +4,7 @@ Images are decoded in threads while the model computes, and nothing grows with t
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from resnets.data.layout import looks_like_image
+from resnets.data.prepare import NO_PHOTO
 from resnets.evaluation.gradcam import grad_cam
 from resnets.export.classifier import Classifier, open_classifier
 from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import Output
-from resnets.predict.answers import Answer, Reports, open_writers
+from resnets.predict.answers import Answer, Reports, name_answer, open_writers, summarise
 from resnets.predict.inputs import ALL, Content, Input, Shard, find_inputs
 from resnets.system.errors import DataError, EnvironmentFault
 from resnets.system.progress import follow, map_ahead
@@ -47,20 +50,27 @@ def predict(
         output = "feature_map" if reports.explain else "features"
     path = model or default_model()
     classifier = open_classifier(path, output=output, device=device, precision=precision)
+    has_pictures = bool(reports.plot or reports.explain)
     inputs = find_inputs(arguments, lines, shard=shard)
-    answers = classify(inputs, classifier, batch_size=batch_size)
+    answers = classify(inputs, classifier, batch_size=batch_size, has_pictures=has_pictures)
     if "-" not in arguments and (reports.table or not sys.stdout.isatty()):
         total = sum(1 for _ in find_inputs(arguments, (), read=False, shard=shard))
         answers = follow(answers, f"predicting with {path}", "images", total)
-    num_inputs = num_bad = 0
+    num_inputs = num_bad = num_skipped = 0
+    counts: Counter[str] = Counter()
     width = classifier.head[0].shape[1] if classifier.head else 0
     with open_writers(reports, classifier.meta.classes, width) as writers:
         for answer in answers:
+            if answer.is_no_image and answer.path not in arguments and "-" not in arguments:
+                num_skipped += 1  # of a folder or an archive: nobody asked about it
+                continue
+            counts[name_answer(answer, classifier.meta.classes, reports.threshold)] += 1
             num_inputs, num_bad = num_inputs + 1, num_bad + bool(answer.error)
             for write in writers:
                 write(answer)
         if not num_inputs and shard[0] == 1:  # of few inputs, the other shards may get none
             raise DataError("no images found", f"name image files instead of {arguments}")
+    print(summarise(reports, counts, num_skipped), file=sys.stderr)
     if num_bad:
         what = f"{num_bad} of {num_inputs} inputs could not be read"
         raise DataError(what, "their rows say why; the other answers are complete")
@@ -74,11 +84,11 @@ def default_model() -> Path:
 
 
 def classify(
-    inputs: Iterable[Input], classifier: Classifier, *, batch_size: int
+    inputs: Iterable[Input], classifier: Classifier, *, batch_size: int, has_pictures: bool = False
 ) -> Iterator[Answer]:
-    """Yield an answer for every input, in order."""
+    """Yield an answer for every input, in order; `has_pictures` keeps the whole photos."""
     prepared = map_ahead(
-        lambda named: prepare(*named, classifier.meta.preprocess),
+        lambda named: prepare(*named, classifier.meta.preprocess, has_picture=has_pictures),
         inputs,
         workers=len(allowed_cpus()),
         ahead=2 * batch_size,
@@ -95,6 +105,8 @@ def prepare(
     content: Content,
     preprocess: FullPreprocess,
     max_megapixels: float = MAX_MEGAPIXELS,
+    *,
+    has_picture: bool = False,
 ) -> Answer:
     """Return what the model sees of a file, as the training's store does it, or the error."""
     try:
@@ -108,9 +120,10 @@ def prepare(
         )
         small = resize(decoded.pixels, preprocess.resize, preprocess.fit)
         crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go
-        return Answer(path, crop=crop)
+        return Answer(path, crop=crop, picture=small if has_picture else None)
     except BadImageError as error:
-        return Answer(path, error.what, error.fix)
+        is_no_image = error.reason in NO_PHOTO and not looks_like_image(path)
+        return Answer(path, error.what, error.fix, is_no_image)
     except MemoryError:
         return Answer(path, "not enough memory to decode it", "scale it down")
 

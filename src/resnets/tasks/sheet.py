@@ -45,12 +45,15 @@ def draw_prediction(
     classes: Sequence[str],
     probabilities: NDArray[np.float64],
     overlay: Pixels | None = None,
+    *,
+    name: str = "",
 ) -> None:
-    """Draw a picture under its answer, beside an overlay of it or else a bar per class."""
-    sheet = Image.new("RGB", (640, 340), "white")
+    """Draw a picture and its name under the answer, beside an overlay or else a bar per class."""
+    sheet = Image.new("RGB", (640, 360), "white")
     best = np.argsort(-probabilities, kind="stable")[:BARS]
     _write(sheet, (320, 8), f"{classes[best[0]]} {probabilities[best[0]]:.1%}", "ma", 620, size=15)
     _paste(sheet, image, 15, 32, 300)
+    _write(sheet, (320, 338), name, "ma", 620, size=12)
     if overlay is not None:
         _paste(sheet, overlay, 325, 32, 300)
     for number, k in enumerate(best if overlay is None else ()):
