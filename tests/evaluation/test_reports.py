@@ -14,6 +14,7 @@ from resnets.evaluation.leaderboard import (
     Standing,
     leaderboard,
     leaderboard_markdown,
+    ranking_power,
     read_standing,
     yardstick_rows,
 )
@@ -33,7 +34,9 @@ from tests.projects import TRAINING, Project, simulated_logits
 CLASSES = ["ants", "bees", "wasps"]
 
 
-def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, leaked=0.0):
+def variant(
+    accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, leaked=0.0, val_images=200
+):
     """Return the standing of simulated runs."""
     labels = np.random.default_rng(5).integers(0, 3, num_images)
     logits = [simulated_logits(labels, 3, accuracy, seed=seed + k) for k in range(num_runs)]
@@ -53,7 +56,7 @@ def variant(accuracy, seed, *, val_accuracy=None, num_runs=3, num_images=2000, l
     ids = [str(k) for k in range(num_images)]
     losses = np.zeros(predicted.shape)
     predictions = Predictions(labels, predicted, losses, ids=ids, groups=ids)
-    return Standing(runs, predictions, pd.DataFrame())
+    return Standing(runs, predictions, pd.DataFrame(), val_images)
 
 
 def ranked(**variants):
@@ -64,7 +67,8 @@ def page_of(yardstick=0.6, **variants):
     """Return the page of variants beside yardsticks, one of which has this accuracy."""
     rows = leaderboard(variants)
     best = variants[rows[0]["variant"]].predictions
-    return leaderboard_markdown(rows, yardstick_rows(measured(majority=0.3, svm=yardstick), best))
+    beside = yardstick_rows(measured(majority=0.3, svm=yardstick), best)
+    return leaderboard_markdown(rows, beside, ranking_power(rows, variants))
 
 
 def measured(**accuracies):
@@ -88,6 +92,28 @@ def test_yardsticks_stand_below_the_variants_without_a_rank():
     ]  # fmt: skip
     assert cells[2][2] == "60.00"
     assert "does not show" not in page
+
+
+def test_too_few_validation_images_are_said_with_what_would_do():
+    """Of 100 test images the first has 90 right, the second 84 of these 90 and no other."""
+    first, second = np.zeros((2, 1, 100), bool)
+    first[:, :90], second[:, :84] = True, True
+    rows, standings = [], {}
+    for name, right, val in (("a", first, 0.90), ("b", second, 0.84)):
+        labels = np.zeros(100, int)
+        predictions = Predictions(labels, 1 - right.astype(int), right * 1.0, ids=[], groups=[])
+        standings[name] = Standing(pd.DataFrame(), predictions, pd.DataFrame(), 50)
+        rows.append({"variant": name, "val_accuracy": val, "val_leaked": 0})
+    power = ranking_power(rows, standings)
+    # d = 0.06, variance 0.06 - 0.06² = 0.0564; (1.96 + 0.8416)² · 0.0564 / 0.06² = 122.97
+    assert (power["images"], power["gap"], power["needed"]) == (50, 0.06, 123)
+    assert power["detectable"] == pytest.approx(2.8016 * (0.0564 / 50) ** 0.5, abs=1e-5)
+    assert ranking_power(rows[:1], standings) == {}
+    assert ranking_power([rows[0], rows[1] | {"val_leaked": 0.5}], standings) == {}
+    few = page_of(net=variant(0.9, 1), other=variant(0.9, 2, val_accuracy=0.88))
+    assert "**Too few validation images to rank the first two**: they differ by " in few
+    many = page_of(net=variant(0.9, 1, val_images=10**6), small=variant(0.7, 2))
+    assert "Too few" not in many
 
 
 @pytest.mark.parametrize("accuracy", [0.899, 0.97])

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import DETAILS, Predictions, read_predictions
 from resnets.evaluation.report import code, measured, points, table
-from resnets.evaluation.significance import ALPHA, compare_runs, holm, wilson
+from resnets.evaluation.significance import (
+    ALPHA,
+    compare_runs,
+    gap_to_tell,
+    holm,
+    images_to_tell,
+    wilson,
+)
 from resnets.system.errors import ArtefactError, ParamsError
 
 RankedVariant = dict[str, Any]  # a row of the leaderboard
@@ -54,6 +61,7 @@ class Standing:
     runs: pd.DataFrame
     predictions: Predictions
     history: pd.DataFrame
+    val_images: int
 
 
 def read_standing(folder: Path) -> Standing:
@@ -62,8 +70,8 @@ def read_standing(folder: Path) -> Standing:
     runs, history = pd.DataFrame(details["runs"]), pd.read_csv(folder / "history.csv")
     predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
     read = read_predictions(predictions, seeds, details, str(folder / "predictions.csv"))
-    shipped = history[history["repeat"] == runs.loc[0, "repeat"]]
-    return Standing(runs, read, shipped.groupby("epoch", as_index=False).mean())
+    shipped = history[history["repeat"] == runs.loc[0, "repeat"]].groupby("epoch", as_index=False)
+    return Standing(runs, read, shipped.mean(), details["val"]["images"])
 
 
 def remove_others(candidates: Path, variants: Collection[str]) -> None:
@@ -86,6 +94,27 @@ def leaderboard(standings: Mapping[str, Standing]) -> list[RankedVariant]:
         row |= {"rank": rank, "is_like_best": True}
     _add_differences(rows[1:], [predictions.right() for predictions in others], best)
     return rows
+
+
+def ranking_power(rows: list[RankedVariant], standings: Mapping[str, Standing]) -> dict[str, float]:
+    """Return by how much the first two variants differ on validation, and what that takes to tell.
+
+    `detectable` is the difference that the `images` there are can tell, `needed` the images for the
+    `gap` there is, as means over runs. How much the answers to one image differ is taken from the
+    test, as nothing else keeps them. It is empty where there is nothing to choose.
+    """
+    ranked = [row for row in rows if not row["val_leaked"]][:2]
+    gap = float(np.ptp([row["val_accuracy"] for row in ranked])) if len(ranked) == 2 else 0.0
+    if not gap:
+        return {}
+    first, second = (standings[row["variant"]].predictions.right().mean(0) for row in ranked)
+    images, variance = standings[ranked[0]["variant"]].val_images, float((first - second).var())
+    return {
+        "images": images,
+        "gap": round(gap, 6),
+        "detectable": round(gap_to_tell(images, variance), 6),
+        "needed": images_to_tell(gap, variance),
+    }
 
 
 def yardstick_rows(table: pd.DataFrame, best: Predictions) -> list[RankedVariant]:
@@ -151,7 +180,11 @@ def _test(accuracies: "pd.Series[float]", *, images: int) -> dict[str, Any]:
     }
 
 
-def leaderboard_markdown(rows: list[RankedVariant], yardsticks: list[RankedVariant]) -> str:
+def leaderboard_markdown(
+    rows: list[RankedVariant],
+    yardsticks: list[RankedVariant],
+    power: Mapping[str, float],
+) -> str:
     """Return the leaderboard as a page of Markdown."""
     best, *others = rows
     like = ", ".join(code(row["variant"]) for row in others if row["is_like_best"])
@@ -170,6 +203,7 @@ def leaderboard_markdown(rows: list[RankedVariant], yardsticks: list[RankedVaria
         f"the test has {best['images']:,} images. {how}",
         f"≈ may be noise: p ≥ 0.05, after Holm's correction for looking at {len(others)} other "
         f"variants and at {len(yardsticks)} yardsticks. Test: {(others or yardsticks)[0]['test']}.",
+        *([_few_images(power)] if power and power["needed"] > power["images"] else []),
         YARDSTICKS,
     ]
     for row in rows:
@@ -188,6 +222,16 @@ def _warning(best: RankedVariant, unbeaten: list[RankedVariant]) -> str:
     scores = ", ".join(f"{row['yardstick']} ({points(row['seeds_mean'])})" for row in unbeaten)
     name = f"{code(best['variant'])} ({points(best['seeds_mean'])})"
     return f"**The test does not show that {name} beats these yardsticks**: {scores}."
+
+
+def _few_images(power: Mapping[str, float]) -> str:
+    """Say that validation cannot tell the first two variants apart, and what could."""
+    return (
+        f"**Too few validation images to rank the first two**: they differ by "
+        f"{points(power['gap'])} points there. {power['images']:,} images tell "
+        f"{points(power['detectable'])} points or more (four times in five, at p < 0.05); for this "
+        f"difference it takes about {power['needed']:,}."
+    )
 
 
 def _cells(row: RankedVariant) -> list[str]:

@@ -22,6 +22,7 @@ Verdict = Literal["better", "worse", "within noise"]
 
 ALPHA = 0.05
 Z = 1.959963984540054  # normal quantile of 97.5%
+POWER_Z = 0.8416212335729143  # of 80%: the chance to find a difference that is there
 # The assumed standard deviation, from seed to seed, of an accuracy, balanced accuracy or macro F1,
 # beyond what the images' own chance explains. It is the largest at which 3 points on 10,000 images
 # are still found about 95% of the time; small networks on 200 to 4,000 images had 0 to 0.0047.
@@ -60,6 +61,20 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
     centre = (share + Z**2 / (2 * total)) / shrink
     half = Z * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2)) / shrink
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def images_to_tell(gap: float, variance: float) -> int:
+    """Return how many images it takes to find a paired difference, 80% of the time at p < 0.05.
+
+    `gap` is the difference of the means, above 0, `variance` that of an image's terms: for single
+    runs d - gap² where the share d of the images is right on one side only (Miettinen 1968).
+    """
+    return math.ceil((Z + POWER_Z) ** 2 * variance / gap**2)
+
+
+def gap_to_tell(images: int, variance: float) -> float:
+    """Return the smallest paired difference that so many images find 80% of the time."""
+    return (Z + POWER_Z) * math.sqrt(variance / images)
 
 
 def mcnemar(base_only: int, head_only: int) -> float:

@@ -34,6 +34,7 @@ def main(
     from resnets.evaluation.leaderboard import (
         leaderboard,
         leaderboard_markdown,
+        ranking_power,
         read_standing,
         remove_others,
         yardstick_rows,
@@ -44,9 +45,11 @@ def main(
     rows = leaderboard(standings)
     beside = pd.read_csv(yardsticks, dtype={"right": str})
     measured = yardstick_rows(beside, standings[rows[0]["variant"]].predictions)
-    page = leaderboard_markdown(rows, measured)
+    power = ranking_power(rows, standings)
+    page = leaderboard_markdown(rows, measured, power)
     ranking = {
         "best": rows[0]["variant"],
+        "ranking": power,
         "variants": {row.pop("variant"): row for row in rows},
         "yardsticks": {row.pop("yardstick"): row for row in measured},
     }
