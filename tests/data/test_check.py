@@ -108,7 +108,9 @@ def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
     assert lines_below(done.stdout, "Too small for 3 sides: add images") == [
         "owl: 4 images, 1 of them no copies"
     ]
-    assert lines_below(done.stdout, "Fewer than a third of the 14 of cat: set loss.class_we") == [
+    assert lines_below(
+        done.stdout, "Fewer than a third of the 14 of cat: set training.loss.cl"
+    ) == [
         "bird: 4 images",
         "owl: 4 images",
     ]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from resnets.stages import split
-from resnets.system.errors import run_app
+from resnets.system.errors import DataError, about_task, run_app
 from tests.copies import ROOT
 
 
@@ -32,3 +32,14 @@ def test_windows_itself_is_told_of_wsl(monkeypatch, capfd):
     what, fix = capfd.readouterr().err.splitlines()
     assert what == "error: Windows itself is not supported: it has no fcntl, which locks files"
     assert fix == "fix: run the same command inside WSL (wsl --install)"
+
+
+def test_keys_of_an_error_name_the_task_and_patterns_stay():
+    @about_task("pets")
+    def refuse() -> None:
+        what = "split.*.group_regex: '.*.png' matches no name"
+        raise DataError(what, "correct tasks.*.exclude or split.*.val")
+
+    with pytest.raises(DataError, match=r"split\.pets\.group_regex: '\.\*\.png'") as caught:
+        refuse()
+    assert caught.value.fix == "correct tasks.pets.exclude or split.pets.val"

@@ -64,7 +64,8 @@ def check(path: Path, *, max_megapixels: float) -> None:
     if rejected:
         raise DataError(
             f"{path}: {len(rejected)} of {len(rows) + len(rejected)} images are bad, as listed",
-            "repair or remove them, name them in tasks.*.exclude, or set checks.on_bad: quarantine",
+            "repair or remove them, name them in tasks.target.exclude, or set checks.on_bad: "
+            "quarantine",
         )
     select_members(source)
 
@@ -99,7 +100,10 @@ def _odd_images(
         yield f"Bad, {image.reason}: {image.fix}", f"{image.id}: {image.detail}"
     for row in rows:
         if row.note:
-            yield "Odd: tasks.*.exclude leaves out what you name there", f"{row.id}: {row.note}"
+            yield (
+                "Odd: tasks.target.exclude leaves out what you name there",
+                f"{row.id}: {row.note}",
+            )
     for group in copies(rows, "near"):
         if len(group) > 1:
             yield _kind(group), ", ".join(row.id for row in group)
@@ -126,8 +130,10 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
     num_groups = Counter(label for label, _ in {(row.label, row.near) for row in pool})
     largest = max(source.classes, key=lambda label: num_images[label])
     most = num_images[largest]
-    small = f"Too small for {num_sides} sides: add images, or leave it out (tasks.*.classes)"
-    few = f"Fewer than a third of the {most} of {largest}: set loss.class_weights: balanced"
+    small = f"Too small for {num_sides} sides: add images, or leave it out (tasks.target.classes)"
+    few = (
+        f"Fewer than a third of the {most} of {largest}: set training.loss.class_weights: balanced"
+    )
     for label in source.classes:
         images = f"{label}: {num_images[label]} images"
         if num_groups[label] < num_sides:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.system.errors import run_app
+from resnets.system.errors import about_task, run_app
 from resnets.system.files import locked, write_json
 
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
@@ -39,7 +39,7 @@ def main(
     from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import PixelStore
 
-    with locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
+    with about_task(task), locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
         channels = values.model.in_channels
         summary = prepare_task(dataset, values.data, values.checks, channels, out)
         rows, store = summary.rows, out / "images.bin"

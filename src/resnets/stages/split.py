@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.system.errors import printable, run_app
+from resnets.system.errors import about_task, printable, run_app
 from resnets.system.files import locked, write_json
 
 
@@ -30,7 +30,7 @@ def main(
 
     from resnets.data.split import split_task
 
-    with locked(Path(".state") / f"split-{name}", f"split of {name}"):
+    with about_task(name), locked(Path(".state") / f"split-{name}", f"split of {name}"):
         counts = split_task(task, section, values.repeat)
         write_json(metrics, counts)
     if pooled := counts.get("pooled"):

@@ -7,7 +7,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -36,6 +37,19 @@ class ResNetsError(Exception):
     def __init__(self, what: str, fix: str, exit_code: int | None = None) -> None:
         super().__init__(what)
         self.what, self.fix, self.exit_code = what, fix, exit_code or self.exit_code
+
+
+@contextmanager
+def about_task(name: str) -> Iterator[None]:
+    """Name the task in the keys that an error names: tasks.*.exclude is tasks.target.exclude."""
+    try:
+        yield
+    except ResNetsError as error:
+        for field in ("what", "fix"):
+            text = getattr(error, field)
+            setattr(error, field, re.sub(r"\b(tasks|split)\.\*\.", rf"\1.{name}.", text))
+        error.args = (error.what,)
+        raise
 
 
 class ParamsError(ResNetsError, ValueError):
