@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from resnets.data.split import split_task
-from resnets.evaluation.label_issues import judge_labels, out_of_fold, suspect
+from resnets.evaluation.label_issues import group_scores, judge_labels, out_of_fold, suspect
 from resnets.evaluation.yardsticks import thumbnails
 from resnets.stages import labels as stage
 from resnets.tasks.manifest import ManifestRow, read_manifest, write_table
@@ -33,6 +33,19 @@ def test_thresholds_and_counts_are_those_of_the_paper():
     suggested, is_suspected = suspect(probabilities, labels, 6)
     assert suggested.tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 0]
     assert is_suspected.tolist() == [False, False, True, False, False, True, True, False, False]
+
+
+def test_groups_on_both_sides_pretend_what_no_group_can_teach():
+    """Labels are drawn per group, and the values tell the group: only a mixed split can learn."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 10)
+    labels = rng.integers(0, 2, 40)[group]
+    values = 5 * rng.standard_normal((40, 60))[group] + rng.standard_normal((400, 60))
+    apart = out_of_fold(values, labels, [str(word) for word in group], 2)
+    scores = group_scores(values, labels, apart)
+    assert scores["mixed"] > 0.95
+    assert scores["apart"] < 0.7
+    assert scores["apart"] == pytest.approx((apart.argmax(1) == labels).mean(), abs=1e-6)
 
 
 def test_weak_odds_are_not_suspected():
@@ -92,7 +105,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_wrong_folders_are_the_least_believed_on_every_side(task):
     folder, wrong = task
-    table = judge_labels(Task(folder), thumbnails)
+    table, _ = judge_labels(Task(folder), thumbnails)
     assert sorted(table["id"].head(len(wrong))) == sorted(wrong)
     suspected = set(table.loc[table["suspected"], "id"])
     assert suspected <= set(wrong)  # of so few images not all reach the odds
@@ -103,14 +116,14 @@ def test_wrong_folders_are_the_least_believed_on_every_side(task):
 
 def test_labels_of_the_test_side_choose_nothing(task, tmp_path):
     folder, _ = task
-    before = judge_labels(Task(folder), thumbnails)
+    before, _ = judge_labels(Task(folder), thumbnails)
     other = Task(folder)
     is_test = other._sides == "test"
     other._rows = [
         replace(row, label="dark" if row.label == "light" else "light") if hidden else row
         for row, hidden in zip(other._rows, is_test, strict=True)
     ]
-    after = judge_labels(other, thumbnails)
+    after, _ = judge_labels(other, thumbnails)
     both = before.merge(after, on="id")
     assert (both["suggested_x"] == both["suggested_y"]).all()
     is_known = both["side_x"] != "test"

@@ -231,6 +231,24 @@ def test_images_that_the_backbone_knows_cast_doubt(results):
     assert "7 images of this task" in near["Take the score with care"]
 
 
+def test_groups_show_what_a_random_split_would_pretend(results):
+    scores = {"apart": 0.84, "mixed": 0.931}
+    found = steps(replace(results, labels=results.labels | {"groups": scores}))
+    why = found["Keep groups together wherever you measure"]
+    assert "gets 84% that way" in why
+    assert "would pretend 93.1%" in why
+    assert not [step for step in steps(results) if "groups" in step]
+
+
+def test_few_validation_images_are_said_with_what_would_do(results):
+    power = {"images": 50, "gap": 0.041, "detectable": 0.092, "needed": 244}
+    why = steps(replace(results, ranking=power))["Do not read much into net being ahead of small"]
+    for words in ("50 validation images", "9.2 points or more", "differ by 4.1", "about 244"):
+        assert words in why
+    enough = steps(replace(results, ranking=power | {"images": 300}))
+    assert not [step for step in enough if "read much" in step]
+
+
 def test_small_classes_are_to_grow(results):
     sizes = {HOSTILE: 90, PLAIN: 20}
     split = results.split | {"classes": {"train": sizes}}

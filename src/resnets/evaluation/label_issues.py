@@ -36,12 +36,13 @@ Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]  # (N, K); NaN for a class that a fold did not learn
 
 
-def judge_labels(task: Task, features: Describe) -> pd.DataFrame:
-    """Return a row per image of train, val and test, the least believed label first.
+def judge_labels(task: Task, features: Describe) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return a row per image of train, val and test, the least believed label first, and scores.
 
     `confidence` is the probability of the label, `suggested` the class that the image counts for,
     `suspected` whether that contradicts the label. No label of the test side plays a part in it.
     They are ranked by confidence, as the paper's normalised margin finds fewer flipped labels.
+    The scores are those of `group_scores`, empty where the task has no groups of its own.
     """
     task = task.pooled()  # folds have no test side whose labels must stay unknown
     sides = [task.side(name) for name in SIDES]
@@ -62,7 +63,21 @@ def judge_labels(task: Task, features: Describe) -> pd.DataFrame:
             "suspected": is_suspected,
         }
     )
-    return table.sort_values(["confidence", "id"], kind="stable", ignore_index=True)
+    known = values[:num_known], labels[:num_known]
+    has_groups = any(word.startswith(" ") for word in groups)  # not only copies: see data.split
+    scores = group_scores(*known, probabilities[:num_known]) if has_groups else {}
+    return table.sort_values(["confidence", "id"], kind="stable", ignore_index=True), scores
+
+
+def group_scores(values: Values, labels: Labels, apart: Probabilities) -> dict[str, float]:
+    """Return the accuracy of the linear model with groups kept `apart`, and of one that mixes them.
+
+    The latter is what a random split pretends: it has seen other images of the same group.
+    """
+    mixed = out_of_fold(values, labels, [str(row) for row in range(len(labels))], apart.shape[1])
+    both = {"apart": apart, "mixed": mixed}
+    answers = {name: np.nan_to_num(x, nan=-1).argmax(axis=1) for name, x in both.items()}
+    return {name: round(float((x == labels).mean()), 6) for name, x in answers.items()}
 
 
 def out_of_fold(

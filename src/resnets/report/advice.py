@@ -34,7 +34,7 @@ class Advice(NamedTuple):
 
 def advise(results: Results) -> list[Advice]:
     """Return what to do, what casts doubt on the score first."""
-    rules = (_doubts, _labels, _classes, _files, _odd, _gap, _ranking, _test, _use)
+    rules = (_doubts, _labels, _classes, _files, _odd, _gap, _ranking, _test, _groups, _use)
     return [advice for rule in rules for advice in rule(results)]
 
 
@@ -74,6 +74,17 @@ def _doubts(results: Results) -> Iterator[Advice]:
             "Take the score with care",
             f"{number(near, 'image')} of this task, or near-duplicates of them, are among those "
             "that the backbone learned from, so the score may be too high.",
+        )
+
+
+def _groups(results: Results) -> Iterator[Advice]:
+    scores = results.labels.get("groups")
+    if scores and scores["mixed"] > scores["apart"]:
+        yield Advice(
+            "Keep groups together wherever you measure",
+            "Here no group of images is on two sides. A linear model on the backbone gets "
+            f"{percent(scores['apart'])} that way; with images of one group on both sides it would "
+            f"pretend {percent(scores['mixed'])}.",
         )
 
 

@@ -42,7 +42,7 @@ def main(
     make_repeatable(runtime.threads)
     with locked(Path(".state/labels"), "search for wrong labels"):
         features = backbone_features(backbone, preprocess, resolve_device(runtime.device))
-        table = judge_labels(Task(task), features or thumbnails)
+        table, scores = judge_labels(Task(task), features or thumbnails)
         rows, _ = read_manifest(task / "manifest.csv")
         listed = source / "manifest.csv"
         others = read_manifest(listed)[0] if listed.is_file() else []
@@ -55,6 +55,7 @@ def main(
             "suspected": {side: int(counts.get(side, 0)) for side in ("train", "val", "test")},
             "agrees": round(float((known["suggested"] == known["label"]).mean()), 6),
             "near_source": int(is_near.sum()),
+            "groups": scores,
         }
         write_json(metrics, result)
         kept = table["suspected"] | is_near | (table.index < LISTED)
