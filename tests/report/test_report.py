@@ -33,7 +33,7 @@ def ranked(accuracy: float, **values) -> dict:
     low, high = proportion_confint(round(accuracy * 100), 100, method="wilson")
     row = {"val_accuracy": 0.9, "test_accuracy": accuracy, "test_low": low, "test_high": high}
     row |= {"images": 100, "seeds": 1, "seeds_mean": accuracy, "seeds_std": None}
-    return row | {"is_like_best": False, "val_leaked": 0.0} | values
+    return row | {"is_like_best": False, "val_leaked": 0.0, "folds": 0} | values
 
 
 def write_results(root: Path, names: tuple[str, str] = (HOSTILE, PLAIN)) -> None:

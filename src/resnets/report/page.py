@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from resnets.evaluation.report import points
+from resnets.evaluation.report import measured, points
 from resnets.report.advice import SIMPLE, Advice, advise, enumerate_words, number, percent
 from resnets.report.results import Results
 from resnets.system.errors import printable
@@ -32,6 +32,7 @@ def write_page(results: Results) -> str:
         low=percent(best["test_low"]),
         high=percent(best["test_high"]),
         tested=f"{best['images']:,}",
+        by=_text(f", by {measured(best)}" if best["folds"] else " by the model that is shipped"),
         best=_text(results.best),
         images=f"{results.data['images']:,}",
         guess=percent(results.yardsticks["majority"]["test_accuracy"]),
