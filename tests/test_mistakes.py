@@ -186,7 +186,7 @@ DATA = [
     (PREPARE, lambda f: shutil.copytree(f / "photos/rose", f / "photos/tulips"), "label_conflict"),
     (PREPARE, {"tasks.target.path": "params.yaml"}, "params.yaml: neither a folder"),
     (PREPARE, bad_zip, "need at least 2 classes, found 1 (evil)"),
-    (SPLIT, {"split.target.val": 500}, "500 on val, 1 on train: 28 images; split.*.val"),
+    (SPLIT, {"split.target.val": 500}, "500 on val, 1 on train: 28 images; split.target.val"),
     (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
     ("resnets check nowhere", nothing, "nowhere: no such folder"),
     ("resnets check params.yaml", nothing, "neither a folder nor a readable zip"),

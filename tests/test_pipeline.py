@@ -322,7 +322,7 @@ def test_queued_experiments_find_photos_that_git_does_not_have(kept):
     run(*queue, *copied, "-S", "checks.on_bad=quarantine", cwd=kept)
     said = run("dvc", "exp", "run", "--run-all", cwd=kept)
     ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
-    assert ran == PREPARE | {"export", "report"}
+    assert ran == PREPARE | {"export"}
     assert said.count("Ran experiment") == 1
     assert "Failed" not in said
 

@@ -67,16 +67,20 @@ def write_results(root: Path, names: tuple[str, str] = (HOSTILE, PLAIN)) -> None
     answers = [(first, first)] * 54 + [(first, second)] * 6 + [(second, second)] * 40
     sure = [[0.9, 0.1]] * 54 + [[0.45, 0.55]] * 6 + [[0.2, 0.8]] * 40
     rows = [(k, *pair, *shares) for k, (pair, shares) in enumerate(zip(answers, sure, strict=True))]
-    table(root / "plots/net/predictions.csv", ["id", "label", "predicted", *names], rows)
+    table(
+        root / "artifacts/candidates/net/predictions.csv",
+        ["id", "label", "predicted", *names],
+        rows,
+    )
     columns = ["class", "support", "precision", "recall", "recall_high"]
     table(
-        root / "plots/net/per_class.csv",
+        root / "artifacts/candidates/net/per_class.csv",
         columns,
         [(first, 60, 1, 0.9, 0.95), (second, 40, 40 / 46, 1, 1)],
     )
     columns = ["repeat", "epoch", "train_accuracy", "val_accuracy", "is_chosen"]
     epochs = [(0, 1, 0.5, 0.6, True), (0, 2, 0.99, 0.8, True), (1, 1, 0.1, 0.1, True)]
-    table(root / "plots/net/history.csv", columns, epochs)
+    table(root / "artifacts/candidates/net/history.csv", columns, epochs)
     columns = ["id", "side", "label", "suggested", "confidence", "suspected"]
     suspects = [(f"{first}/1.jpg", "val", first, second, 0.01, True), ("x", "", "", "", 0.5, False)]
     table(root / "plots/labels/labels.csv", columns, suspects)

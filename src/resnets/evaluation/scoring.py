@@ -36,7 +36,15 @@ from resnets.tasks.task import Side, Task
 MOST_MISTAKES = 24
 TABLES = ("scores", "per_class", "predictions", "seeds")
 PICTURES = ("confusion", "reliability", "mistakes", "mistakes_explained")
-PASSED_ON = (DETAILS, "predictions.csv", "seeds.csv", "scores.csv", "per_class.csv")
+PASSED_ON = (
+    DETAILS,
+    "predictions.csv",
+    "seeds.csv",
+    "scores.csv",
+    "per_class.csv",
+    "confusion.png",
+    "mistakes_explained.png",
+)
 TRAINING = ("epochs", "chosen_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
@@ -51,7 +59,7 @@ def repeats_of(history: Path) -> list[int]:
 
 
 def pass_on(model: Path, history: Path, plots: Path, candidate: Path) -> None:
-    """Copy what ranks and ships a variant into a folder beside those of the other variants.
+    """Copy what ranks, ships and reports a variant into a folder beside those of others.
 
     DVC knows no stage whose dependencies are files of all variants; it can depend on that folder.
     """

@@ -12,8 +12,8 @@ PICTURES = {
     "samples": "plots/data_target/samples.png",
     "findings": "plots/data_target/findings.png",
     "curves": "reports/curves.png",
-    "confusion": "plots/{best}/confusion.png",
-    "mistakes": "plots/{best}/mistakes_explained.png",
+    "confusion": "artifacts/candidates/{best}/confusion.png",
+    "mistakes": "artifacts/candidates/{best}/mistakes_explained.png",
     "suspected": "plots/labels/suspected.png",
 }
 
@@ -44,9 +44,10 @@ def read_results(root: Path) -> Results:
         json.loads((root / f"metrics/{name}.json").read_text("utf-8")) for name in metrics
     )
     best = board["best"]
-    plots, history = root / "plots" / best, _rows(root / f"plots/{best}/history.csv")
+    model = root / "artifacts/candidates" / best
+    history = _rows(model / "history.csv")
     shipped = [row for row in history if row["repeat"] == history[0]["repeat"]]
-    with (plots / "predictions.csv").open(encoding="utf-8", newline="") as file:
+    with (model / "predictions.csv").open(encoding="utf-8", newline="") as file:
         _, *answers = csv.reader(file)  # by place: a class may be called as a column is
     suspects = _rows(root / "plots/labels/labels.csv")
     pictures = {name: root / path.format(best=best) for name, path in PICTURES.items()}
@@ -58,7 +59,7 @@ def read_results(root: Path) -> Results:
         board.get("ranking", {}),
         board["variants"],
         board["yardsticks"],
-        _rows(plots / "per_class.csv"),
+        _rows(model / "per_class.csv"),
         shipped,
         [(label, answer, max(map(float, shares))) for _, label, answer, *shares in answers],
         [row for row in suspects if row["suspected"] == "True"],
