@@ -57,6 +57,6 @@ test-all: lint
 bench: setup
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# 200 kills over all stages at seeded instants: 27 minutes on two cores, beside the tests
+# 200 kills over all stages at seeded instants: 22 minutes on two cores, beside the tests
 chaos: setup
 	PYTHONPATH=. $(BIN)/python -m tests.chaos --kills 200 --seed 0 --out tests/chaos_result.txt

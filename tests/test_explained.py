@@ -90,7 +90,7 @@ def test_numbers_of_the_page_are_those_of_the_kept_runs_with_a_new_split():
     before, new, same = (f"{100 * val[name]:.1f}%" for name in names)
     assert f"rises from {before} to {new}; with the old one it stays at {same}" in WORDS
     before, new, same = (f"{100 * test[name]:.1f}%" for name in names)
-    assert f"{before}, then {new} and {same}" in WORDS
+    assert f"{before}, then {new} with the new split and {same} with the old one" in WORDS
     leaked = means["val_leaked"]
     assert f"{leaked['redrawn_split']:.0%} had been trained on" in WORDS
     assert leaked["first"] == leaked["same_split"] == 0
