@@ -143,6 +143,15 @@ def test_rank_by_hand():
     assert found["is_like_best"].tolist() == [True, True, False]
 
 
+def test_a_repeat_counts_by_the_mean_of_its_folds():
+    folds = [
+        make_runs(a=[0.9 - x, 0.8], b=[0.7 + x, 0.5]).assign(fold=k) for k, x in ((0, 0), (1, 0.2))
+    ]
+    found = rank(pd.concat(folds), images=100)
+    assert found["mean"].tolist() == pytest.approx([0.8, 0.65])
+    assert found["count"].tolist() == [2, 2]
+
+
 def test_more_images_tell_apart_what_few_cannot():
     runs = make_runs(a=[0.90, 0.90, 0.91], b=[0.88, 0.87, 0.88])
     assert rank(runs, images=200)["is_like_best"].tolist() == [True, True]

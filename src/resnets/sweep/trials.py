@@ -129,7 +129,9 @@ def rank(runs: pd.DataFrame, images: int) -> pd.DataFrame:
     from scipy.special import ndtr
 
     # of the epochs that were the one to ship, the last one is
-    shipped = runs[runs["is_chosen"]].groupby(["name", "repeat"], sort=False)["val_accuracy"].last()
+    places = [key for key in ("name", "repeat", "fold") if key in runs]
+    shipped = runs[runs["is_chosen"]].groupby(places, sort=False)["val_accuracy"].last()
+    shipped = shipped.groupby(["name", "repeat"], sort=False).mean()  # over folds, if any
     found = shipped.groupby("name", sort=False).agg(["mean", "std", "count"])
     found = found.sort_values("mean", ascending=False, kind="stable")
     over_seeds = found["std"].pow(2).mean() if found["count"].max() > 1 else SEED_SPREAD**2
