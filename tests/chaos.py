@@ -40,7 +40,7 @@ FAILPOINTS = {  # each with the stages that pass it, and how often one of them d
     "engine.step": ("backbone transfer", 9),
     "engine.epoch": ("backbone transfer", 2),
     "publish.done": ("backbone transfer", 1),
-    "write.half": (f"{WRITING} yardsticks", 1),
+    "write.half": (f"{WRITING} yardsticks report", 1),
     "write.before_rename": (WRITING, 2),
     "write.after_rename": (WRITING, 2),
 }

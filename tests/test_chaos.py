@@ -20,6 +20,7 @@ PLAN = [
     ("leaderboard", "0.1 write.half@3 write.before_rename@1 "
      "write.after_rename@2"),
     ("export", "write.half@2"),
+    ("report", "write.half@1"),
 ]  # fmt: skip
 
 

@@ -202,6 +202,7 @@ def rename(project: Path, new: str | None) -> None:
 
 
 VARIANTS = ("scratch", "frozen", "finetune")
+SPLIT = {"split@source", "split@target"}
 PREPARE = {"prepare@source", "prepare@target"}
 TRANSFER = {f"transfer@{variant}" for variant in VARIANTS}
 SCORES = {"evaluate_backbone", "yardsticks", "labels"}
@@ -222,7 +223,7 @@ CHANGES = {
     "mean": (value("preprocess.mean", [0.4] * 3), TRAINING | {"yardsticks", "labels"}),
     "init": (value("model.init", "xavier"), TRAINING),
     "channels": (value("model.in_channels", 1), PREPARE | TRAINING),
-    "repeat": (value("repeat", [0, 1, 2]), TRANSFER | {"yardsticks"}),
+    "repeat": (value("repeat", [0, 1, 2]), SPLIT | TRANSFER | {"yardsticks"}),
     "seed": (value("seed", 1), TRAINING | {"yardsticks"}),
     "excluded images": (value("tasks.target.exclude", ["a.png"]), {"prepare@target"}),
     "seed of a split": (value("split.target.seed", 1), {"split@target"}),
@@ -319,7 +320,7 @@ def test_queued_experiments_find_photos_that_git_does_not_have(kept):
     queue = ("dvc", "exp", "run", "--queue")
     run(*queue, "--allow-missing", "-S", "export.variant=frozen", cwd=kept)
     copied = ("-C", "data/raw", "-C", "../photos.zip")
-    run(*queue, *copied, "-S", "checks.on_bad=quarantine", cwd=kept)
+    run(*queue, *copied, "-S", "+checks.max_megapixels=63", cwd=kept)
     said = run("dvc", "exp", "run", "--run-all", cwd=kept)
     ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
     assert ran == PREPARE | {"export"}
@@ -331,7 +332,7 @@ def test_two_workers_run_a_grid_and_say_why_an_experiment_failed(kept):
     """A photo archive with an absolute path needs no copy, even where it is read anew."""
     queue = ("dvc", "exp", "run", "--queue", "--allow-missing")
     photos = json.dumps(str(kept.parent / "photos.zip"))
-    changed = ("-S", f"tasks.target.path={photos}", "-S", "checks.on_bad=quarantine")
+    changed = ("-S", f"tasks.target.path={photos}", "-S", "+checks.max_megapixels=63")
     run(*queue, "-n", "grid", "-S", f"{LR}=0.011,0.012", "transfer@finetune", cwd=kept)
     run(*queue, "-n", "bad", "-S", f"{LR}=-1", "transfer@finetune", cwd=kept)
     run(*queue, "-n", "anew", *changed, "prepare@target", cwd=kept)

@@ -138,6 +138,7 @@ def test_pipeline_resolves_with_a_recipe(tmp_path, recipe):
     Repo.init(str(tmp_path), no_scm=True)
     stages = {stage.name for stage in Repo(str(tmp_path)).index.stages}
     expected = {"backbone", "evaluate_backbone", "yardsticks", "labels", "leaderboard", "export"}
+    expected.add("report")
     expected |= {f"{stage}@{name}" for name in values.tasks for stage in ("prepare", "split")}
     expected |= {
         f"{stage}@{name}" for name in values.transfer for stage in ("transfer", "evaluate")

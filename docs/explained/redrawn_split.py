@@ -6,6 +6,7 @@ Runs the pipeline's own stages in a temporary folder, with the parameters beside
 """
 
 import contextlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DATA, TASK, PARAMS = Path("data/sample"), Path("task"), Path("params.yaml")
 COLOUR = {"first": COLOURS[6], "same_split": COLOURS[0], "redrawn_split": COLOURS[1]}
+COLUMNS = ["chosen_epoch", "val_accuracy", "val_leaked", "test_accuracy"]
 LABEL = {
     "first": "first run",
     "same_split": "10 more, same split",
@@ -54,7 +56,8 @@ def run_stages(values: dict[str, Any], seeds: range) -> tuple[pd.DataFrame, pd.D
             evaluate.main(out, TASK, history, Path("metrics.json"), plots, None, PARAMS)
             run = {"variant": name, "seed": seed}
             epochs.append(pd.read_csv(history)[["epoch", "val_accuracy"]].assign(**run))
-            ends.append(pd.read_csv(plots / "runs.csv").drop(columns="seed").assign(**run))
+            details = json.loads((plots / "details.json").read_text())
+            ends.append(pd.DataFrame(details["runs"])[COLUMNS].assign(**run))
     return pd.concat(epochs), pd.concat(ends)
 
 

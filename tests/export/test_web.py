@@ -20,14 +20,13 @@ import pytest
 from PIL import Image
 
 from resnets.export.classifier import normalise_on_host, open_classifier
-from resnets.export.onnx import export_bundle
 from resnets.export.web import RUNTIME
 from resnets.predict.answers import Reports
 from resnets.predict.run import predict
 from resnets.tasks.decode import center_crop, crop_batch, decode, resize
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 from tests.data.photos import encode, make_photo
-from tests.export.test_export import ROW, options
+from tests.export.test_export import export
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WASM = "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
@@ -65,8 +64,7 @@ def exported(trained: Trained) -> dict[str, Path]:
     """Export normalised floats to logits, and uint8 images to probabilities."""
     folders = {name: trained.bundle.parent / name for name in ("plain", "inside")}
     for name, out in folders.items():
-        inside = options(preprocess_inside=name == "inside")
-        export_bundle(trained.bundle, out, task=trained.task, options=inside, row=ROW)
+        export(trained, out, preprocess_inside=name == "inside")
     return folders
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnets.system.errors import run_app
-from resnets.system.files import write_text
+from resnets.system.files import locked, write_text
 
 
 def main(
@@ -22,7 +22,8 @@ def main(
     from resnets.report.page import write_page
     from resnets.report.results import read_results
 
-    write_text(out, write_page(read_results(root)))
+    with locked(Path(".state/report"), "report"):
+        write_text(out, write_page(read_results(root)))
 
 
 if __name__ == "__main__":
