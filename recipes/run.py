@@ -38,6 +38,8 @@ KEPT = (
     "reports/leaderboard.md",
     "reports/curves.png",
 )
+# what other recipes start from; not for Git: weights of anybody's photos
+WEIGHTS = {"photos_backbone": "artifacts/photos/model.safetensors"}
 OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
 LOG = "run.log"
 BEGIN, END = "<!-- written by recipes/run.py -->", "<!-- until here -->"
@@ -139,6 +141,9 @@ def run_recipe(name: str) -> None:
     for path in (path for pattern in KEPT for path in clone.glob(pattern)):
         (results / path.relative_to(clone)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, results / path.relative_to(clone))
+    if name in WEIGHTS:
+        (ROOT / "data/weights").mkdir(parents=True, exist_ok=True)
+        shutil.copy(clone / WEIGHTS[name], ROOT / f"data/weights/{name}.safetensors")
     if recipe.with_suffix(".py").exists():
         run_in(clone, sys.executable, f"recipes/{name}.py", "--out", str(results))
     log, training = (clone / LOG).read_text(), dict[str, int]()

@@ -66,6 +66,6 @@ def test_auto_takes_a_device_that_there_is_and_no_other_is_taken():
         assert caught.value.fix.endswith(", ".join(present))
 
 
-def test_on_mps_auto_means_fp32_because_torch_does_not_say_where_bf16_is_native():
+def test_on_mps_auto_means_fp32_because_torch_does_not_say_where_bf16_is_faster():
     assert resolve_precision("auto", "mps") == "fp32"
     assert resolve_precision("bf16", "mps") == "bf16"

@@ -113,7 +113,9 @@ def plain_optimizer(
 def plain_batches(side: Side, epoch: int) -> tuple[list[np.ndarray], View]:
     """Return the rows of each batch of an epoch of `train`, and the augmented images."""
     order = Batches(torch.from_numpy(side.labels), lambda _: None, 8, 0).order(epoch)
-    view = View(side.images, SECTION.augment, PREPROCESS, seed=0, epoch=epoch)
+    view = View(
+        side.images, SECTION.augment, PREPROCESS, seed=0, epoch=epoch, epochs=SECTION.epochs
+    )
     return [order[:8], order[8:16], order[16:24], order[24:]], view
 
 

@@ -26,7 +26,7 @@ def side(num_images: int = 21, size: int = 12) -> Side:
 
 def view_of(augment=PAD, *, seed=0, epoch=0) -> View:
     preprocess = Preprocess(crop=12, mean=[0.3], std=[1.0])
-    return View(side().images, augment, preprocess, seed=seed, epoch=epoch)
+    return View(side().images, augment, preprocess, seed=seed, epoch=epoch, epochs=4)
 
 
 def batches(augment=PAD, *, batch_size=4, seed=0) -> Batches:
@@ -38,6 +38,13 @@ def batches(augment=PAD, *, batch_size=4, seed=0) -> Batches:
         seed,
         augment.mixup,
     )
+
+
+def test_the_views_grow_in_equal_parts_of_the_epochs_to_what_the_schema_lists():
+    growing = RandomResizedCrop(crop="random_resized", scale=(0.5, 1.0), sides=[6, 9])
+    shapes = [view_of(growing, epoch=epoch).take(np.arange(2)).shape for epoch in range(4)]
+    assert shapes == [(2, 1, 6, 6)] * 2 + [(2, 1, 9, 9)] * 2
+    assert view_of(CROP).take(np.arange(2)).shape == (2, 1, 12, 12)
 
 
 def test_words_of_an_image_depend_on_seed_epoch_and_index_only():

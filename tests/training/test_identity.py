@@ -58,6 +58,7 @@ TRAINING: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "augment.crop": ("center", {"augment": {"crop": "center", "flip": True}}, {}),
     "augment.scale": ([0.4, 1.0], {}, {"augment": RANDOM}),
     "augment.ratio": ([0.5, 1.25], {}, {"augment": RANDOM}),
+    "augment.sides": ([20, 28], {}, {"augment": RANDOM}),
 }
 BOTTLENECKS = {"model.name": "resnet50", "model.shortcut": "projection"}
 RGB = {"preprocess.mean": [0.5] * 3, "preprocess.std": [0.5] * 3}

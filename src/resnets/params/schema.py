@@ -67,7 +67,7 @@ class Runtime(Section):
     """Say where and how precisely to compute."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU if there is one
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where it is native
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where it is faster
     # auto: this process's share of the physical cores; a number gives the same last bits of every
     # sum on machines with other numbers of cores
     threads: Literal["auto"] | Count = "auto"

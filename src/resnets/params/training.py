@@ -6,7 +6,15 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from resnets.params.section import Count, Fraction, NonNegative, Positive, Section, Share
+from resnets.params.section import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    SideLength,
+)
 
 
 class Optimizer(Section):
@@ -126,6 +134,9 @@ class RandomResizedCrop(_Crop):
     crop: Literal["random_resized"]
     scale: tuple[Positive, Positive] = Field(strict=False)
     ratio: tuple[Positive, Positive] = Field((0.75, 1.3333), strict=False)
+    # the boxes' size in pixels in equal parts of the training, small ones first: small images cost
+    # less, and boxes show things larger than a centre crop does (FixRes, arXiv 1906.06423)
+    sides: list[SideLength] | None = None  # null: that of the crop at evaluation
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -33,17 +33,22 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> Precision:
-    """Return "fp32" or "bf16"; "auto" means bf16 where the device computes it natively."""
+    """Return "fp32" or "bf16"; "auto" means bf16 where that is faster.
+
+    On a processor that takes its matrix units, AMX: without them, AVX-512's own bf16 trains a
+    ResNet-18 at 224 pixels at 16 images a second, where fp32 reaches 23 (an Emerald Rapids, torch
+    2.15).
+    """
     import torch
 
     if device == "cuda":
-        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # torch has no public question for it; the flags of /proc/cpuinfo answer it on Linux
         cpuinfo = Path("/proc/cpuinfo")
         flags = cpuinfo.read_text() if device == "cpu" and cpuinfo.exists() else ""
-        is_native = "avx512_bf16" in flags or "amx_bf16" in flags
-    return "bf16" if precision == "bf16" or (precision == "auto" and is_native) else "fp32"
+        is_faster = "amx_bf16" in flags
+    return "bf16" if precision == "bf16" or (precision == "auto" and is_faster) else "fp32"
 
 
 def process_number() -> int:

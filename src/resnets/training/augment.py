@@ -135,13 +135,28 @@ def erase(views: Tensor, draws: Draws, probability: float, fill: Pixels) -> None
             view[:, top : top + h, left : left + w] = colour
 
 
+def side_at(augment: Augment, preprocess: Preprocess, progress: float) -> int:
+    """Return the views' side in pixels once this share of the epochs, below 1, is over."""
+    own = augment.sides if isinstance(augment, RandomResizedCrop) else None
+    sides = own or [preprocess.crop]
+    return sides[int(progress * len(sides))]
+
+
 class View:
     """Give the augmented images of one epoch: in batches to training, one by one to `infer`."""
 
     def __init__(
-        self, images: Images, augment: Augment, preprocess: Preprocess, *, seed: int, epoch: int
+        self,
+        images: Images,
+        augment: Augment,
+        preprocess: Preprocess,
+        *,
+        seed: int,
+        epoch: int,
+        epochs: int,
     ) -> None:
-        self.images, self.augment, self.crop = images, augment, preprocess.crop
+        self.images, self.augment = images, augment
+        self.crop = side_at(augment, preprocess, epoch / epochs)
         self.seed, self.epoch = seed, epoch
         self.fill = np.round(np.array(preprocess.mean) * 255).astype(np.uint8)
         self.draws = uniform(epoch_table(seed, epoch, len(images)))

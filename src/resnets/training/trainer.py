@@ -175,8 +175,15 @@ class Trainer:
         )
 
     def _view(self, seed: int, epoch: int) -> View:
-        images, augment = self.train.images, self.section.augment
-        return View(images, augment, self.preprocess, seed=seed, epoch=epoch)
+        images, section = self.train.images, self.section
+        return View(
+            images,
+            section.augment,
+            self.preprocess,
+            seed=seed,
+            epoch=epoch,
+            epochs=section.epochs,
+        )
 
     def _val_logits(self, module: nn.Module) -> Tensor:
         assert isinstance(module, ResNet)  # the network, or its average
