@@ -192,26 +192,43 @@ def rows_of(results: Path, published: dict[str, dict[str, str]]) -> list[dict[st
     return rows
 
 
-def table_of(rows: list[dict[str, str]]) -> str:
-    """Return rows as a Markdown table under their keys."""
-    return table(list(rows[0]), [list(row.values()) for row in rows], words=3)
+def rows_shown(
+    name: str, one: dict[str, Any], kept: dict[str, list[dict[str, str]]]
+) -> list[dict[str, str]]:
+    """Return a tutorial's rows for the README: the best variant, and what follows the original."""
+    columns = {"tutorial": one["tutorial"], "`make recipe NAME=`": code(name)}
+    if name not in kept:
+        stated = [f"{x['accuracy']} ({x['of']})" for x in one["published"].values()]
+        needs = f"needs {one['missing']}" if "missing" in one else ""
+        words = {"variant": needs, "published": "; ".join(stated), "ours, test": "not measured"}
+        return [{**columns, **words}]
+    rows = [row for row in kept[name] if row is kept[name][0] or "`published" in row["variant"]]
+    words = ("variant", "published", "ours, test", "95% interval")
+    return [
+        {**columns, **{key: row[key] for key in (*words, "training of one seed", "machine")}}
+        for row in rows
+    ]
+
+
+def table_of(rows: list[dict[str, str]], words: int) -> str:
+    """Return rows as a Markdown table under the keys of the fullest, so many of them words."""
+    columns = list(max(rows, key=len))
+    return table(columns, [[row.get(key, "") for key in columns] for row in rows], words=words)
 
 
 def write_readmes() -> None:
     """Write the table of all kept results, and that of the tutorials into the project's README."""
     published = YAML(typ="safe", pure=True).load(ROOT / "recipes" / "published.yaml")
-    rows, shown = [], []
+    rows: dict[str, list[dict[str, str]]] = {}
     for folder in sorted(path.parent for path in RESULTS.glob("*/run.json")):
-        of_one = rows_of(folder, published.get(folder.name, {}).get("published", {}))
-        rows += of_one
-        if folder.name in published:  # the best, and those that follow the original
-            shown += [row for row in of_one if row is of_one[0] or "`published" in row["variant"]]
+        rows[folder.name] = rows_of(folder, published.get(folder.name, {}).get("published", {}))
+    shown = [row for name, one in published.items() for row in rows_shown(name, one, rows)]
     wrong = [f"- {code(name)}: {one['wrong']}" for name, one in published.items()]
     text = (
         "# Recipes\n\nEach file is a complete `params.yaml`; its head says what it needs. "
         "`cp recipes/NAME.yaml params.yaml && dvc repro` runs it here, `make recipe NAME=NAME` in "
         "a clone, and fills `results/`, this table and the README's.\n\n"
-        f"{table_of(rows)}\n\n"
+        f"{table_of([row for of_one in rows.values() for row in of_one], 3)}\n\n"
         "Accuracies in percent. Published numbers are those of `published.yaml`; most variants "
         "have none. Ours are on test "
         "images that chose nothing; the interval is that of the first seed over other images, ± "
@@ -224,7 +241,7 @@ def write_readmes() -> None:
     write_text(ROOT / "recipes" / "README.md", text)
     before, rest = (ROOT / "README.md").read_text().split(BEGIN)
     _, after = rest.split(END)  # without a mark nothing is written: the text behind would be lost
-    write_text(ROOT / "README.md", f"{before}{BEGIN}\n\n{table_of(shown)}\n\n{END}{after}")
+    write_text(ROOT / "README.md", f"{before}{BEGIN}\n\n{table_of(shown, 4)}\n\n{END}{after}")
 
 
 def main(

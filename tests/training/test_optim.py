@@ -30,11 +30,16 @@ def factors(schedule, *, epochs=6, steps=10) -> list[float]:
     return [lr_at(step) for step in range(epochs * steps)]
 
 
-def test_step_schedule_is_torchs_step_lr():
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    theirs = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
-    ours = factors(Step(name="step", warmup_epochs=0.0, epochs=2, gamma=0.1), epochs=7, steps=3)
+@pytest.mark.parametrize(
+    ("drops", "kind"),
+    [(2, {"step_size": 2}), ([3, 5], {"milestones": [3, 5]})],
+)
+def test_step_schedule_is_torchs(drops, kind):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    of_torch = torch.optim.lr_scheduler
+    of_torch = of_torch.StepLR if "step_size" in kind else of_torch.MultiStepLR
+    theirs = of_torch(optimizer, gamma=0.1, **kind)
+    ours = factors(Step(name="step", warmup_epochs=0.0, epochs=drops, gamma=0.1), epochs=7, steps=3)
     for epoch in range(7):
         assert ours[3 * epoch : 3 * epoch + 3] == pytest.approx([theirs.get_last_lr()[0]] * 3)
         optimizer.step()

@@ -67,11 +67,11 @@ class OneCycle(Section):
 
 
 class Step(Section):
-    """Multiply the learning rate by gamma every so many epochs."""
+    """Multiply the learning rate by gamma every so many epochs, or after each of those listed."""
 
     name: Literal["step"]
     warmup_epochs: NonNegative = 0.0
-    epochs: Count
+    epochs: Count | list[Count]
     gamma: Share
 
 
@@ -101,7 +101,10 @@ def lr_schedule(
                 top = schedule.peak * total
                 return (step + 1) / (top + 1) if step < top else (total - step) / (total - top)
             case Step():
-                return schedule.gamma ** (step // steps_per_epoch // schedule.epochs)
+                epoch, drops = step // steps_per_epoch, schedule.epochs
+                if isinstance(drops, list):
+                    return schedule.gamma ** sum(drop <= epoch for drop in drops)
+                return schedule.gamma ** (epoch // drops)
 
     return lambda step: lr * factor(step)
 
