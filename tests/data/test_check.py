@@ -109,7 +109,7 @@ def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
         "owl: 4 images, 1 of them no copies"
     ]
     assert lines_below(
-        done.stdout, "Fewer than a third of the 14 of cat: set training.loss.cl"
+        done.stdout, "Few: cat has 14, over 3 times as many: add images, and set training.loss.cl"
     ) == [
         "bird: 4 images",
         "owl: 4 images",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnets.data.findings import Finding, find_odd
+from resnets.data.findings import IMBALANCE, Finding, find_odd
 from resnets.data.layout import Member, Source
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members, summarise
@@ -75,7 +75,7 @@ def examine(
 ) -> tuple[list[ManifestRow], list[Rejected], list[Finding]]:
     """Judge images as `prepare` does, pack them small into `folder`, and find the odd ones."""
     side, store = PACKED_SIDE[len(source.members) > MANY], folder / STORE
-    packing = Packing(3, side, "shorter_side", max_megapixels)
+    packing = Packing(3, side, "shorter_side", max_megapixels, scaled_decoding=True)
     rows, rejected = judge_all(source, members, packing, store)
     return rows, rejected, find_odd(rows, PixelStore(store, rows)) if rows else []
 
@@ -131,14 +131,13 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
     largest = max(source.classes, key=lambda label: num_images[label])
     most = num_images[largest]
     small = f"Too small for {num_sides} sides: add images, or leave it out (tasks.target.classes)"
-    few = (
-        f"Fewer than a third of the {most} of {largest}: set training.loss.class_weights: balanced"
-    )
+    few = f"Few: {largest} has {most}, over {IMBALANCE} times as many"
+    few += ": add images, and set training.loss.class_weights: balanced"
     for label in source.classes:
-        images = f"{label}: {num_images[label]} images"
+        images = f"{label}: {num_images[label]} image{'s' * (num_images[label] != 1)}"
         if num_groups[label] < num_sides:
             yield small, f"{images}, {num_groups[label]} of them no copies"
-        if 3 * num_images[label] < most:
+        if IMBALANCE * num_images[label] < most:
             yield few, images
 
 

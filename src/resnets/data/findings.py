@@ -22,6 +22,7 @@ from resnets.tasks.manifest import ManifestRow, copies
 
 SPREADS, LEAST_SPREAD = 3.5, 0.15  # a set of very few or very similar images has hardly a spread
 WORST = 10  # of each kind, on the sheet
+IMBALANCE = 3  # times the images of a class that the largest may have before that is said
 ACROSS = "copied across sides"
 RULES = {  # by kind, in the order of `_measure`: the floor, and what was measured
     "dark": (50, "its light pixels have grey level {:.0f}"),

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from resnets.data.findings import IMBALANCE
 from resnets.evaluation.significance import Z
 from resnets.report.results import Results
 
@@ -20,7 +21,6 @@ GAP = 0.05  # of training over validation accuracy, and
 RATIO = 2  # of the mistakes: from both on, the network knows its own images by heart
 UNLEARNED = 0.9  # training accuracy below which, without that, the network could learn more
 LOOSE, TIGHT = 0.05, 0.03  # half widths of the test's interval: too wide, and good enough
-IMBALANCE = 3  # of the largest class to the smallest, as `resnets check` has it
 SURE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # thresholds of confidence to choose from
 GOOD = 0.95  # share of the sure answers that should be right
 

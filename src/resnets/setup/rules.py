@@ -9,8 +9,10 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
+from resnets.data.findings import IMBALANCE
 from resnets.models.bundle import FullPreprocess, load_bundle
 from resnets.params.architecture import PUBLISHED, network_of
 from resnets.params.schema import NO_BACKBONE, Model
@@ -46,15 +48,15 @@ SIDES = (64, 112, 128, 224)  # crops; 112 and 224 are cut from photos of 128 and
 RESIZE = 8 / 7  # times the crop, as 256 to 224 for ImageNet
 SMALL = 40  # pixels: below, the network for small images, and crops that shift (arXiv 1512.03385)
 LR = {"finetune": 0.02, "scratch": 0.05, "frozen": 0.05}  # of the recipes, for batches of 32
+LARGE = 4  # times the pixels that are kept: from there on `decode` reads JPEGs at a reduced scale
 SCRATCH_FROM = 5_000  # training images: from here on random weights may catch up
-IMBALANCE = 3  # of the largest class to the smallest, as `resnets check` has it
 IMAGENET = {3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), 1: ([0.449], [0.226])}
 
 
-def find_weights(folder: Path) -> Path | None:
-    """Return the smallest published file in a folder, else the smallest bundle of an own run."""
-    published = [path for path in folder.glob("*.pth") if path.name in PUBLISHED]
-    files = published or folder.glob("*.safetensors")
+def find_weights(folder: Path, *, is_published: bool) -> Path | None:
+    """Return the smallest published file in a folder, or the smallest bundle of an own run."""
+    names = PUBLISHED if is_published else [path.name for path in folder.glob("*.safetensors")]
+    files = [folder / name for name in names if (folder / name).is_file()]
     return min(files, key=lambda file: file.stat().st_size, default=None)
 
 
@@ -112,11 +114,13 @@ def choose(seen: Look, backbone: Backbone | None, effort: Effort) -> dict[str, A
     shift = {"crop": "pad", "padding": max(2, crop // 8)}
     boxes = {"crop": "random_resized", "scale": [0.25, 1.0]}
     bad = len(seen.rejected) / (len(seen.rejected) + len(seen.rows))
+    jpegs = [min(row.width, row.height) for row in seen.rows if row.format in ("JPEG", "MPO")]
     return {
         "path": json.dumps(str(seen.path), ensure_ascii=False),
         "num_classes": len(sizes),
         "exclude": _block(seen.excluded),
         "resize": resize,
+        "scaled_decoding": json.dumps(bool(jpegs) and median(jpegs) >= LARGE * resize),
         "max_bad": max(0.01, math.ceil(200 * bad) / 100),  # room for twice as many
         **seen.split.model_dump(include={"val", "test"}),
         "folds": json.dumps(seen.split.folds),

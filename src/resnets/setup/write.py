@@ -15,6 +15,7 @@ from rich.table import Table
 
 from resnets.data.catalogue import all_items
 from resnets.data.fetch import fetch
+from resnets.data.findings import IMBALANCE
 from resnets.data.prepare import list_bad, summarise
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE, Params
@@ -25,9 +26,9 @@ from resnets.system.files import write_text
 
 TARGET, WEIGHTS = Path("params.yaml"), Path("data/weights")
 PUBLISHED = "resnet18-f37072fd.pth"  # of ImageNet, 45 MB
+BETTER = f"`resnets fetch {PUBLISHED}` (45 MB) gets better ones, --backbone names your own"
 NO_WEIGHTS = (  # ants and bees: 72% without weights of ImageNet, published with them 94%
-    "random weights: on few photos that costs some 20 points of accuracy. `resnets fetch "
-    f"{PUBLISHED}` (45 MB) gets better ones, --backbone names your own"
+    f"random weights: on few photos that costs some 20 points of accuracy. {BETTER}"
 )
 
 
@@ -42,7 +43,8 @@ def init(
 ) -> None:
     """Look, choose, write params.yaml and keep the old one beside it; an error changes nothing.
 
-    Without a backbone that is named or in data/weights, ImageNet weights are fetched.
+    Without a backbone that is named, published weights are taken from data/weights or fetched; else
+    a bundle of an own run in data/weights.
 
     Raises ParamsError where Git lacks changes of params.yaml, DataError for photos that cannot be
     trained on, ArtefactError for weights of no network of the family.
@@ -53,9 +55,10 @@ def init(
         what = f"{TARGET}: has changes that Git does not hold"
         raise ParamsError(what, "commit them, or give --force, which keeps it beside the new one")
     seen = look(photos, exclude_findings=exclude_findings)
-    weights = backbone or find_weights(WEIGHTS)
+    weights = backbone or find_weights(WEIGHTS, is_published=True)
     if weights is None and not offline and seen.shorter_side >= SMALL:
         weights = _fetch()
+    weights = weights or find_weights(WEIGHTS, is_published=False)
     values = choose(seen, read_backbone(weights) if weights else None, effort)
     template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
     text = Template(template).substitute(values)
@@ -127,12 +130,16 @@ def _lines(seen: Look, params: Params) -> dict[str, str]:
         lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
     crop, name = params.preprocess.crop, params.model.name
     lines["images"] = f"{crop} × {crop} pixels, cut from {params.data.resize}"
+    if params.data.scaled_decoding:
+        lines["images"] += "; larger JPEGs are decoded at a reduced scale (data.scaled_decoding)"
     source = params.backbone.input
+    if source.startswith(f"{WEIGHTS}/") and source.endswith(".safetensors"):
+        source = f"{source}, weights of an own run. {BETTER}"
     lines["network"] = f"{name} with {NO_WEIGHTS if source == NO_BACKBONE else source}"
     each = f"{len(params.repeat)} seeds each"
     if folds := seen.split.folds:
         each = f"{folds * len(params.repeat) + 1} trainings each: {folds} folds, and all photos"
     lines["training"] = f"{', '.join(params.transfer)}: {training.epochs} epochs, {each}"
     if training.loss.class_weights == "balanced":
-        lines["weights"] = "balanced, as the largest class is over 3 times the smallest"
+        lines["weights"] = f"balanced, as the largest class is over {IMBALANCE} times the smallest"
     return lines
