@@ -188,6 +188,25 @@ def test_without_a_mistake_no_class_is_weak(results):
     assert not [step for step in found if step.startswith("Add")]
 
 
+def test_with_folds_all_images_are_tested_and_no_side_is_named(results):
+    split = results.split | {"folds": 5, "counts_of": "fold 0 of repeat 0"}
+    board = {"net": ranked(0.5, folds=5)}
+    epochs = [
+        {"fold": str(fold), "is_chosen": "True", "train_accuracy": share, "val_accuracy": "0.6"}
+        for fold, share in enumerate(("1.0", "0.9"))
+    ]
+    folded = replace(results, split=split, variants=board, epochs=epochs)
+    words, found = Page(write_page(folded)).words, steps(folded)
+    for text in ("The images were cut into 5 folds", "by 5-fold cross-validation, 1 repetition"):
+        assert text in words
+    for text in ("to learn from", "to test", "side", " in train", "split.target.test"):
+        assert text not in words.replace("there to learn from", "")
+    why = found[f"Add images of {HOSTILE}, above all such that could pass for {PLAIN}"]
+    assert "150 images of it were there to learn from" in why
+    assert "95% right of the images it learns from" in "".join(found.values())  # mean of the folds
+    assert "side" in Page(write_page(results)).words
+
+
 def test_suspects_are_counted_and_a_weak_search_is_called_weak(results):
     why = steps(results)["Look at 1 label that may be wrong"]
     assert "0 in train, 1 in val, 0 in test" in why

@@ -172,11 +172,15 @@ def test_folds_are_proposed_for_few_photos_without_a_given_test(tmp_path, num, p
 def test_the_time_counts_the_trainings_of_folds(tmp_path, monkeypatch):
     seen = look(photos(tmp_path, pets(20)))
     params = written(tmp_path, seen)
-    monkeypatch.setattr(measure, "_measure", lambda _: (1.0, 0.0))  # a second per trained image
-    train, all_images = seen.num_images["train"], sum(seen.num_images.values())
+    monkeypatch.setattr(measure, "STAGE_SECONDS", 0)
+    monkeypatch.setattr(measure, "FIT_SECONDS", 0)
+    monkeypatch.setattr(measure, "_measure", lambda _: (1.0, 0.0, 0.0))  # a second per trained one
+    train, val, test, _ = (number := seen.num_images).values()
     epochs = params.transfer["scratch"].epochs
-    seconds = measure.estimate_seconds(params, seen.num_images, 0) - 9 * measure.STAGE_SECONDS
-    assert seconds == pytest.approx(epochs * (5 * train + all_images))
+    assert measure.estimate_seconds(params, number, 7) == 7 + epochs * (5 * train + 40)
+    monkeypatch.setattr(measure, "_measure", lambda _: (0.0, 0.0, 1.0))  # or per scored image
+    # each fold scores val twice and its test, the model of all images all twice; the export 4 times
+    assert measure.estimate_seconds(params, number, 0) == 5 * (2 * val + test) + 80 + 4 * 40
 
 
 def test_given_sides_grey_photos_and_bad_ones_are_seen(tmp_path):
@@ -231,7 +235,7 @@ def test_rare_classes_are_weighed(tmp_path):
 def test_published_weights_bring_their_network_and_preprocessing(tmp_path):
     torch.save(build_model("resnet18").state_dict(), tmp_path / "resnet18-f37072fd.pth")
     (tmp_path / "smaller.safetensors").touch()
-    backbone = read_backbone(find_weights(tmp_path))
+    backbone = read_backbone(find_weights(tmp_path, is_published=True))
     params = written(tmp_path, look(photos(tmp_path, pets(6))), backbone)
     assert params.backbone.input == str(tmp_path / "resnet18-f37072fd.pth")
     assert (params.data.resize, params.preprocess.crop) == (256, 224)
@@ -253,7 +257,7 @@ def test_a_backbone_of_another_run_brings_what_its_bundle_says(tmp_path):
     path = tmp_path / "model.safetensors"
     save_bundle(path, build_model(**meta.architecture), meta)
     seen = look(photos(tmp_path, pets(6)))
-    params = written(tmp_path, seen, read_backbone(find_weights(tmp_path)))
+    params = written(tmp_path, seen, read_backbone(find_weights(tmp_path, is_published=False)))
     found = {key: getattr(params.model, key) for key in network}
     assert found == network
     assert (params.preprocess.crop, params.data.resize, params.preprocess.mean) == (28, 30, [0.3])
@@ -263,7 +267,8 @@ def test_weights_of_no_network_of_the_family_are_refused(tmp_path):
     torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ResNetsError, match=r"other\.pth: weights of no network"):
         read_backbone(tmp_path / "other.pth")
-    assert find_weights(tmp_path) is None
+    assert find_weights(tmp_path, is_published=True) is None
+    assert find_weights(tmp_path, is_published=False) is None
 
 
 def test_without_a_network_it_goes_on_from_random_weights_and_says_so(

@@ -122,7 +122,7 @@ def test_photos_of_phones_are_read_upright_and_near_what_was_saved(kind):
     assert reason(encode(PHOTO, kind), max_megapixels=0.001) == "too_large"
 
 
-def test_a_heic_that_is_not_read_is_called_by_its_name():
+def test_a_photo_of_a_phone_that_is_not_read_is_called_by_its_kind():
     data = encode(PHOTO, "HEIF")
     assert reason(data[:60]) == "damaged"
     code = (
@@ -133,6 +133,8 @@ def test_a_heic_that_is_not_read_is_called_by_its_name():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "BadImageError: a HEIC photo that cannot be opened" in done.stderr
     assert "pip install pillow-heif" in FIXES["no_decoder"]
+    with pytest.raises(BadImageError, match=r"^an AVIF photo that cannot"):
+        decode(encode(PHOTO, "AVIF")[:100], channels=3, max_megapixels=1)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])

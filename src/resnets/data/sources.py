@@ -39,6 +39,7 @@ from resnets.tasks.decode import BadImageError, Pixels
 
 IDX_SIDES = {"train": "train", "t10k": "test"}  # how a file name starts: the side that it means
 CIFAR_FILE = re.compile(r"(^|/)(data_batch_\d|test_batch)\.bin$")
+MOST_NAMED = 10  # lines of a table, in an error
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes
 
 Block = tuple[str, Pixels, Pixels]  # a side, its images (N, H, W, C) and labels (N,)
@@ -89,7 +90,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 def _refuse(path: Path, bad: Sequence[str], what: str, fix: str) -> None:
     """Raise DataError with the number of bad entries and the first of them, if there are any."""
     if bad:
-        raise DataError(f"{path}: {list_kinds({what: bad})}", fix)
+        raise DataError(f"{path}: {list_kinds({what: bad}, MOST_NAMED)}", fix)
 
 
 def _open_table(path: Path) -> Source:
@@ -97,7 +98,8 @@ def _open_table(path: Path) -> Source:
     container, lines = open_container(path.parent), _read_table(path)
     names = [posixpath.normpath(line["path"].strip().replace("\\", "/")) for line in lines]
     sides = [line.get("side", "").strip().lower() for line in lines]
-    missing = sorted(set(names).difference(container.files))
+    known = set(container.files)
+    missing = [name for name in dict.fromkeys(names) if name not in known]
     _refuse(path, missing, "paths do not exist", f"write them as seen from {path.parent}")
     twice = [name for name, number in Counter(names).items() if number > 1]
     _refuse(path, twice, "images are listed twice", "keep one line for each")

@@ -119,6 +119,7 @@ def fold_rows(
     }
     metrics = next(iter(counts.values())) | {
         "folds": options.folds,
+        "counts_of": next(iter(counts)),
         "pooled": Counter(row.side for row in rows if row.side),
         "off_quota": off_quota,
         "leakage": sum(counted["leakage"] for counted in counts.values()),

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from resnets.data.findings import IMBALANCE
@@ -91,15 +92,17 @@ def _groups(results: Results) -> Iterator[Advice]:
 def _labels(results: Results) -> Iterator[Advice]:
     if not results.suspects:
         return
-    sides = Counter(row["side"] for row in results.suspects)
-    where = ", ".join(f"{sides[side]} in {side}" for side in ("train", "val", "test"))
+    sides, where = Counter(row["side"] for row in results.suspects), ""
+    if not results.folds:  # in which each image is on every side once
+        where = ", ".join(f"{sides[side]} in {side}" for side in ("train", "val", "test"))
+        where = f" ({where})"
     agrees, trust = results.labels["agrees"], ""
     if agrees < WEAK_SEARCH:
         trust = f" The search itself agrees with only {percent(agrees)} of all labels: "
         trust += "rely on the order of the list, less on its length."
     yield Advice(
         f"Look at {number(len(results.suspects), 'label')} that may be wrong",
-        f"The images look like another class than their own ({where}); below is a list. Move what "
+        f"The images look like another class than their own{where}; below is a list. Move what "
         "is wrong into the right folder; leave out what nobody can tell, by its name in "
         f"`tasks.target.exclude`.{trust}",
     )
@@ -110,7 +113,7 @@ def _classes(results: Results) -> Iterator[Advice]:
     row = min(known, key=lambda row: float(row["recall"]))
     name, support, recall = row["class"], int(row["support"]), float(row["recall"])
     missed = Counter(answer for label, answer, _ in results.answers if answer != label == name)
-    sizes = results.split["classes"]["train"]
+    sizes = results.learned
     if missed:
         [(other, times)], total = missed.most_common(1), missed.total()
         part = "All" if times == total else f"{times:,} of the"
@@ -154,8 +157,8 @@ def _odd(results: Results) -> Iterator[Advice]:
 
 
 def _gap(results: Results) -> Iterator[Advice]:
-    last = next(row for row in reversed(results.epochs) if row["is_chosen"] == "True")
-    train, val = float(last["train_accuracy"]), float(last["val_accuracy"])
+    last = {row.get("fold"): row for row in results.epochs if row["is_chosen"] == "True"}.values()
+    train, val = (fmean(float(row[f"{x}_accuracy"]) for row in last) for x in ("train", "val"))
     shown = f"It gets {percent(train)} right of the images it learns from, {percent(val)} of others"
     if train - val > GAP and 1 - val > RATIO * (1 - train):
         yield Advice(
@@ -192,7 +195,7 @@ def _test(results: Results) -> Iterator[Advice]:
             "Test on more images",
             f"With {number(best['images'], 'test image')}, the true score may be anything from "
             f"{percent(low)} to {percent(high)}. About {enough:,} would tell it to "
-            f"{100 * TIGHT:.0f} points (`split.target.test`).",
+            f"{100 * TIGHT:.0f} points{'' if results.folds else ' (`split.target.test`)'}.",
         )
 
 

@@ -20,6 +20,11 @@ from resnets.system.errors import printable
 SIDES = {"train": "to learn from", "val": "to choose by", "test": "to test", "unused": "not used"}
 OURS = re.compile("`((?:resnets|checks|split|tasks|training|transfer)\\b[^`]*)`")
 MOST_ROWS, MOST_CONFUSIONS = 40, 8  # of a table
+FOLDS = (
+    "The images were cut into {} folds. Each in turn was the test of a model that learned from the "
+    "others, so that every image was tested once, by a model that had not seen it; what is shipped "
+    "learned from all of them."
+)
 
 
 def write_page(results: Results) -> str:
@@ -40,10 +45,13 @@ def write_page(results: Results) -> str:
         counts=_counts(results),
         notes=_text(_notes(results)),
         rejected=_rejected(results),
+        mean=" Each is the mean over the folds." if results.folds else "",
         leaderboard=_leaderboard(results),
+        runs="partitions into folds" if results.folds else "<i>seeds</i>",
         recall=_recall(results),
         confusions=_confusions(results),
         suspects=_suspects(results),
+        folds=f" {FOLDS.format(results.folds)}" if results.folds else "",
         **{name: _picture(png) for name, png in results.pictures.items()},
     )
 
@@ -79,7 +87,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: in
 
 def _counts(results: Results) -> str:
     sides, split = results.split["images"], results.split["classes"]
-    shown = [side for side in SIDES if sides[side] and side in split]
+    shown = [side for side in SIDES if sides[side] and side in split and not results.folds]
     header = ["class", "images", *(SIDES[side] for side in shown)]
     rows = [
         [name, f"{count:,}", *(f"{split[side][name]:,}" for side in shown)]
@@ -97,11 +105,13 @@ def _notes(results: Results) -> str:
     notes = [
         f"{formats}; {_range(data['width'])} pixels wide, {_range(data['height'])} pixels high."
     ]
+    if results.folds:
+        notes.append(FOLDS.format(results.folds))
     if data["ignored"]:
         notes.append(f"{number(data['ignored'], 'file')} ignored: excluded, hidden, or no images.")
     if copies:
-        notes.append(f"{number(copies, 'image')} copies of others, or nearly: kept on one side.")
-    if unused:
+        notes.append(f"{number(copies, 'image')} copies of others, or nearly: kept together.")
+    if unused and not results.folds:
         notes.append(f"{number(unused, 'image')} not used: split.target asks for fewer.")
     return " ".join(notes)
 
@@ -162,5 +172,8 @@ def _confusions(results: Results) -> str:
 def _suspects(results: Results) -> str:
     if not results.suspects:
         return "<p>No label is suspected.</p>"
-    rows = [(row["id"], row["side"], row["label"], row["suggested"]) for row in results.suspects]
-    return _table(["image", "side", "its label", "looks like"], rows, words=4)
+    columns = {"id": "image", "side": "side", "label": "its label", "suggested": "looks like"}
+    if results.folds:
+        del columns["side"]
+    rows = [[row[column] for column in columns] for row in results.suspects]
+    return _table(list(columns.values()), rows, words=4)

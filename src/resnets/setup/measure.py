@@ -12,8 +12,9 @@ from PIL import Image
 
 from resnets.data.prepare import prepare_task
 from resnets.data.split import split_task
+from resnets.evaluation.yardsticks import MOST_IMAGES
 from resnets.models.resnet import build_model
-from resnets.params.schema import Params, Split, TaskSection
+from resnets.params.schema import NO_BACKBONE, Params, Split, TaskSection
 from resnets.tasks.task import Side, Task
 from resnets.training.features import run_over
 from resnets.training.loop import train_one_epoch
@@ -22,22 +23,31 @@ from resnets.training.publish import full_preprocess
 from resnets.training.trainer import STATISTICS_IMAGES, Trainer
 
 STEPS = 6
-STAGE_SECONDS = 6.0  # of a stage beside its images: Python, torch, DVC and pictures
+STAGE_SECONDS = 5.0  # of a stage beside its images: Python, torch, DVC and pictures
+STAGES = 9  # beside the two of each variant
 HEAD_SECONDS = 0.001  # of a step of a head on features
+FIT_SECONDS = 0.004  # that the yardsticks take for a training image and a class
+CHECKED = 4  # times that the export computes each test image: by torch, and in three batch sizes
 
 
 def estimate_seconds(values: Params, num_images: dict[str, int], look_seconds: float) -> float:
     """Return the seconds that `dvc repro` will need for so many images per side."""
-    step, forward = _measure(values)  # seconds per image
+    step, forward, exact = _measure(values)  # seconds per image
     train, val, test = (num_images[side] for side in ("train", "val", "test"))
-    num_runs, folds = len(values.repeat), values.split["target"].folds
+    num_runs, folds, total = len(values.repeat), values.split["target"].folds, train + val + test
     trainings = [(num_runs * (folds or 1), train, val, test)]
     if folds:  # and the shipped model, which is trained and validated on all images
-        trainings.append((1, train + val + test, train + val + test, 0))
-    seconds = look_seconds + STAGE_SECONDS * (7 + 2 * len(values.transfer))
+        trainings.append((1, total, total, 0))
+    seconds = look_seconds + STAGE_SECONDS * (STAGES + 2 * len(values.transfer))
+    is_drawn = folds or train > MOST_IMAGES  # or else all runs of the yardsticks are one
+    fits = min(train, MOST_IMAGES) * (folds or 1) * (num_runs if is_drawn else 1)
+    seconds += fits * (values.tasks["target"].num_classes or 1) * FIT_SECONDS
+    if values.backbone.input != NO_BACKBONE:
+        seconds += 2 * total * exact  # its features, for the yardsticks and the labels
+    seconds += CHECKED * (total if folds else test) * exact
     for section in values.transfer.values():
         for number, train, val, test in trainings:
-            run = (val + val + test) * forward  # temperature, and what `evaluate` does
+            run = (val + val + test) * exact  # temperature, and what `evaluate` does
             if section.train == "head":
                 steps = section.epochs * -(-train // section.batch_size)
                 run += (section.views * train + val) * forward + steps * HEAD_SECONDS
@@ -48,8 +58,8 @@ def estimate_seconds(values: Params, num_images: dict[str, int], look_seconds: f
     return seconds
 
 
-def _measure(values: Params) -> tuple[float, float]:
-    """Return the seconds per image of training a whole network, and of running it."""
+def _measure(values: Params) -> tuple[float, float, float]:
+    """Return the seconds per image of training a network, of running it, and of that in fp32."""
     section = next(iter(values.transfer.values())).model_copy(update={"train": "all"})
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,11 +72,14 @@ def _measure(values: Params) -> tuple[float, float]:
         for batches in (course.batches.epoch(0, STEPS - 2), course.batches.epoch(1)):
             times.append(time.perf_counter())  # the first two steps warm up
             deque(train_one_epoch(model, optimizer, batches, course, 0), maxlen=0)
+        for precision in (trainer.machine["runtime.precision"], "fp32"):
+            times.append(time.perf_counter())
+            machine = {**trainer.machine, "runtime.precision": precision}
+            run_over(side.images, model, preprocess, machine)
         times.append(time.perf_counter())
-        run_over(side.images, model, preprocess, trainer.machine)
-        times.append(time.perf_counter())
-    _, step, forward = np.diff(times) / len(side.ids)
-    return step, forward
+    _, *seconds = np.diff(times) / len(side.ids)
+    step, forward, exact = seconds
+    return step, forward, exact
 
 
 def _generated_side(folder: Path, values: Params, num_images: int) -> Side:

@@ -42,7 +42,8 @@ def main(
     make_repeatable(runtime.threads)
     with locked(Path(".state/labels"), "search for wrong labels"):
         features = backbone_features(backbone, preprocess, resolve_device(runtime.device))
-        table, scores = judge_labels(Task(task), features or thumbnails)
+        opened = Task(task)
+        table, scores = judge_labels(opened, features or thumbnails)
         rows, _ = read_manifest(task / "manifest.csv")
         listed = source / "manifest.csv"
         others = read_manifest(listed)[0] if listed.is_file() else []
@@ -63,7 +64,9 @@ def main(
         row_of = {row.id: row for row in rows}
         worst = suspects.head(SHOWN)
         images = PixelStore(task / "images.bin", [row_of[name] for name in worst["id"]])
-        words = worst["label"] + "\n" + worst["suggested"] + "?\n" + worst["side"] + " "
+        words = worst["label"] + "\n" + worst["suggested"] + "?\n"
+        if not opened.num_folds:  # in which each image is on every side once
+            words += worst["side"] + " "
         captions = words + worst["id"].str.rsplit("/", n=1).str[-1]
         plot_sheet([images[i] for i in range(len(worst))], list(captions), plots / "suspected.png")
 

@@ -110,11 +110,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def list_kinds(names: Mapping[str, Sequence[str]]) -> str:
-    """Write how many names there are of each kind, and the first five of them."""
+def list_kinds(names: Mapping[str, Sequence[str]], most: int = 5) -> str:
+    """Write how many names there are of each kind, and the first of them."""
     words = []
     for kind, known in names.items():
-        shown = ", ".join([*known[:5], *["…"] * (len(known) > 5)])
+        shown = ", ".join([*known[:most], *["…"] * (len(known) > most)])
         words.append(f"{len(known)} {kind}" + (f" ({shown})" if known else ""))
     return "; ".join(words)
 

@@ -40,6 +40,7 @@ Crops = npt.NDArray[np.uint8]  # (N, crop, crop, C)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12
+AVIF = re.compile(rb"....ftypavi[fs]", re.DOTALL)
 MAX_FILE_BYTES = 256 * 2**20
 MAX_ASPECT = 20  # a centre crop would see less than a twentieth of a longer strip
 CONVERTIBLE = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -145,6 +146,8 @@ def decode(
         if HEIC.match(data):
             reason = "damaged" if "HEIF" in formats else "no_decoder"
             raise BadImageError(reason, "a HEIC photo that cannot be opened") from error
+        if AVIF.match(data):
+            raise BadImageError("damaged", "an AVIF photo that cannot be opened") from error
         start = data[:12].decode("latin-1")
         raise BadImageError("not_an_image", f"not an image (starts with {start!r})") from error
     except Exception as error:
