@@ -12,6 +12,7 @@ from resnets.review.changes import listed
 from resnets.review.compare import FIRST, METRICS, OTHERS, ModelComparison, compare_revisions
 from resnets.review.details import details, section
 from resnets.review.gates import Faults, GateError, check_gates
+from resnets.review.labels import label_changes
 from resnets.review.revisions import Revision, read_revision
 from resnets.system.errors import ParamsError
 from resnets.system.files import write_text
@@ -75,12 +76,14 @@ def _summary(
     blocks = [f"# {code(base.name)} (base) → {code(head.name)} (head)"]
     blocks.append(f"{changes.sentence(base, head)} {_outcome(models, base, head)}".strip())
     blocks += _remarks("Not comparable", models, lambda model: model.obstacles)
-    blocks += [*_stale(base, head), *_remarks("Note", models, lambda model: model.notes)]
+    labels, labels_table = label_changes(base, head)
+    blocks += [*_stale(base, head), *_remarks("Note", models, lambda model: model.notes), *labels]
     judged = [model for model in models if model.differences and not model.is_unchanged]
     blocks += _accuracies(judged)
     if todo := repair(models, base, head) or more_measurements(models):
         blocks.append(f"**Advice**: {todo}.")
-    return [*blocks, _gates(faults), *_other_measures(judged), *changes.tables(base, head)]
+    blocks += [_gates(faults), *_other_measures(judged), *labels_table]
+    return blocks + changes.tables(base, head)
 
 
 def _rank(model: ModelComparison) -> tuple[bool, int, str]:

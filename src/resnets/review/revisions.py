@@ -21,7 +21,7 @@ from resnets.evaluation.predictions import DETAILS
 from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 
 TOPS = ("params.yaml", "gates.yaml", "dvc.lock", "metrics", "plots")
-TABLES = ("predictions.csv", "seeds.csv")
+TABLES = ("predictions.csv", "seeds.csv", "labels.csv")
 Record = Mapping[str, Any]
 
 
