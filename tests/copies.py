@@ -61,14 +61,19 @@ def edit_params(path: Path, edits: dict[str, object]) -> None:
     yaml.dump(values, path)
 
 
-def run(*command: str, cwd: Path, code: int = 0) -> str:
-    """Run a command with this Python's tools first; return what it printed."""
+def environment() -> dict[str, str]:
+    """Return what finds this Python's tools and this project's code first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}
+    found = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}
     for who in ("AUTHOR", "COMMITTER"):
-        environment |= {f"GIT_{who}_NAME": "t", f"GIT_{who}_EMAIL": "t@example.org"}
+        found |= {f"GIT_{who}_NAME": "t", f"GIT_{who}_EMAIL": "t@example.org"}
+    return found
+
+
+def run(*command: str, cwd: Path, code: int = 0) -> str:
+    """Run a command; return what it printed."""
     done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

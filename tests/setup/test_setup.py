@@ -14,7 +14,7 @@ from resnets.cli import app
 from resnets.data.check import examine
 from resnets.data.prepare import select_members
 from resnets.data.sources import open_source
-from resnets.models.bundle import BundleMeta, save_bundle
+from resnets.models.bundle import BundleMeta, load_bundle, save_bundle
 from resnets.models.resnet import build_model
 from resnets.params import load_params
 from resnets.setup import measure
@@ -22,6 +22,7 @@ from resnets.setup.look import Look, look
 from resnets.setup.rules import SIZE_RULES, choose, find_weights, image_size, read_backbone
 from resnets.setup.write import init
 from resnets.system.errors import ResNetsError
+from resnets.training.publish import full_preprocess, publish_given
 from tests.data.photos import encode, make_photo, pets, write_folder
 from tests.data.test_findings import ALTERED, textured
 
@@ -261,6 +262,52 @@ def test_a_backbone_of_another_run_brings_what_its_bundle_says(tmp_path):
     found = {key: getattr(params.model, key) for key in network}
     assert found == network
     assert (params.preprocess.crop, params.data.resize, params.preprocess.mean) == (28, 30, [0.3])
+
+
+def test_own_weights_are_taken_where_published_ones_cannot_be_had(project, tmp_path, capsys):
+    """What `make recipe NAME=photos_backbone` leaves: ResNet-18 for 199 classes at 64 pixels."""
+    network = {"name": "resnet18", "in_channels": 3, "zero_init_residual": True}
+    size = {"crop": 64, "resize": 64, "fit": "shorter_side", "channels": 3}
+    meta = BundleMeta(
+        architecture={**network, "num_classes": 199},
+        classes=[f"n{number}" for number in range(199)],
+        preprocess={**size, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        training={},
+        hashes={},
+    )
+    path = Path("data/weights/photos_backbone.safetensors")
+    made = build_model(**meta.architecture)
+    save_bundle(path, made, meta)
+    init(photos(tmp_path, pets(8)), backbone=None, effort="fast", force=False, offline=True)
+    assert f"resnet18 with {path}, weights of an own run." in " ".join(
+        capsys.readouterr().out.split()
+    )
+    params = load_params(project / "params.yaml")
+    assert (params.backbone.input, params.preprocess.crop) == (str(path), 64)
+    assert list(params.transfer) == ["frozen", "finetune"]
+    preprocess = full_preprocess(params.data, params.preprocess, 3)
+    publish_given(path, tmp_path / "backbone", params.model, preprocess)
+    given = load_bundle(tmp_path / "backbone/model.safetensors").model.state_dict()
+    assert all(torch.equal(value, given[key]) for key, value in made.state_dict().items())
+    torch.save(made.state_dict(), path.with_name("resnet18-f37072fd.pth"))
+    run(photos(tmp_path, pets(8)), effort="fast", force=True)
+    assert load_params(project / "params.yaml").backbone.input.endswith("f37072fd.pth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "is_large"), [("JPEG", 584, True), ("JPEG", 580, False), ("PNG", 700, False)]
+)
+def test_jpegs_of_many_pixels_are_decoded_at_a_reduced_scale(tmp_path, kind, side, is_large):
+    """At four times the 146 pixels that are kept of them."""
+    pixels = (side + 90, side)
+    files = {
+        f"{label}/{number}.x": encode(make_photo(20 * k + number, pixels), kind)
+        for k, label in enumerate(("cat", "dog"))
+        for number in range(6)
+    }
+    params = written(tmp_path, look(photos(tmp_path, files)))
+    assert params.data.resize == 146
+    assert params.data.scaled_decoding == is_large
 
 
 def test_weights_of_no_network_of_the_family_are_refused(tmp_path):
