@@ -70,7 +70,8 @@ def phone(photos: Photos, folder: Path) -> tuple[Path, Path]:
             is_heic = number % 5 == 0
             if TURNED[turn] is not None and not is_heic:
                 large, exif[0x0112] = large.transpose(TURNED[turn]), turn
-            name = f"{label}/week {number % 3}/IMG_{number:04}.{'HEIC' if is_heic else 'JPG'}"
+            week, kind = f"week {number % 3}/" * (number % 3 > 0), "HEIC" if is_heic else "JPG"
+            name = f"{label}/{week}IMG_{number:04}.{kind}"
             data = encode(large, "HEIF") if is_heic else encode(large, "JPEG", exif=exif)
             archive.writestr(f"Takeout/Photos/{name}", data)
             archive.writestr(f"__MACOSX/Takeout/Photos/{Path(name).with_name(f'._{number}')}", b"x")

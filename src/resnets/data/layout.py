@@ -112,7 +112,7 @@ def arrange(container: Container, where: Path) -> Source:
     if any(tree[folder] for folder in labels) and with_files.isdisjoint(labels):
         raise DataError(
             f"{where}: no files in {'/'.join(min(labels))} and beside it, only folders",
-            "point it at the folder that holds the class folders",
+            "take out the level of folders that are no classes, or name a table of path and label",
         )
     refuse_twins({folder[-1]: label for folder, label in labels.items()}, where)
     classes, ignored = sorted(set(labels.values())), list(container.hidden)
