@@ -79,7 +79,7 @@ def _suspects(revision: Revision) -> set[str]:
 def _names_all(revision: Revision, labels: Labels) -> bool:
     """Tell whether these are all labels that the revision used."""
     images = revision.metrics.get("split_target", {}).get("images", {})
-    return len(labels) == sum(images.get(side, 0) for side in ("train", "val", "test"))
+    return len(labels) == sum(int(images.get(side, 0)) for side in ("train", "val", "test"))
 
 
 def _moved(before: Labels, after: Labels) -> Iterator[tuple[str, str]]:
