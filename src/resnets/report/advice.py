@@ -103,8 +103,8 @@ def _labels(results: Results) -> Iterator[Advice]:
     yield Advice(
         f"Look at {number(len(results.suspects), 'label')} that may be wrong",
         f"The images look like another class than their own{where}; below is a list. Move what "
-        "is wrong into the right folder, or correct it in your table; leave out what nobody can tell, by its name in "
-        f"`tasks.target.exclude`.{trust}",
+        "is wrong into the right folder, or correct it in your table; leave out what nobody can "
+        f"tell, by its name in `tasks.target.exclude`.{trust}",
     )
 
 

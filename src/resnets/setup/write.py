@@ -126,6 +126,8 @@ def _lines(seen: Look, params: Params) -> dict[str, str]:
             f"{seen.split.folds} folds of {sides}, as fewer than {FOLDS_BELOW} photos per class "
             f"are too few for one test{given}; what is shipped is trained on all"
         )
+    if given := {row.given_group for row in seen.rows} - {""}:
+        lines["groups"] = f"{len(given)} in the table: each stays on one side"
     if seen.split.group_regex:
         lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
     crop, name = params.preprocess.crop, params.model.name
