@@ -135,7 +135,7 @@ MADE = {
 }
 
 
-def try_out(name: str, photos: Path, new: Path, folder: Path) -> list[str]:
+def try_out(name: str, photos: Path, new: Path, folder: Path, options: list[str]) -> list[str]:
     """Run the three commands in a copy of the project; return the row of the table."""
     project = folder / "project"
     project.mkdir()
@@ -145,7 +145,7 @@ def try_out(name: str, photos: Path, new: Path, folder: Path) -> list[str]:
     resnets, start, codes = ["python", "-m", "resnets.cli"], time.monotonic(), []
     log, seconds, env = folder / "log.txt", [], environment()
     for command in (
-        [*resnets, "init", str(photos), "--offline"],
+        [*resnets, "init", str(photos), *options],
         ["dvc", "repro"],
         [*resnets, "predict", str(new), "-o", "answers.csv"],
     ):
@@ -184,7 +184,11 @@ def main() -> None:
     parser.add_argument("photos", nargs="+", type=Path, help="folders or archives of class folders")
     parser.add_argument("--only", nargs="+", help=f"names among these, {', '.join(MADE)}")
     parser.add_argument("--keep", type=Path, help="folder for all that is made; else removed")
+    parser.add_argument("--fast", action="store_true", help="as `resnets init --fast`")
+    parser.add_argument("--weights", type=Path, help="for --backbone; else none, and --offline")
     given = parser.parse_args()
+    options = ["--backbone", str(given.weights.resolve())] if given.weights else ["--offline"]
+    options += ["--fast"] * given.fast
     register_heif_opener()  # for writing
     with tempfile.TemporaryDirectory() as temporary:
         root = (given.keep or Path(temporary)).resolve()
@@ -195,7 +199,7 @@ def main() -> None:
             both = (collections[name],) * 2 if name in collections else None
             if not both:
                 both = MADE[name](read_photos(given.photos[0], 120), folder)
-            rows.append(try_out(name, *both, folder))
+            rows.append(try_out(name, *both, folder, options))
             print(table(HEADER.split("|"), rows[-1:]), flush=True)
         print(table(HEADER.split("|"), rows))
 

@@ -72,11 +72,11 @@ def init(
         names = (Path(f"{TARGET}.old{number or ''}") for number in count())
         write_text(next(path for path in names if not path.exists()), TARGET.read_text("utf-8"))
     write_text(TARGET, text)
-    table = Table.grid(padding=(0, 2))
-    for topic, line in _lines(seen, params).items():
-        table.add_row(topic, escape(printable(line)))
     time = str(timedelta(minutes=max(1, round(minutes))))[:-3]
-    table.add_row("time", f"about {time} (hours:minutes) for `dvc repro` on this machine")
+    said = {"time": f"about {time} (hours:minutes) for `dvc repro` on this machine"}
+    table = Table.grid(padding=(0, 2))
+    for topic, line in (_found(seen) | _chosen(params) | said).items():
+        table.add_row(topic, escape(printable(line)))
     Console(highlight=False).print(table)
 
 
@@ -97,9 +97,9 @@ def _has_changes(path: Path) -> bool:
     return done.returncode != 0 or bool(done.stdout)
 
 
-def _lines(seen: Look, params: Params) -> dict[str, str]:
-    """Return what was found and what was chosen, each with its reason."""
-    found, training = summarise(seen.rows, seen.rejected), params.training
+def _found(seen: Look) -> dict[str, str]:
+    """Return what was found."""
+    found = summarise(seen.rows, seen.rejected)
     sizes = sorted(Counter(row.label for row in seen.rows).values())
     each = sizes[0] if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
     kind = f"{', '.join(found['formats'])}, {'grey' if seen.is_grey else 'colour'}"
@@ -115,23 +115,32 @@ def _lines(seen: Look, params: Params) -> dict[str, str]:
         lines["odd"] = f"{shown} (resnets check names them; {what})"
     if copies := sum(found["duplicates"].values()):
         lines["copies"] = f"{copies} of other photos: they stay on one side"
+    if groups := {row.given_group for row in seen.rows} - {""}:
+        lines["groups"] = f"{len(groups)} in the table: each stays on one side"
+    if seen.split.group_regex:
+        lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
+    return lines | {"split": _split(seen, has_given=bool(found["given_sides"]))}
+
+
+def _split(seen: Look, *, has_given: bool) -> str:
+    """Say how the photos are split, and why."""
     size = seen.split.test
     drawn = f"{size:.0%}" if isinstance(size, float) else f"{size} of each class"
     sides = ", ".join(f"{seen.num_images[side]} {side}" for side in ("train", "val", "test"))
-    given = "the given folders are kept; " if found["given_sides"] else ""
-    lines["split"] = f"{sides} ({given}a side that is drawn gets {drawn})"
     if seen.split.folds:
-        given = ", the given folders are pooled" if found["given_sides"] else ""
-        lines["split"] = (
+        given = ", the given folders are pooled" if has_given else ""
+        return (
             f"{seen.split.folds} folds of {sides}, as fewer than {FOLDS_BELOW} photos per class "
             f"are too few for one test{given}; what is shipped is trained on all"
         )
-    if given := {row.given_group for row in seen.rows} - {""}:
-        lines["groups"] = f"{len(given)} in the table: each stays on one side"
-    if seen.split.group_regex:
-        lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
-    crop, name = params.preprocess.crop, params.model.name
-    lines["images"] = f"{crop} × {crop} pixels, cut from {params.data.resize}"
+    given = "the given folders are kept; " if has_given else ""
+    return f"{sides} ({given}a side that is drawn gets {drawn})"
+
+
+def _chosen(params: Params) -> dict[str, str]:
+    """Return what was chosen, and what it costs."""
+    crop, name, training = params.preprocess.crop, params.model.name, params.training
+    lines = {"images": f"{crop} × {crop} pixels, cut from {params.data.resize}"}
     if params.data.scaled_decoding:
         lines["images"] += "; larger JPEGs are decoded at a reduced scale (data.scaled_decoding)"
     source = params.backbone.input
@@ -139,7 +148,7 @@ def _lines(seen: Look, params: Params) -> dict[str, str]:
         source = f"{source}, weights of an own run. {BETTER}"
     lines["network"] = f"{name} with {NO_WEIGHTS if source == NO_BACKBONE else source}"
     each = f"{len(params.repeat)} seeds each"
-    if folds := seen.split.folds:
+    if folds := params.split["target"].folds:
         each = f"{folds * len(params.repeat) + 1} trainings each: {folds} folds, and all photos"
     lines["training"] = f"{', '.join(params.transfer)}: {training.epochs} epochs, {each}"
     if training.loss.class_weights == "balanced":
