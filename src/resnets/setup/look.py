@@ -96,7 +96,7 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
             return split, _count_sides(rows, split)
         except DataError as error:  # of a class with too few groups
             fault = error
-    raise DataError(f"{path}: {fault.what}", "add photos of this class, or take its folder away")
+    raise DataError(f"{path}: {fault.what}", "add photos of this class, or take it away")
 
 
 def _count_sides(rows: list[ManifestRow], split: Split) -> dict[str, int]:
