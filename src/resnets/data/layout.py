@@ -30,6 +30,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".heic", ".heif", ".avif"),
 )
+NO_PHOTO = {"empty", "not_an_image"}  # why a file is ignored that is not called like an image
 
 Folder = tuple[str, ...]  # the names from the top down
 Content = bytes | Pixels | BadImageError  # a file, pixels as such, or why there is neither

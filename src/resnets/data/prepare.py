@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.data.duplicates import label_conflicts, mark_near
-from resnets.data.layout import Member, Source, looks_like_image
+from resnets.data.layout import NO_PHOTO, Member, Source, looks_like_image
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
 from resnets.params.schema import Checks, Data, TaskSection
 from resnets.system.errors import DataError, list_kinds
 from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
-
-NO_PHOTO = {"empty", "not_an_image"}  # why a file is ignored that is not called like an image
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.layout import looks_like_image
-from resnets.data.prepare import NO_PHOTO
+from resnets.data.layout import NO_PHOTO, looks_like_image
 from resnets.evaluation.gradcam import grad_cam
 from resnets.export.classifier import Classifier, open_classifier
 from resnets.models.bundle import FullPreprocess
