@@ -3,28 +3,49 @@
     python benchmarks/predict.py            all photos; memory at 1,000 and 20,000 images
     python benchmarks/predict.py --quick    40 photos; memory at 200 and 2,000 images
 
-The plain loop is fp32, batch 2, one file after the other. The weights are random.
+The plain loop is fp32, one file after the other. The weights are random.
 """
 
 import csv
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
-from _timing import ROOT, compare, describe_machine, options, photos, rate, run_measured, unpack
+from _timing import (
+    ROOT,
+    alternate,
+    describe_machine,
+    options,
+    photos,
+    rate,
+    run_measured,
+    spread,
+    unpack,
+)
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnets.export.classifier import open_classifier
+from resnets.evaluation.report import table
+from resnets.export.classifier import Classifier, open_classifier
+from resnets.export.int8 import normalise_on_host, quantize_int8
 from resnets.export.onnx import to_onnx
 from resnets.models import build_model
 from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
 from resnets.predict.inputs import find_inputs
-from resnets.predict.run import classify
-from resnets.system.runtime import num_cores
+from resnets.predict.run import classify, prepare
+from resnets.system.progress import map_ahead
+from resnets.system.runtime import allowed_cpus, num_cores
+
+BATCH, CALIBRATION = 32, 64
 
 RECIPE = v2.Compose(
     [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
@@ -55,53 +76,132 @@ def make_model(name: str, folder: Path, crop: int) -> torch.nn.Module:
 
 
 def plain_loop(model: torch.nn.Module, files: list[Path]) -> np.ndarray:
-    """Return the predicted classes as most scripts compute them."""
+    """Return the predicted classes as most scripts compute them: fp32, one file after the other."""
     found = []
     with torch.no_grad():
-        for start in range(0, len(files), 2):
-            pictures = [Image.open(file).convert("RGB") for file in files[start : start + 2]]
-            found += model(torch.stack([RECIPE(x) for x in pictures])).argmax(1).tolist()
+        for file in files:
+            picture = RECIPE(Image.open(file).convert("RGB"))
+            found.append(int(model(picture[None]).argmax()))
     return np.array(found)
 
 
-def ours(classifier: object, files: list[Path]) -> np.ndarray:
+def ours(classifier: Classifier, files: list[Path]) -> np.ndarray:
     """Return the predicted classes of `resnets predict`."""
     inputs = find_inputs([str(file) for file in files], ())
-    answers = classify(inputs, classifier, batch_size=32)
+    answers = classify(inputs, classifier, batch_size=BATCH)
     return np.array([int(answer.probabilities.argmax()) for answer in answers])
 
 
+def decode_only(form: FullPreprocess, files: list[Path]) -> np.ndarray:
+    """Return the crops as `resnets predict` makes them, ahead in threads."""
+    cpus = len(allowed_cpus())
+    answers = map_ahead(lambda file: prepare(str(file), file, form), files, workers=cpus)
+    return np.stack([answer.crop for answer in answers])
+
+
+def compute_only(classifier: Classifier, crops: np.ndarray) -> None:
+    """Classify crops that are in memory."""
+    for start in range(0, len(crops), BATCH):
+        classifier.score(crops[start : start + BATCH])
+
+
+def open_all(folder: Path, crops: np.ndarray) -> dict[str, Classifier]:
+    """Open the files with each engine that is installed, as they are and in int8."""
+    exact, small = folder / "resnet18.onnx", folder / "resnet18_int8.onnx"
+    quantize_int8(exact, small, list(crops[:CALIBRATION]))
+    opened = {"ours": open_classifier(exact), "ours, int8": open_classifier(small)}
+    opened["ours, bundle"] = open_classifier(folder / "resnet18.safetensors")
+    for engine in ("onnxruntime", "openvino"):
+        if find_spec(engine):
+            opened[f"ours, {engine}"] = open_classifier(exact, engine=engine)
+    return opened
+
+
 def measure_speed(folder: Path, quick: bool) -> None:
-    """Compare the loops, and their answers."""
+    """Compare the loops, their answers, and what decoding and computing alone allow."""
     files = unpack(photos(), folder / "photos", 40 if quick else None)
-    model = make_model("resnet18", folder, 224)
+    model, answers = make_model("resnet18", folder, 224), {}
     torch.set_num_threads(num_cores())
-    bundle = folder / "resnet18.safetensors"
-    opened = {
-        "bundle": open_classifier(bundle),
-        "bf16": open_classifier(bundle, precision="bf16"),
-        "onnx": open_classifier(folder / "resnet18.onnx"),
-    }
-    answers = {}
+    form = load_bundle(folder / "resnet18.safetensors").meta.preprocess
+    crops = decode_only(form, files)
+    opened = open_all(folder, crops)
 
-    def turn(name: str, action: object) -> float:
-        def run() -> None:
-            answers[name] = action()
+    def turn(name: str, action: Callable[[], np.ndarray]) -> float:
+        return rate(len(files), lambda: answers.update({name: action()}))
 
-        return rate(len(files), run)
+    def compute(name: str) -> float:
+        return rate(len(files), lambda: compute_only(opened[name], crops))
 
-    compare(
-        f"prediction of {len(files)} photos, ResNet-18, 224 px",
-        {
-            "plain loop": lambda: turn("plain", lambda: plain_loop(model, files)),
-            "ours, bundle": lambda: turn("bundle", lambda: ours(opened["bundle"], files)),
-            "ours, ONNX": lambda: turn("onnx", lambda: ours(opened["onnx"], files)),
-            "ours, bundle, bf16": lambda: turn("bf16", lambda: ours(opened["bf16"], files)),
-        },
-        unit="images/s", rounds=1 if quick else 5, target="at least 2.5",
-    )  # fmt: skip
+    sides = {"plain loop": lambda: turn("plain loop", lambda: plain_loop(model, files))}
+    for name, classifier in opened.items():
+        sides[name] = partial(turn, name, partial(ours, classifier, files))
+    sides["decoding alone"] = lambda: rate(len(files), lambda: decode_only(form, files))
+    for name in ("ours", "ours, int8"):
+        sides[f"computing alone, {name}"] = partial(compute, name)
+    values = alternate(sides, 1 if quick else 5)
+    rows = [
+        [name, spread(own), spread(divide(own, values["plain loop"]), 2)]
+        for name, own in values.items()
+    ]
+    print(f"\nprediction of {len(files)} photos, ResNet-18, 224 px (aim: 4, int8 6)")
+    print(table(["", "images/s", "times the plain loop"], rows))
+    for name in ("ours", "ours, int8"):
+        alone = zip(values["decoding alone"], values[f"computing alone, {name}"], strict=True)
+        limits = {"slower of both alone": min, "both on the same cores": harmonic}
+        pairs = list(alone)
+        for limit, function in limits.items():
+            shares = divide(values[name], [function(pair) for pair in pairs])
+            print(f"{name}: {spread(shares, 2)} of what the {limit} allow(s)")
     for name in opened:
-        print(f"same top-1, {name}: {np.mean(answers[name] == answers['plain']):.1%}")
+        print(f"same top-1, {name}: {np.mean(answers[name] == answers['plain loop']):.1%}")
+    measure_latency(folder / "resnet18.onnx", opened, crops, quick)
+
+
+def divide(values: list[float], others: list[float]) -> list[float]:
+    """Return the ratios, turn by turn."""
+    return [a / b for a, b in zip(values, others, strict=True)]
+
+
+def harmonic(rates: tuple[float, float]) -> float:
+    """Return the rate of doing two things one after the other."""
+    return 1 / sum(1 / value for value in rates)
+
+
+def measure_latency(
+    path: Path, opened: dict[str, Classifier], crops: np.ndarray, quick: bool
+) -> None:
+    """Print how long single images take, beside bare ONNX Runtime on the same file."""
+    session = onnxruntime.InferenceSession(path)
+    planes = [normalise_on_host(c[None], opened["ours"].meta.preprocess) for c in crops[:16]]
+    sides = {"bare ONNX Runtime": lambda k: session.run(None, {"images": planes[k]})}
+    for name in ("ours", "ours, int8"):
+        sides[name] = lambda k, name=name: opened[name].score(crops[k : k + 1])
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(32 if quick else 320):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run(number % 16)
+            seconds[name].append(time.perf_counter() - start)
+    base = np.percentile(seconds["bare ONNX Runtime"], [50, 99])
+    rows = []
+    for name, own in seconds.items():
+        median, last = 1000 * np.percentile(own, [50, 99])
+        ratios = base * 1000 / (median, last)
+        rows.append([name, f"{median:.1f}", f"{last:.1f}", f"{ratios[0]:.2f}, {ratios[1]:.2f}"])
+    print(table(["one image", "median ms", "99th percentile ms", "times as fast"], rows))
+
+
+def measure_start(folder: Path, quick: bool) -> None:
+    """Print how long the command takes for one photo, everything included, and for --help."""
+    photo = next((folder / "photos").rglob("*.jpg"))
+    model = str(folder / "resnet18.onnx")
+    command = [sys.executable, "-m", "resnets.cli"]
+    predict = [*command, "predict", str(photo), "--model", model]
+    for title, line in {"--help": [*command, "--help"], "predict, one photo": predict}.items():
+        seconds = [
+            run_measured(line, PYTHONPATH=str(ROOT / "src"))[0] for _ in range(2 if quick else 10)
+        ]
+        print(f"{title}: {spread(seconds[1:], 2)} s")
 
 
 def measure_memory(folder: Path, quick: bool) -> None:
@@ -125,11 +225,14 @@ def measure_memory(folder: Path, quick: bool) -> None:
 
 
 def main() -> None:
-    """Measure both."""
+    """Measure speed, start and memory."""
     quick = options(__doc__).quick
     describe_machine()
+    engines = [engine for engine in ("onnxruntime", "openvino") if find_spec(engine)]
+    print(", ".join(f"{engine} {version(engine)}" for engine in engines))
     with tempfile.TemporaryDirectory() as name:
         measure_speed(Path(name), quick)
+        measure_start(Path(name), quick)
         measure_memory(Path(name), quick)
 
 

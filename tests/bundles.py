@@ -1,10 +1,12 @@
 """Make bundles and tasks for the tests: tiny networks that behave like trained ones."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,6 +23,12 @@ from tests.data.photos import prepare, split_options
 CLASSES = ["daisy", "rose", "tulip|<b>"]
 NORMALISE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PREPROCESS = FullPreprocess(crop=28, resize=32, fit="shorter_side", channels=3, **NORMALISE)
+
+
+def need(engine: str) -> None:
+    """Skip a test where an engine is missing; importing it here would let it report to others."""
+    if not find_spec(engine):
+        pytest.skip(f"{engine} is not installed")
 
 
 def make_meta(architecture: dict[str, Any], **changes: Any) -> BundleMeta:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from typer import Argument, Exit, Option, Typer
 
 from resnets.system.errors import EnvironmentFault, run_app
+from resnets.system.runtime import Engine
 
 Precision = Literal["fp32", "bf16", "auto"]
 
@@ -250,13 +251,16 @@ def predict(
     features: Annotated[Path | None, Option(help=".npy for the penultimate features.")] = None,
     batch_size: Annotated[int, Option(min=1, help="Images computed at once.")] = 32,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps; ONNX uses the CPU.")] = "auto",
-    precision: Annotated[Precision, Option(help="bf16 makes a bundle faster.")] = "fp32",
+    engine: Annotated[Engine, Option(help="For ONNX, auto prefers OpenVINO.")] = "auto",
+    precision: Annotated[Precision, Option(help="auto is bf16 where it is faster.")] = "auto",
     shard: Annotated[str, Option(help="3/16: the third of sixteen parts of the inputs.")] = "1/1",
 ) -> None:
     """Classify images with calibrated probabilities; needs nothing but the model file.
 
     Every input gets a row. Ends with exit code 3 if some could not be read. In bf16, answers that
     are close are settled in fp32. The rows of all shards together are those of one run.
+
+    torch computes .safetensors files; OpenVINO, if installed, or ONNX Runtime .onnx files.
 
     In a CSV, a name that a spreadsheet would compute (it starts with =, +, - or @) has a quote '
     in front, and control characters are escaped; --raw and JSON leave names as they are.
@@ -273,6 +277,7 @@ def predict(
         reports=reports,
         batch_size=batch_size,
         device=device,
+        engine=engine,
         precision=precision,
         shard=parse_shard(shard),
     )
@@ -291,6 +296,7 @@ def serve(
     max_megapixels: Annotated[float, Option(min=0.001, help="Of one image.")] = 50,
     max_seconds: Annotated[float, Option(min=0.1, help="To send a request; to answer it.")] = 30,
     max_waiting: Annotated[int, Option(min=1, help="Images of all requests; more get 429.")] = 256,
+    engine: Annotated[Engine, Option(help="As for `predict`.")] = "auto",
 ) -> None:
     """Classify images over HTTP, with the answers of `predict`: POST them to /predict.
 
@@ -304,7 +310,7 @@ def serve(
         fix = "python -m pip install '.[serve]'"
         raise EnvironmentFault(f"the package {error.name} is missing", fix) from None
     limits = Limits(max_megabytes, max_images, max_megapixels, max_seconds, max_waiting)
-    run_server(model, host, port, limits)
+    run_server(model, host, port, limits, engine)
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from resnets.export.classifier import normalise_on_host, open_classifier
+from resnets.export.classifier import open_classifier
+from resnets.export.int8 import normalise_on_host
 from resnets.export.web import RUNTIME
 from resnets.predict.answers import Reports
 from resnets.predict.run import predict
@@ -344,7 +345,7 @@ def test_the_page_has_the_whole_model_and_class_maps_that_add_up_to_its_logits(
     crops = crop_batch(trained.task.side("test").images, range(9), PREPROCESS.crop)
     images = {"images": normalise_on_host(crops, PREPROCESS)}
     logits, maps = session.run(["logits", "class_maps"], images)
-    exact = open_classifier(exported["plain"] / "model.onnx")
+    exact = open_classifier(exported["plain"] / "model.onnx", engine="onnxruntime")
     np.testing.assert_allclose(logits, exact.forward(crops), atol=1e-5)
     np.testing.assert_allclose(maps.mean((2, 3)) + exact.head[1], logits, atol=1e-4)
     assert maps.shape[2] > 1

@@ -24,7 +24,7 @@ from resnets.models.bundle import load_bundle
 from resnets.predict.answers import Reports
 from resnets.predict.run import predict
 from resnets.serve.app import build_app
-from resnets.serve.engine import MAX_BATCH, Engine
+from resnets.serve.batcher import MAX_BATCH, Batcher
 from resnets.serve.limits import MAX_BODIES, Limits
 from resnets.serve.metrics import Metrics
 from resnets.serve.run import listen, serve
@@ -89,9 +89,7 @@ def predicted(model: Path, files: dict[str, bytes], folder: Path) -> list[dict[s
     named, output = [str(folder / name) for name in files], folder / "answers.json"
     reports = Reports(output=output)
     try:
-        predict(
-            named, (), model=model, reports=reports, batch_size=8, device="cpu", precision="fp32"
-        )
+        predict(named, (), model=model, reports=reports, batch_size=8)
     except DataError:
         assert any(name in BAD for name in files)
     return [row | {"path": Path(row["path"]).name} for row in json.loads(output.read_text())]
@@ -153,7 +151,7 @@ def test_what_waits_is_scored_together_and_one_image_waits_for_nobody(
     model: Path, files: dict[str, bytes]
 ) -> None:
     metrics = Metrics()
-    engine = Engine(open_classifier(model), replace(LIMITS, waiting=99, seconds=60), metrics)
+    batcher = Batcher(open_classifier(model), replace(LIMITS, waiting=99, seconds=60), metrics)
     images = list(files.items())[: MAX_BATCH + 4]
 
     def batches() -> tuple[float, float]:
@@ -161,13 +159,13 @@ def test_what_waits_is_scored_together_and_one_image_waits_for_nobody(
         return value("resnets_batch_images_count"), value("resnets_batch_images_sum")
 
     async def ask() -> None:
-        waiting = asyncio.create_task(engine.answer(images))
-        while engine.queue.qsize() < len(images):
+        waiting = asyncio.create_task(batcher.answer(images))
+        while batcher.queue.qsize() < len(images):
             await asyncio.sleep(0)
-        async with engine.run(None):
+        async with batcher.run(None):
             together = await waiting
             assert batches() == (2, len(images))
-            [alone] = await engine.answer(images[:1])
+            [alone] = await batcher.answer(images[:1])
             assert batches() == (3, len(images) + 1)
         np.testing.assert_allclose(alone.probabilities, together[0].probabilities, atol=2e-6)
 
@@ -251,14 +249,14 @@ def test_a_failure_while_scoring_is_told_to_nobody_and_ends_nothing(
             raise faults.pop()
         return classifier.forward(crops)
 
-    engine = Engine(replace(classifier, forward=forward), LIMITS, Metrics())
+    batcher = Batcher(replace(classifier, forward=forward), LIMITS, Metrics())
 
     async def ask() -> None:
-        async with engine.run(None):
+        async with batcher.run(None):
             images = list(files.items())[:1]
             with pytest.raises(MemoryError):
-                await engine.answer(images)
-            [answer] = await engine.answer(images)
+                await batcher.answer(images)
+            [answer] = await batcher.answer(images)
             assert answer.probabilities is not None
 
     asyncio.run(ask())

@@ -14,25 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.models.bundle import KEY, BundleMeta, FullPreprocess, load_bundle, parse_meta
+from resnets.export import engines
+from resnets.models.bundle import KEY, BundleMeta, load_bundle, parse_meta
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import Float32s, Forward, Output, check_finite, torch_forward
 from resnets.system.errors import ArtefactError, ParamsError
-from resnets.system.runtime import resolve_device, resolve_precision
+from resnets.system.runtime import Engine, resolve_device, resolve_precision
 from resnets.tasks.decode import Crops
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 INPUT = "images"  # of an ONNX file; its internal values are called as in `Output`
 HEAD = ("model.fc.weight", "model.fc.bias")  # the head's weights in an ONNX file
 # All that an export writes, in int8 too: nothing that repeats, branches or reads another file.
 OPERATORS = {"Add", "Cast", "Conv", "Div", "Gemm", "MaxPool", "Pad", "ReduceMean", "Relu", "Slice"}
 OPERATORS |= {"Softmax", "Sub", "Transpose", "QuantizeLinear", "DequantizeLinear"}
-# Between the two best logits. bf16 moves those of our trained models by 0.01 to 0.04 (standard
-# deviation); of 2,000 answers it changed 3, and none where closer ones were computed again in fp32.
-CLOSE = 0.25
 REMAKE = "make it again with `dvc repro export`, or restore it with `dvc checkout`"
 
 
@@ -70,69 +67,69 @@ class Classifier:
 
 
 def open_classifier(
-    path: Path, *, output: Output = "logits", device: str = "auto", precision: str = "fp32"
+    path: Path,
+    *,
+    output: Output = "logits",
+    device: str = "auto",
+    engine: Engine = "auto",
+    precision: str = "auto",
 ) -> Classifier:
-    """Open a `.safetensors` bundle or an `.onnx` file; the latter always runs on the CPU, in fp32.
+    """Open a `.safetensors` bundle, with torch, or an `.onnx` file, which runs on the CPU.
 
     `precision` is fp32, bf16 or auto, as in params.yaml; features and maps are always in fp32.
-    Raises ParamsError for another kind of file and ArtefactError for one that is damaged.
+    Raises ParamsError for another kind of file or engine, EnvironmentFault for an engine that is
+    missing, and ArtefactError for a file that is damaged.
     """
+    precision = precision if output == "logits" else "fp32"
     if path.suffix == ".onnx":
-        return _open_onnx(path, output)
+        return _open_onnx(path, output, engine, precision)
     if path.suffix != ".safetensors":
         raise ParamsError(f"{path}: not a model file", "give a .safetensors or an .onnx file")
+    if engine not in ("auto", "torch"):
+        fix = "leave out --engine, or give the .onnx file of the export stage"
+        raise ParamsError(f"{path}: {engine} computes .onnx files only", fix)
     bundle, device = load_bundle(path), resolve_device(device)
     compute = partial(torch_forward, preprocess=bundle.meta.preprocess, device=device)
     forward = compute(bundle.model, output=output)
-    if output == "logits" and resolve_precision(precision, device) == "bf16":
-        forward = settle(compute(bundle.model, precision="bf16"), forward)
+    if resolve_precision(precision, device) == "bf16":
+        forward = engines.settle(compute(bundle.model, precision="bf16"), forward)
     return Classifier(bundle.meta, forward, output, bundle.head())
 
 
-def settle(quick: Forward, exact: Forward) -> Forward:
-    """Take the quick logits, and the exact ones of images whose two best classes are close."""
-
-    def forward(crops: Crops) -> Float32s:
-        logits = quick(crops)
-        second, best = np.sort(logits, axis=1)[:, -2:].T
-        close = best - second < CLOSE
-        if close.any():
-            logits[close] = exact(crops[close])
-        return logits
-
-    return forward
-
-
-def _open_onnx(path: Path, output: Output) -> Classifier:
-    """Open an ONNX file with ONNX Runtime."""
+def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Classifier:
+    """Open an ONNX file; of one that ends with probabilities, OpenVINO gives the logits."""
     from onnx import numpy_helper
 
+    engine = engines.resolve_engine(path, engine, precision)
     model, meta = read_onnx(path)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    graph, num_classes = model.graph, len(meta.classes)
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        precision = "fp32"  # of the little that is not in int8
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     with _refusing(f"{path}: has no weights {' and '.join(HEAD)}"):
         weight, bias = (numpy_helper.to_array(tensors[key]) for key in HEAD)
-    if output != "logits":
-        model.graph.output.add(name=output)  # a value inside becomes a result too
-    session = _start(model, path)
-    values = (*session.get_inputs(), *session.get_outputs())
-    shapes = [(value.type, value.shape[1:]) for value in values]
-    form, num_classes = meta.preprocess, len(meta.classes)
-    pixels = ("tensor(uint8)", [form.crop, form.crop, form.channels])
-    planes = ("tensor(float)", [form.channels, form.crop, form.crop])
-    scores = ("tensor(float)", [num_classes])
-    fits = shapes[:2] in ([pixels, scores], [planes, scores])
-    if output != "logits":
-        fits = fits and list(weight.shape) == [num_classes, *shapes[-1][1][:1]]
-    if not fits:
-        raise ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
-    given, name = values[0].name, values[-1].name
+    misfit = ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
+    if not engines.take_pixels(graph, meta.preprocess, num_classes):
+        raise misfit
+    name: str = output
+    if output == "logits" and engine == "onnxruntime":
+        name = graph.output[0].name
+    elif output != graph.output[0].name:
+        graph.output.add(name=name)  # a value inside becomes a result too
+    raw = model.SerializeToString()
+    with _refusing(f"{path}: not a whole ONNX file"):
+        if engine == "openvino":
+            shape, run = engines.start_openvino(raw, precision)
+        else:
+            shape, run = engines.start_onnxruntime(raw)
+    size = weight.shape[1:] if output != "logits" else (num_classes,)
+    if (num_classes, *shape[:1]) != (weight.shape[0], *size):
+        raise misfit
     too_large = f"lower the batch size if it needs too much memory; otherwise, {REMAKE}"
 
     def forward(crops: Crops) -> Float32s:
-        batch = crops if shapes[0] == pixels else normalise_on_host(crops, form)
         with _refusing(f"{path}: its graph cannot be computed", too_large):
-            computed: Float32s = session.run([name], {given: batch})[0]
-        return computed
+            return run(crops)
 
     return Classifier(meta, forward, name, (weight, bias))
 
@@ -144,19 +141,6 @@ def _refusing(what: str, fix: str = REMAKE) -> Iterator[None]:
         yield
     except Exception as error:
         raise ArtefactError(f"{what} ({error})", fix) from None
-
-
-def _start(model: "onnx.ModelProto", path: Path) -> "onnxruntime.InferenceSession":
-    """Let ONNX Runtime load a model."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
-    # waiting threads would take the cores from those that decode
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    raw, providers = model.SerializeToString(), ["CPUExecutionProvider"]
-    with _refusing(f"{path}: not a whole ONNX file"):
-        return onnxruntime.InferenceSession(raw, options, providers=providers)
 
 
 def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
@@ -181,13 +165,3 @@ def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
         what = f"has {', '.join(foreign)}" if foreign else f"has no {KEY!r} metadata"
         raise ArtefactError(f"{path}: {what}", "give the file of the export stage")
     return model, parse_meta(text, path)
-
-
-def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Float32s:
-    """Do with numpy what `normalise` does with torch, to the bit; returns (N, C, crop, crop)."""
-    batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
-    center, scale = np.array([preprocess.mean, preprocess.std], np.float32)[..., None, None]
-    batch /= np.float32(255)
-    batch -= center
-    batch /= scale
-    return batch

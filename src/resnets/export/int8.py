@@ -7,12 +7,14 @@ place: report and card say so.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from resnets.export.classifier import INPUT, Classifier, normalise_on_host, open_classifier
-from resnets.models.inference import run_batches
-from resnets.tasks.decode import Images, crop_batch
+from resnets.export.classifier import INPUT, Classifier, open_classifier
+from resnets.models.bundle import FullPreprocess
+from resnets.models.inference import Float32s, run_batches
+from resnets.tasks.decode import Crops, Images, crop_batch
 from resnets.tasks.task import SideName, Task
 
 CALIBRATION_IMAGES = 256  # more change the ranges little and cost minutes
@@ -40,7 +42,7 @@ def quantize_int8(exact: Path, small: Path, images: Images) -> None:
     """Write a statically quantised copy: int8 weights per channel, uint8 activations."""
     model = onnx.load_model(exact)
     props = list(model.metadata_props)
-    calibration = Calibration(images, open_classifier(exact))
+    calibration = Calibration(images, open_classifier(exact, engine="onnxruntime"))
     # what this flag promises (batch norms folded) the exporter has done; without it, a warning
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantize_static(
@@ -65,7 +67,7 @@ def deciding_side(task: Task) -> SideName:
 def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> dict[str, Any]:
     """Compare the int8 file with the exact one; the deciding side says if it may be the default."""
     report: dict[str, Any] = {}
-    models = [open_classifier(path) for path in (exact, small)]
+    models = [open_classifier(path, engine="onnxruntime") for path in (exact, small)]
     crop = models[0].meta.preprocess.crop
     for name in dict.fromkeys((deciding_side(task), "test")):
         side = task.side(name)
@@ -83,3 +85,13 @@ def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> di
     drop = round(deciding["fp32_accuracy"] - deciding["accuracy"], 6)
     sizes = {"bytes": small.stat().st_size, "fp32_bytes": exact.stat().st_size}
     return report | sizes | {"drop": drop, "is_default": drop <= max_drop}
+
+
+def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Float32s:
+    """Do with numpy what `normalise` does with torch, to the bit; returns (N, C, crop, crop)."""
+    batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
+    center, scale = np.array([preprocess.mean, preprocess.std], np.float32)[..., None, None]
+    batch /= np.float32(255)
+    batch -= center
+    batch /= scale
+    return batch

@@ -146,7 +146,8 @@ def check_parity(
     largest value of its image where that is above 1; that can turn the class of a near tie, and
     of no other image. Returns the largest differences. Raises ArtefactError beyond the tolerance.
     """
-    classifier, preprocess = open_classifier(path), bundle.meta.preprocess
+    classifier = open_classifier(path, engine="onnxruntime")
+    preprocess = bundle.meta.preprocess
     if classifier.meta != describe(bundle):
         raise ArtefactError(f"{path.name}: describes another model", "export again")
     rare = extremes(preprocess)

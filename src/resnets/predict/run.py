@@ -22,7 +22,7 @@ from resnets.predict.answers import Answer, Reports, name_answer, open_writers, 
 from resnets.predict.inputs import ALL, Content, Input, Shard, find_inputs
 from resnets.system.errors import DataError, EnvironmentFault
 from resnets.system.progress import follow, map_ahead
-from resnets.system.runtime import allowed_cpus
+from resnets.system.runtime import Engine, allowed_cpus
 from resnets.tasks.decode import BadImageError, Crops, center_crop, decode, resize
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model
@@ -36,8 +36,9 @@ def predict(
     model: Path | None,
     reports: Reports,
     batch_size: int,
-    device: str,
-    precision: str,
+    device: str = "auto",
+    engine: Engine = "auto",
+    precision: str = "auto",
     shard: Shard = ALL,
 ) -> None:
     """Classify all inputs and write the reports; `find_inputs` explains where they come from.
@@ -48,7 +49,9 @@ def predict(
     if reports.explain or reports.features:
         output = "feature_map" if reports.explain else "features"
     path = model or default_model()
-    classifier = open_classifier(path, output=output, device=device, precision=precision)
+    classifier = open_classifier(
+        path, output=output, device=device, engine=engine, precision=precision
+    )
     has_pictures = bool(reports.plot or reports.explain)
     inputs = find_inputs(arguments, lines, shard=shard)
     answers = classify(inputs, classifier, batch_size=batch_size, has_pictures=has_pictures)

@@ -15,21 +15,22 @@ from starlette.staticfiles import StaticFiles
 
 from resnets.export.classifier import open_classifier
 from resnets.predict.answers import name_columns, to_object
-from resnets.serve.engine import Engine
+from resnets.serve.batcher import Batcher
 from resnets.serve.limits import Bodies, Limits, Refused, split_body
 from resnets.serve.metrics import Metrics
+from resnets.system.runtime import Engine
 
 HERE = Path(__file__).parent
 BUSY = {"Retry-After": "1"}
 HOME = "Send an image to /predict; /docs says how.\n"
 
 
-def build_app(model: Path, limits: Limits) -> Starlette:
+def build_app(model: Path, limits: Limits, engine: Engine = "auto") -> Starlette:
     """Return what serves a model, once it has scored; raise what `open_classifier` raises."""
-    classifier, metrics = open_classifier(model), Metrics()
+    classifier, metrics = open_classifier(model, engine=engine), Metrics()
     meta, form, card = classifier.meta, classifier.meta.preprocess, model.parent / "model_card.md"
     classifier.score(np.zeros((1, form.crop, form.crop, form.channels), np.uint8))
-    engine, demo = Engine(classifier, limits, metrics), model.parent / "demo"
+    batcher, demo = Batcher(classifier, limits, metrics), model.parent / "demo"
     text = card.read_text(encoding="utf-8") if card.is_file() else None
     description = _describe(meta.classes)
     constant: dict[str, Callable[..., Any]] = {
@@ -39,7 +40,7 @@ def build_app(model: Path, limits: Limits) -> Starlette:
         "/openapi.json": JSONResponse(description),
         "/docs": HTMLResponse(_write_page(description, meta.classes, limits)),
     }
-    predict = Predict(engine, limits, metrics).answer
+    predict = Predict(batcher, limits, metrics).answer
     routes: list[BaseRoute] = [Route("/predict", predict, methods=["POST"])]
     if demo.is_dir():
         routes.append(Mount("/", StaticFiles(directory=demo, html=True)))
@@ -47,15 +48,15 @@ def build_app(model: Path, limits: Limits) -> Starlette:
         constant["/"] = PlainTextResponse(HOME)
     routes[1:1] = [Route(path, page, methods=["GET"]) for path, page in constant.items()]
     handlers: dict[Any, Any] = {Refused: _refuse, ClientDisconnect: _refuse}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=engine.run)
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=batcher.run)
 
 
 class Predict:
     """Answer requests of /predict."""
 
-    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics) -> None:
-        self.engine, self.limits, self.metrics = engine, limits, metrics
-        self.bodies, self.classes = Bodies(limits), engine.classifier.meta.classes
+    def __init__(self, batcher: Batcher, limits: Limits, metrics: Metrics) -> None:
+        self.batcher, self.limits, self.metrics = batcher, limits, metrics
+        self.bodies, self.classes = Bodies(limits), batcher.classifier.meta.classes
 
     async def answer(self, request: Request) -> Response:
         """Answer with one row per image; the status is 422 if some are bad."""
@@ -75,7 +76,7 @@ class Predict:
         kind, rows = request.headers.get("content-type", ""), []
         async with self.bodies.read(request) as body:
             images = split_body(kind, body, self.limits.images)
-            answers = await self.engine.answer(images)
+            answers = await self.batcher.answer(images)
         for answer in answers:
             self.metrics.images.labels("bad" if answer.error else "answered").inc()
             fix = answer.fix.replace("checks.max_megapixels", "--max-megapixels of the server")

@@ -13,6 +13,7 @@ from resnets.predict.run import default_model
 from resnets.serve.app import build_app
 from resnets.serve.limits import Limits
 from resnets.system.errors import EnvironmentFault, hear
+from resnets.system.runtime import Engine
 
 MAX_CONNECTIONS = 512  # more get 503
 MAX_HEAD = 16 * 2**10  # bytes of a request line and its headers
@@ -40,7 +41,7 @@ class Connection(H11Protocol):
             )
 
 
-def serve(model: Path | None, host: str, port: int, limits: Limits) -> None:
+def serve(model: Path | None, host: str, port: int, limits: Limits, engine: Engine) -> None:
     """Answer requests until a signal comes, and then those that are under way.
 
     Raises EnvironmentFault where the port is taken, and what `open_classifier` raises.
@@ -48,7 +49,7 @@ def serve(model: Path | None, host: str, port: int, limits: Limits) -> None:
     path = model or default_model()
     longest = ceil(2 * limits.seconds) + 1
     config = Config(
-        build_app(path, limits),
+        build_app(path, limits, engine),
         http=Connection,
         ws="none",
         lifespan="on",

@@ -14,6 +14,7 @@ from typing import Literal
 
 from resnets.system.errors import ParamsError, StoppedBySignal, hear
 
+Engine = Literal["auto", "onnxruntime", "openvino", "torch"]
 Precision = Literal["fp32", "bf16"]
 Threads = int | Literal["auto"]
 
@@ -39,9 +40,9 @@ def resolve_precision(precision: str, device: str) -> Precision:
     ResNet-18 at 224 pixels at 16 images a second, where fp32 reaches 23 (an Emerald Rapids, torch
     2.15).
     """
-    import torch
-
     if device == "cuda":
+        import torch
+
         is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         # torch has no public question for it; the flags of /proc/cpuinfo answer it on Linux

@@ -25,7 +25,7 @@ MAX_BATCH = 16  # larger ones gain nothing on a CPU, and a new image waits for t
 Waiting = tuple[NDArray[np.uint8], asyncio.Future[dict[str, Any]]]  # a crop, and who wants it
 
 
-class Engine:
+class Batcher:
     """Hold a model, the threads that feed it and the crops that wait for it."""
 
     def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:

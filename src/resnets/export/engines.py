@@ -1,0 +1,164 @@
+"""Start what computes an ONNX file: ONNX Runtime or, where it is installed, OpenVINO.
+
+Either takes a graph as bytes and gives the shape of its last result, without the batch, and what
+computes that of uint8 crops. No thread waits by spinning or keeps a core for itself: the threads
+that decode the next images need the cores too.
+"""
+
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resnets.models.bundle import FullPreprocess
+from resnets.models.inference import Float32s, Forward
+from resnets.system.errors import EnvironmentFault, ParamsError
+from resnets.system.runtime import Engine, resolve_precision
+from resnets.tasks.decode import Crops
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+Started = tuple[list[int], Forward]
+# Between the two best logits. bf16 moves those of our trained models by 0.01 to 0.04 (standard
+# deviation); of 2,000 answers it changed 3, and none where closer ones were computed again in fp32.
+CLOSE = 0.25
+
+
+def resolve_engine(path: Path, engine: Engine, precision: str) -> Engine:
+    """Return what computes an ONNX file; "auto" is OpenVINO where it is installed.
+
+    Raises ParamsError for what cannot compute it, and EnvironmentFault for what is missing.
+    """
+    if engine == "torch":
+        fix = "leave out --engine, or give the model.safetensors that the file was made from"
+        raise ParamsError(f"{path}: torch computes .safetensors files only", fix)
+    install = "python -m pip install openvino"
+    if engine != "onnxruntime" and find_spec("openvino"):
+        return "openvino"
+    if engine == "openvino":
+        what = "--engine openvino: the package openvino is missing"
+        raise EnvironmentFault(what, f"{install}, or give --engine onnxruntime")
+    if precision == "bf16":
+        fix = f"leave out --precision, or give --engine openvino ({install})"
+        raise ParamsError(f"{path}: ONNX Runtime computes it in fp32 only", fix)
+    return "onnxruntime"
+
+
+def take_pixels(graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classes: int) -> bool:
+    """Let a graph that takes normalised planes take uint8 crops, as one that normalises does.
+
+    Returns False for a graph that is neither. All is computed to the bit as with numpy or torch.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    crop, channels, make = preprocess.crop, preprocess.channels, helper.make_node
+    pixels = (TensorProto.UINT8, [crop, crop, channels])
+    planes = (TensorProto.FLOAT, [channels, crop, crop])
+    kinds = [value.type.tensor_type for value in (*graph.input, *graph.output)]
+    forms = [(kind.elem_type, [d.dim_value for d in kind.shape.dim][1:]) for kind in kinds]
+    if forms[1:] != [(TensorProto.FLOAT, [num_classes])] or forms[0] not in (pixels, planes):
+        return False
+    if forms[0] == pixels:
+        return True
+    constants = {"white": [255.0], "mean": preprocess.mean, "std": preprocess.std}
+    for name, values in constants.items():
+        array = np.array(values, np.float32).reshape(-1, 1, 1)
+        graph.initializer.append(numpy_helper.from_array(array, f"pixels.{name}"))
+    nodes = [
+        make("Transpose", ["pixels"], ["pixels.planes"], perm=[0, 3, 1, 2]),
+        make("Cast", ["pixels.planes"], ["pixels.floats"], to=TensorProto.FLOAT),
+        make("Div", ["pixels.floats", "pixels.white"], ["pixels.unit"]),
+        make("Sub", ["pixels.unit", "pixels.mean"], ["pixels.centred"]),
+        make("Div", ["pixels.centred", "pixels.std"], [graph.input[0].name]),
+        *graph.node,
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    given = helper.make_tensor_value_info("pixels", pixels[0], ["batch", *pixels[1]])
+    graph.input[0].CopyFrom(given)
+    return True
+
+
+def settle(quick: Forward, exact: Forward) -> Forward:
+    """Take the quick logits, and the exact ones of images whose two best classes are close."""
+
+    def forward(crops: Crops) -> Float32s:
+        logits = quick(crops)
+        second, best = np.sort(logits, axis=1)[:, -2:].T
+        close = best - second < CLOSE
+        if close.any():
+            logits[close] = exact(crops[close])
+        return logits
+
+    return forward
+
+
+def start_onnxruntime(graph: bytes) -> Started:
+    """Start ONNX Runtime, which computes in fp32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    [given], result = session.get_inputs(), session.get_outputs()[-1]
+
+    def forward(crops: Crops) -> Float32s:
+        values: Float32s = session.run([result.name], {given.name: crops})[0]
+        return values
+
+    return result.shape[1:], forward
+
+
+def start_openvino(graph: bytes, precision: str) -> Started:
+    """Start OpenVINO; close answers in bf16 are settled in fp32, which starts with the first."""
+    # the converter, which nobody needs here, reports every import to Google Analytics
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(graph)
+    shape = model.inputs[0].partial_shape
+    shape[0] = 1
+    model.reshape(shape)
+    options = {"PERFORMANCE_HINT": "THROUGHPUT", "ENABLE_CPU_PINNING": False}
+
+    def start(kind: str) -> Started:
+        form = options | {"INFERENCE_PRECISION_HINT": kind}
+        return _one_by_one(core.compile_model(model, "CPU", form))
+
+    if resolve_precision(precision, "cpu") == "fp32":
+        return start("f32")
+    size, quick = start("bf16")
+    exact = cache(lambda: start("f32")[1])
+    return size, settle(quick, lambda crops: exact()(crops))
+
+
+def _one_by_one(compiled: "openvino.CompiledModel") -> Started:
+    """Compute each image on its own, several at a time.
+
+    One shape then serves batches of any size, and no thread waits for the others after each layer.
+    """
+    import openvino
+
+    queue, result = openvino.AsyncInferQueue(compiled), compiled.outputs[-1]
+    shape = list(result.shape)[1:]
+
+    def forward(crops: Crops) -> Float32s:
+        values = np.empty((len(crops), *shape), np.float32)
+
+        def keep(request: "openvino.InferRequest", row: int) -> None:
+            values[row] = request.get_tensor(result).data[0]
+
+        queue.set_callback(keep)
+        for row in range(len(crops)):
+            queue.start_async({0: crops[row : row + 1]}, row, share_inputs=True)
+        queue.wait_all()
+        return values
+
+    return shape, forward
