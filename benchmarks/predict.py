@@ -53,6 +53,12 @@ RECIPE = v2.Compose(
 )  # fmt: skip
 
 
+def describe_engines() -> None:
+    """Print which engines there are, and their versions."""
+    engines = [engine for engine in ("onnxruntime", "openvino") if find_spec(engine)]
+    print(", ".join(f"{engine} {version(engine)}" for engine in engines))
+
+
 def make_model(name: str, folder: Path, crop: int) -> torch.nn.Module:
     """Write a bundle and its ONNX file; return the network."""
     torch.manual_seed(0)
@@ -228,8 +234,7 @@ def main() -> None:
     """Measure speed, start and memory."""
     quick = options(__doc__).quick
     describe_machine()
-    engines = [engine for engine in ("onnxruntime", "openvino") if find_spec(engine)]
-    print(", ".join(f"{engine} {version(engine)}" for engine in engines))
+    describe_engines()
     with tempfile.TemporaryDirectory() as name:
         measure_speed(Path(name), quick)
         measure_start(Path(name), quick)

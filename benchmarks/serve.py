@@ -19,7 +19,7 @@ from _timing import ROOT, describe_machine, options, rate
 
 sys.path.insert(0, str(ROOT))
 
-from predict import make_model
+from predict import describe_engines, make_model
 
 from resnets.evaluation.report import table
 from resnets.export.classifier import open_classifier
@@ -88,6 +88,7 @@ def main() -> None:
     """Measure all of it."""
     quick = options(__doc__).quick
     describe_machine()
+    describe_engines()
     photos = [encode(make_photo(seed), "JPEG", quality=90) for seed in range(64)]
     with tempfile.TemporaryDirectory() as name:
         make_model("resnet8", Path(name), 28)

@@ -168,14 +168,18 @@ def test_an_engine_for_another_kind_of_file_is_refused(trained: Trained, engine:
 @given(
     arrays(np.float32, (5, 3), elements=st.floats(-4, 4, width=32)),
     arrays(np.float32, (5, 3), elements=st.floats(-0.1171875, 0.1171875, width=32)),
+    st.sampled_from([0.5, 1.0, 4.0]),
 )
 def test_an_error_below_half_of_close_changes_no_answer(
-    logits: NDArray[np.float32], errors: NDArray[np.float32]
+    logits: NDArray[np.float32], errors: NDArray[np.float32], temperature: float
 ) -> None:
     crops = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
 
     def exact(some: NDArray[np.uint8]) -> NDArray[np.float32]:
         return logits[some.ravel()]
 
-    settled = settle(lambda some: exact(some) + errors[some.ravel()], exact)(crops)
+    def quick(some: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return exact(some) + errors[some.ravel()] * np.float32(temperature)
+
+    settled = settle(quick, exact, temperature)(crops)
     assert np.array_equal(settled.argmax(1), logits.argmax(1))

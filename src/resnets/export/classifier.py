@@ -89,11 +89,12 @@ def open_classifier(
         fix = "leave out --engine, or give the .onnx file of the export stage"
         raise ParamsError(f"{path}: {engine} computes .onnx files only", fix)
     bundle, device = load_bundle(path), resolve_device(device)
-    compute = partial(torch_forward, preprocess=bundle.meta.preprocess, device=device)
-    forward = compute(bundle.model, output=output)
+    meta, compute = bundle.meta, partial(torch_forward, bundle.model, device=device)
+    forward = compute(preprocess=meta.preprocess, output=output)
     if resolve_precision(precision, device) == "bf16":
-        forward = engines.settle(compute(bundle.model, precision="bf16"), forward)
-    return Classifier(bundle.meta, forward, output, bundle.head())
+        quick = compute(preprocess=meta.preprocess, precision="bf16")
+        forward = engines.settle(quick, forward, meta.temperature)
+    return Classifier(meta, forward, output, bundle.head())
 
 
 def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Classifier:
@@ -119,7 +120,7 @@ def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Cl
     raw = model.SerializeToString()
     with _refusing(f"{path}: not a whole ONNX file"):
         if engine == "openvino":
-            shape, run = engines.start_openvino(raw, precision)
+            shape, run = engines.start_openvino(raw, precision, meta.temperature)
         else:
             shape, run = engines.start_onnxruntime(raw)
     size = weight.shape[1:] if output != "logits" else (num_classes,)

@@ -29,7 +29,8 @@ def build_app(model: Path, limits: Limits, engine: Engine = "auto") -> Starlette
     """Return what serves a model, once it has scored; raise what `open_classifier` raises."""
     classifier, metrics = open_classifier(model, engine=engine), Metrics()
     meta, form, card = classifier.meta, classifier.meta.preprocess, model.parent / "model_card.md"
-    classifier.score(np.zeros((1, form.crop, form.crop, form.channels), np.uint8))
+    for number in (1, 2):  # an engine may compile the model for one alone and for several
+        classifier.score(np.zeros((number, form.crop, form.crop, form.channels), np.uint8))
     batcher, demo = Batcher(classifier, limits, metrics), model.parent / "demo"
     text = card.read_text(encoding="utf-8") if card.is_file() else None
     description = _describe(meta.classes)
