@@ -648,7 +648,7 @@ def nested(model: onnx.ModelProto) -> None:
         (elsewhere, "has weights in other files"),
         (lambda model: model.graph.sparse_initializer.add(), "has sparse weights"),
         (retyped, "not a whole ONNX file"),
-        (nested, "not a whole ONNX file"),
+        (nested, "has graphs within its graph"),
         (lambda model: model.graph.ClearField("input"), "do not fit"),
         (lambda model: model.graph.ClearField("output"), "do not fit"),
         (lambda model: model.graph.output[0].CopyFrom(model.graph.input[0]), "do not fit"),

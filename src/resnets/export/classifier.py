@@ -158,6 +158,8 @@ def read_onnx(path: Path) -> tuple["onnx.ModelProto", BundleMeta]:
     operators = {".".join(filter(None, (node.domain, node.op_type))) for node in graph.node}
     foreign = [f"the operator {name}" for name in sorted(operators - OPERATORS)][:5]
     foreign += ["functions"] if model.functions else []
+    if any(value.HasField("g") or value.graphs for node in graph.node for value in node.attribute):
+        foreign.append("graphs within its graph")
     foreign += ["sparse weights"] if graph.sparse_initializer else []
     if any(weight.data_location or weight.external_data for weight in graph.initializer):
         foreign.append("weights in other files")
