@@ -243,6 +243,7 @@ def test_a_failure_while_scoring_is_told_to_nobody_and_ends_nothing(
     model: Path, files: dict[str, bytes]
 ) -> None:
     classifier, faults = open_classifier(model), [MemoryError("/secret/path")]
+    classifier.score(np.zeros((1, 28, 28, 3), np.uint8))  # compiles it, which may take long
 
     def forward(crops: Any) -> Any:
         if faults:

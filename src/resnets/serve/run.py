@@ -41,7 +41,9 @@ class Connection(H11Protocol):
             )
 
 
-def serve(model: Path | None, host: str, port: int, limits: Limits, engine: Engine) -> None:
+def serve(
+    model: Path | None, host: str, port: int, limits: Limits, engine: Engine = "auto"
+) -> None:
     """Answer requests until a signal comes, and then those that are under way.
 
     Raises EnvironmentFault where the port is taken, and what `open_classifier` raises.
