@@ -21,7 +21,7 @@ from resnets.data.layout import Content, Member, Source, has_control_characters
 from resnets.system.files import failpoint, room_for
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import StopRequest, allowed_cpus
-from resnets.tasks.decode import BadImageError, Decoded, decode, resize, to_picture, to_pixels
+from resnets.tasks.decode import BadImageError, Decoded, convert, decode, resize, to_picture
 from resnets.tasks.manifest import ManifestRow, Rejected, refuse
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
@@ -50,11 +50,14 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, 
         data, decoded = _decode(member, content, packing)
     except BadImageError as error:
         return refuse(member.name, member.label, error), b""
-    pixels = decoded.pixels
-    pixel_sha256 = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    small = resize(pixels, packing.resize, packing.fit)
+    picture = decoded.picture
+    width, height = picture.size
+    pixel_hash = hashlib.sha256(str((height, width, packing.channels)).encode())
+    pixel_hash.update(picture.tobytes())
+    pixel_sha256 = pixel_hash.hexdigest()
+    small = resize(picture, packing.resize, packing.fit)
     packed = small.tobytes()
-    grey = to_picture(pixels).convert("L")
+    grey = picture.convert("L")
     flat = is_flat(grey)
     return ManifestRow(
         id=member.name,
@@ -62,7 +65,7 @@ def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, 
         side=member.side,
         sha256=hashlib.sha256(data).hexdigest(),
         pixel_sha256=pixel_sha256,
-        phash="" if flat or min(pixels.shape[:2]) < MIN_SIDE else perceptual_hash(grey),
+        phash="" if flat or min(picture.size) < MIN_SIDE else perceptual_hash(grey),
         near=pixel_sha256[:16],
         format=decoded.format,
         width=decoded.width,
@@ -87,9 +90,9 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
         size = packing.resize if packing.scaled_decoding else None
         limit = packing.max_megapixels
         return content, decode(content, channels=packing.channels, max_megapixels=limit, size=size)
-    pixels = to_pixels(to_picture(content), packing.channels)
-    kind, (height, width) = "IDX" if content.shape[2] == 1 else "CIFAR", content.shape[:2]
-    return content.tobytes(), Decoded(pixels, kind, "", width, height)
+    picture = convert(to_picture(content), packing.channels)
+    kind = "IDX" if content.shape[2] == 1 else "CIFAR"
+    return content.tobytes(), Decoded(picture, kind, "", *picture.size)
 
 
 def pack(
@@ -146,8 +149,9 @@ def _code(packing: Packing) -> bytes:
 
 def _fingerprint(code: bytes, member: Member, content: Content) -> str:
     """Return a word for all that the verdict on a file depends on."""
-    data = ascii(content).encode() if isinstance(content, BadImageError) else bytes(content)
-    return hashlib.sha256(code + ascii(member).encode() + data).hexdigest()
+    word = hashlib.sha256(code + ascii(member).encode())
+    word.update(ascii(content).encode() if isinstance(content, BadImageError) else content)
+    return word.hexdigest()
 
 
 def _continue(

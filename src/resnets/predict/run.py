@@ -120,7 +120,7 @@ def prepare(
             max_megapixels=max_megapixels,
             size=preprocess.resize if preprocess.scaled_decoding else None,
         )
-        small = resize(decoded.pixels, preprocess.resize, preprocess.fit)
+        small = resize(decoded.picture, preprocess.resize, preprocess.fit)
         crop = np.array(center_crop(small, preprocess.crop))  # a copy: the picture is let go
         return Answer(path, crop=crop, picture=small if has_picture else None)
     except BadImageError as error:

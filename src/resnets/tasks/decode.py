@@ -84,13 +84,18 @@ class BadImageError(DataError):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Hold what one file contains: upright pixels, the format, and what is unusual about it."""
+    """Hold what one file contains: an upright picture, its format, and what is unusual about it."""
 
-    pixels: Pixels
+    picture: Image.Image  # in mode L or RGB; Pillow's own, since to copy it costs time
     format: str
     note: str
-    width: int  # of the file, upright; the pixels may be of a reduced scale
+    width: int  # of the file, upright; the picture may be of a reduced scale
     height: int
+
+    @property
+    def pixels(self) -> Pixels:
+        """Return the picture as an array."""
+        return to_pixels(self.picture)
 
 
 def read_file(path: Path) -> bytes:
@@ -136,10 +141,10 @@ def decode(
                 drafted = image.size
                 image.load()
                 _turn_upright(image)
-                pixels = to_pixels(image, channels)
+                picture = convert(image, channels)
             note = "first image of several" if getattr(image, "is_animated", False) else ""
             width, height = full if image.size == drafted else full[::-1]
-            return Decoded(pixels, image.format or "", note, width, height)
+            return Decoded(picture, image.format or "", note, width, height)
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -203,8 +208,8 @@ def _turn_upright(image: Image.Image) -> None:
         return
 
 
-def to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
-    """Convert any accepted mode to (H, W, channels) by the rule of this module."""
+def convert(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
+    """Convert any accepted mode to L or RGB by the rule of this module."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in CONVERTIBLE:
@@ -213,8 +218,12 @@ def to_pixels(image: Image.Image, channels: Literal[1, 3]) -> Pixels:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     mode = "L" if channels == 1 else "RGB"
-    converted = image if image.mode == mode else image.convert(mode)
-    return np.asarray(converted).reshape(image.height, image.width, channels)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def to_pixels(picture: Image.Image) -> Pixels:
+    """Return a picture in mode L or RGB as (H, W, C)."""
+    return np.asarray(picture).reshape(picture.height, picture.width, -1)
 
 
 def to_picture(image: Pixels) -> Image.Image:
@@ -222,19 +231,21 @@ def to_picture(image: Pixels) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def resize(image: Pixels, size: int, fit: Literal["shorter_side", "stretch"]) -> Pixels:
-    """Resize (H, W, C) as torchvision's Resize does on a Pillow image: bilinear, antialiased.
+def resize(
+    image: Pixels | Image.Image, size: int, fit: Literal["shorter_side", "stretch"]
+) -> Pixels:
+    """Resize to (H, W, C) as torchvision's Resize does on a Pillow image: bilinear, antialiased.
 
     With "shorter_side" the shorter side becomes `size` and the aspect is kept (the longer side is
     rounded down, as torchvision does); with "stretch" the result is a square.
     """
-    height, width, channels = image.shape
-    new_height = new_width = size
+    picture = image if isinstance(image, Image.Image) else to_picture(image)
+    new_size = size, size
     if fit == "shorter_side":
-        short = min(height, width)
-        new_height, new_width = int(size * height / short), int(size * width / short)
-    resized = to_picture(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
-    return np.asarray(resized).reshape(new_height, new_width, channels)
+        width, height = picture.size
+        short = min(width, height)
+        new_size = int(size * width / short), int(size * height / short)
+    return to_pixels(picture.resize(new_size, Image.Resampling.BILINEAR))
 
 
 def center_crop(image: Pixels, crop: int) -> Pixels:
