@@ -2,32 +2,36 @@ import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from resnets.models import build_model
 from resnets.models.resnet import layer_groups
-from resnets.training.average import average_of, estimate_statistics
+from resnets.training.average import average_of, estimate_statistics, update_average
 from resnets.training.plan import set_trainable
 from tests.training.runs import SECTION, start_model, train
 
 
 def test_average_is_the_sum_of_all_weights_that_fade_by_the_decay():
     module = nn.Linear(1, 1, bias=False)
-    average = average_of(module, 0.75)
-    for value in (1.0, 2.0, 3.0):
+    average, theirs = average_of(module, 0.75), AveragedModel(module, avg_fn=get_ema_avg_fn(0.75))
+    for step, value in enumerate((1.0, 2.0, 3.0)):
         nn.init.constant_(module.weight, value)
-        average.update_parameters(module)
-    assert average.module.weight.item() == 0.75**2 * 1 + 0.25 * (0.75 * 2 + 3)
+        update_average(average, module, 0.75, step)
+        theirs.update_parameters(module)
+    assert (
+        average.weight.item() == 0.75**2 * 1 + 0.25 * (0.75 * 2 + 3) == theirs.module.weight.item()
+    )
 
 
 def test_statistics_are_those_of_the_images_under_the_averaged_weights():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).train()
     average = average_of(module, 0.5)
-    average.update_parameters(module)
+    update_average(average, module, 0.5, 0)
     batches = [torch.rand(4, 1, 8, 8) for _ in range(3)]
     estimate_statistics(average, module, batches)
-    outputs = [average.module[0](batch) for batch in batches]
-    norm, own = average.module[1], module[1]
+    outputs = [average[0](batch) for batch in batches]
+    norm, own = average[1], module[1]
     mean = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
     variance = torch.stack([output.var((0, 2, 3)) for output in outputs]).mean(0)
     assert torch.allclose(norm.running_mean, mean, atol=1e-6)
@@ -40,10 +44,10 @@ def test_statistics_of_frozen_groups_stay():
     model = build_model("resnet8", num_classes=3, in_channels=1)
     set_trainable(layer_groups(model.train()), frozenset(["layer3", "head"]))
     average = average_of(model, 0.5)
-    average.update_parameters(model)
-    before = copy.deepcopy(average.module.state_dict())
+    update_average(average, model, 0.5, 0)
+    before = copy.deepcopy(average.state_dict())
     estimate_statistics(average, model, [torch.rand(4, 1, 16, 16)])
-    changed = [k for k, v in average.module.state_dict().items() if not torch.equal(v, before[k])]
+    changed = [k for k, v in average.state_dict().items() if not torch.equal(v, before[k])]
     assert changed
     assert all(key.startswith("layer3") for key in changed)
 

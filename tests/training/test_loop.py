@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from resnets.models import build_model
 from resnets.params.training import CenterCrop, Loss
 from resnets.system.errors import NumericalError, ParamsError
 from resnets.training import loop
+from resnets.training.optim import build_optimizer
 from tests.training.runs import (
     PREPROCESS,
     RUNTIME,
@@ -93,6 +95,54 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_images(tmp_path, 
     assert caught.value.exit_code == 6
     assert "lr 1e+30" in caught.value.what
     assert ".png" in caught.value.what or "validation loss" in caught.value.what
+
+
+@pytest.mark.parametrize("checkpoint_steps", [3, 100])
+def test_losses_that_are_looked_at_later_change_nothing(tmp_path, checkpoint_steps):
+    """As on a GPU, which is not waited for: five steps are taken before their losses are read."""
+    found = []
+    for look_every in (1, 5):
+        course = make_trainer(tmp_path).course(start_model(), 0)
+        later = dataclasses.replace(
+            course, look_every=look_every, checkpoint_steps=checkpoint_steps
+        )
+        progress = fit_as(later, tmp_path / str(look_every))
+        found.append((progress.history, progress.chosen))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())
+
+
+@pytest.mark.parametrize("checkpoint_steps", [3, 100])
+def test_a_loss_that_is_looked_at_later_still_names_its_step(tmp_path, checkpoint_steps):
+    course = make_trainer(tmp_path).course(start_model(), 0)
+    broken = dataclasses.replace(
+        course,
+        lr_at=lambda step: math.nan if step == 4 else 0.01,  # the loss of step 5 is not a number
+        look_every=16,
+        checkpoint_steps=checkpoint_steps,
+    )
+    with pytest.raises(NumericalError, match=r"the loss is nan at step 5 \(epoch 2\)") as caught:
+        fit_as(broken, tmp_path)
+    order = course.batches.order(1)
+    assert course.ids[order[8]] in caught.value.what
+    assert [file.name for file in tmp_path.glob("*.state")] == (
+        ["checkpoint-000000003.state"] if checkpoint_steps == 3 else []
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_step_does_not_wait_for_the_gpu(tmp_path):
+    runtime = RUNTIME.model_copy(update={"device": "cuda"})
+    course = make_trainer(tmp_path, runtime=runtime).course(start_model().train(), 0)
+    optimizer = build_optimizer(course.groups, SECTION.optimizer)
+    for epoch in range(2):  # the first step of all sets things up
+        torch.cuda.set_sync_debug_mode("error" if epoch else "default")
+        try:
+            batches = course.batches.epoch(epoch)
+            taken = list(loop.train_one_epoch(course.module, optimizer, batches, course, 4 * epoch))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.cat([one.found for one in taken]).isfinite().all()
 
 
 def test_clipping_bounds_the_step(tmp_path):

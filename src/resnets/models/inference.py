@@ -21,12 +21,16 @@ Output = Literal["logits", "features", "feature_map"]  # (N, K), (N, F) and (N, 
 Forward = Callable[[Crops], Float32s]  # what runs a model, torch's or ONNX Runtime's
 
 
-def normalise(batch: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
+def normalise(
+    batch: "torch.Tensor",
+    mean: "Sequence[float] | torch.Tensor",
+    std: "Sequence[float] | torch.Tensor",
+) -> "torch.Tensor":
     """Scale uint8 (N, C, H, W) to 0…1 and standardise each channel, as torchvision does."""
     import torch
 
     center, scale = (
-        torch.tensor(values, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+        torch.as_tensor(values, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         for values in (mean, std)
     )
     return batch.float().div_(255).sub_(center).div_(scale)

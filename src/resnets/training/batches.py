@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.system.progress import map_ahead
-from resnets.system.runtime import process_number
+from resnets.system.runtime import process_number, resolve_threads
 from resnets.training.processes import num_processes
 
 TRIES = 10  # boxes drawn before a random-resized crop gives up, as torchvision does
@@ -23,7 +23,7 @@ ORDER, FLIP, Y, X, BOX = 0, 1, 2, 3, 4
 # whether, how large, how wide and where to erase, and the share of a mixed image
 OPERATION, MAGNITUDE, SIGN, ERASE, AREA, ASPECT, ERASE_Y, ERASE_X, SHARE = range(9)
 MORE_WORDS = 9
-WORKERS = 2  # threads that assemble batches ahead; slicing and resizing release the GIL
+MOST_WORKERS = 16  # threads that assemble batches ahead; slicing and resizing release the GIL
 
 Rows = NDArray[np.int64]
 
@@ -79,6 +79,7 @@ class Batches:
     batch_size: int
     seed: int
     mixup: float = 0.0  # alpha
+    is_pinned: bool = False  # in memory from which a GPU copies while it computes
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -108,7 +109,8 @@ class Batches:
         part, shares = slice(process_number(), None, num_processes()), self._shares(epoch)
 
         def take(rows: Rows) -> Batch:
-            return Batch(inputs(rows[part]), self.labels[rows[part]], rows)
+            tensors = inputs(rows[part]), self.labels[rows[part]]
+            return Batch(*(x.pin_memory() if self.is_pinned else x for x in tensors), rows)
 
         def assemble(bounds: tuple[int, int]) -> Batch:
             rows = order[slice(*bounds)]
@@ -117,4 +119,5 @@ class Batches:
             others = np.roll(order, -1)[slice(*bounds)]
             return replace(take(rows), others=take(others), shares=shares[rows])
 
-        yield from map_ahead(assemble, self._bounds()[start:], workers=WORKERS)
+        workers = min(MOST_WORKERS, max(2, resolve_threads("auto")))
+        yield from map_ahead(assemble, self._bounds()[start:], workers=workers, ahead=workers + 2)

@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from resnets.system.errors import NumericalError
 from resnets.system.files import failpoint
 from resnets.system.runtime import StopRequest, process_number
-from resnets.training.average import estimate_statistics
-from resnets.training.batches import Batch, Batches
+from resnets.training.average import estimate_statistics, update_average
+from resnets.training.batches import Batch, Batches, Rows
 from resnets.training.plan import set_trainable
 from resnets.training.processes import average_statistics, in_parallel, num_processes, share, totals
 from resnets.training.show import EpochLog
@@ -47,11 +46,22 @@ class Course:
     device: str
     autocast: torch.autocast
     checkpoint_steps: int
-    average: AveragedModel | None = None  # of the module's weights
+    look_every: int = 1  # steps until their losses are looked at, which waits for a GPU
+    ema_decay: float | None = None
+    average: nn.Module | None = None  # of the module's weights
 
     def chosen_module(self) -> nn.Module:
         """Return what is validated and kept: the average, where there is one."""
-        return self.average.module if self.average else self.module
+        return self.average or self.module
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Hold a step that was taken; what it found may still be computed."""
+
+    step: int
+    rows: Rows
+    found: Tensor  # this process's part of the mean loss, and how many images were right
 
 
 def train_one_epoch(
@@ -60,16 +70,15 @@ def train_one_epoch(
     batches: Iterable[Batch],
     course: Course,
     first_step: int,
-) -> Iterator[dict[str, float]]:
-    """Take one step per batch and yield what it adds to the sums of its epoch, over all processes.
+) -> Iterator[Taken]:
+    """Take one step per batch; `model` is the course's module, or wraps it.
 
-    `model` is the course's module, or wraps it. Raises NumericalError, before the step is taken,
-    when the loss is not finite.
+    Nothing here waits for a GPU to be done.
     """
     for step, batch in enumerate(batches, first_step):
         for group in optimizer.param_groups:
             group["lr"] = course.lr_at(step) * group["scale"]
-        labels = batch.labels.to(course.device)
+        labels = batch.labels.to(course.device, non_blocking=True)
         with course.autocast:
             logits = model(_inputs(batch, course))
         # bf16 becomes fp32, and float64, in which the tests compare, stays
@@ -78,18 +87,14 @@ def train_one_epoch(
         loss = _loss(batch, logits, labels, course)
         optimizer.zero_grad()
         torch.autograd.backward(loss * num_processes())  # of whose gradients the mean is taken
-        hits = int((logits.argmax(1) == labels).sum())
-        mean_loss, correct = totals(loss.item(), hits)
-        if not math.isfinite(mean_loss):
-            raise _not_finite(batch, mean_loss, step, course)
         if course.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), course.clip_norm)
         optimizer.step()
         average_statistics(course.module)
-        if course.average:
-            course.average.update_parameters(course.module)
-        num_images = len(batch.rows)  # a short last batch must not count as a full one
-        yield {"loss": mean_loss * num_images, "correct": int(correct), "images": num_images}
+        if course.average and course.ema_decay is not None:
+            update_average(course.average, course.module, course.ema_decay, step)
+        hits = (logits.argmax(1) == labels).sum()
+        yield Taken(step, batch.rows, torch.stack((loss.detach(), hits.to(loss.dtype))))
 
 
 def _share(batch: Batch, of: Tensor) -> Tensor:
@@ -121,8 +126,25 @@ def _loss(batch: Batch, logits: Tensor, labels: Tensor, course: Course) -> Tenso
     return loss
 
 
-def _not_finite(batch: Batch, loss: float, step: int, course: Course) -> NumericalError:
-    names = [course.ids[row] for row in batch.rows]
+def _look(taken: list[Taken], progress: Progress, course: Course, stop: StopRequest) -> bool:
+    """Add what these steps found to the sums of the epoch; tell whether any process is to stop.
+
+    Raises NumericalError that names the first step whose loss is not finite, and its images.
+    """
+    found = torch.cat([one.found for one in taken]).tolist()
+    *found, num_stopping = totals(*found, stop.is_set())
+    for one, loss, correct in zip(taken, found[::2], found[1::2], strict=True):
+        if not math.isfinite(loss):
+            raise _not_finite(one.rows, loss, one.step, course)
+        num_images = len(one.rows)  # a short last batch must not count as a full one
+        sums = {"loss": loss * num_images, "correct": int(correct), "images": num_images}
+        progress.count_step(sums)
+    taken.clear()
+    return num_stopping > 0
+
+
+def _not_finite(rows: Rows, loss: float, step: int, course: Course) -> NumericalError:
+    names = [course.ids[row] for row in rows]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return NumericalError(
         f"the loss is {loss} at step {step} (epoch {step // len(course.batches) + 1}), "
@@ -146,18 +168,21 @@ def fit(progress: Progress, course: Course, state: StateFolder, log: EpochLog) -
             if course.plan[epoch] != training:
                 training, model = course.plan[epoch], in_parallel(course.module)
             step = epoch * len(course.batches) + progress.batch
-            batches = course.batches.epoch(epoch, progress.batch)
-            for step_sums in train_one_epoch(model, progress.optimizer, batches, course, step):
-                step += 1
-                progress.count_step(step_sums)
-                log.step(int(step_sums["images"]))
+            batches, taken = course.batches.epoch(epoch, progress.batch), list[Taken]()
+            end = (epoch + 1) * len(course.batches)
+            for one in train_one_epoch(model, progress.optimizer, batches, course, step):
+                step = one.step + 1
+                taken.append(one)
+                log.step(len(one.rows))
                 failpoint("engine.step")
-                is_stopping = sum(totals(stop.is_set())) > 0  # of any process
-                if is_stopping or step % course.checkpoint_steps == 0:
-                    _check_finite(course.module, step, course.lr_at(step - 1))
-                    state.save(progress, step)
-                if is_stopping:
-                    raise stop.error(progress.place())
+                is_due = step % course.checkpoint_steps == 0
+                if is_due or step % course.look_every == 0 or step == end:
+                    is_stopping = _look(taken, progress, course, stop)
+                    if is_stopping or is_due:
+                        _check_finite(course.module, step, course.lr_at(step - 1))
+                        state.save(progress, step)
+                    if is_stopping:
+                        raise stop.error(progress.place())
             _end_epoch(progress, course)
             log.epoch(progress.history)
             failpoint("engine.epoch")

@@ -16,6 +16,8 @@ def build_optimizer(
     Weights of convolutions and of the head decay; biases and BatchNorm do not, because shrinking a
     scale that the next layer undoes only changes the effective learning rate (arXiv 1812.01187,
     section 3.1). Each group has `scale`: lr_decay to the power of its distance from the head.
+    Fused, a step goes over the memory once instead of five times. On CPUs it takes for granted that
+    an optimiser's state lies in memory as its weights do.
     """
     chosen = []
     for distance, modules in enumerate(reversed(groups.values())):
@@ -29,12 +31,16 @@ def build_optimizer(
     match section.name:
         case "sgd":
             return torch.optim.SGD(
-                chosen, lr=section.lr, momentum=section.momentum, nesterov=section.nesterov
+                chosen,
+                lr=section.lr,
+                momentum=section.momentum,
+                nesterov=section.nesterov,
+                fused=True,
             )
         case "adam":
-            return torch.optim.Adam(chosen, lr=section.lr)
+            return torch.optim.Adam(chosen, lr=section.lr, fused=True)
         case "adamw":
-            return torch.optim.AdamW(chosen, lr=section.lr)
+            return torch.optim.AdamW(chosen, lr=section.lr, fused=True)
 
 
 def build_loss(

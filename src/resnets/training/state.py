@@ -130,6 +130,10 @@ def _restore(progress: Progress, tensors: Tensors, plain: dict[str, Any]) -> Non
         progress.average.load_state_dict(parts["average"])
     state = {int(k.split("-")[1]): v for k, v in parts.items() if k.startswith("optimizer-")}
     progress.optimizer.load_state_dict({**progress.optimizer.state_dict(), "state": state})
+    for weight, values in progress.optimizer.state.items():
+        for key, value in values.items():
+            if value.shape == weight.shape:  # channels last again: a fused step asks for it
+                values[key] = torch.empty_like(weight).copy_(value)
 
 
 @contextmanager

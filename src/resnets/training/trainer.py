@@ -30,6 +30,7 @@ from resnets.training.show import EpochLog, History
 from resnets.training.state import Progress, StateFolder
 
 STATISTICS_IMAGES = 2048  # from which BatchNorm statistics of averaged weights are estimated
+LOOK_EVERY = 16  # steps of a GPU that computes while the next ones are prepared
 MACHINE = ("precision", "device", "threads", "processes")  # what a summary says of it
 
 
@@ -142,10 +143,12 @@ class Trainer:
             section.batch_size,
             seed,
             section.augment.mixup,
+            is_pinned=device == "cuda",
         )
         variant = section if isinstance(section, Variant) else None  # a backbone trains whole
         loss, weights = build_loss(section.loss, self.train.labels, len(self.train.classes))
-        mean, std = self.preprocess.mean, self.preprocess.std
+        constants = self.preprocess.mean, self.preprocess.std
+        mean, std = (torch.tensor(values, device=device) for values in constants)
         is_bf16 = self.machine["runtime.precision"] == "bf16"
         return Course(
             module=model,
@@ -171,6 +174,8 @@ class Trainer:
             device=device,
             autocast=torch.autocast(device, torch.bfloat16, enabled=is_bf16),
             checkpoint_steps=self.runtime.checkpoint_steps,
+            look_every=1 if device == "cpu" else LOOK_EVERY,
+            ema_decay=section.ema_decay,
             average=average,
         )
 
