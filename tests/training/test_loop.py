@@ -97,6 +97,37 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_images(tmp_path, 
     assert ".png" in caught.value.what or "validation loss" in caught.value.what
 
 
+def test_blocks_of_channels_learn_as_channels_last_do(tmp_path):
+    """Gradients and statistics, against float64."""
+    model = start_model(shortcut="projection")
+    course = make_trainer(tmp_path).course(model, 0)
+    assert course.is_blocked
+    ways = [
+        (True, torch.float32, 1e-4),
+        (False, torch.float32, 1e-4),
+        (False, torch.float64, 0),
+    ]
+    found = []
+    for is_blocked, dtype, _ in ways:
+        own = copy.deepcopy(model).to(dtype).train()
+        way = dataclasses.replace(
+            course,
+            module=own,
+            prepare=lambda inputs, dtype=dtype: course.prepare(inputs).to(dtype),
+            loss=copy.deepcopy(course.loss).to(dtype),
+            is_blocked=is_blocked,
+            average=None,
+        )
+        optimizer = torch.optim.SGD(own.parameters(), lr=0.0)
+        optimizer.param_groups[0]["scale"] = 0.0
+        next(loop.train_one_epoch(own, optimizer, course.batches.epoch(0), way, 0))
+        norms = [x for x in own.buffers() if x.is_floating_point()]
+        found.append([*(x.grad.double() for x in own.parameters()), *(x.double() for x in norms)])
+    for (is_blocked, _, near), values in zip(ways, found, strict=True):
+        for value, exact in zip(values, found[-1], strict=True):
+            assert (value - exact).norm() <= near * exact.norm() + 1e-6, is_blocked
+
+
 @pytest.mark.parametrize("checkpoint_steps", [3, 100])
 def test_losses_that_are_looked_at_later_change_nothing(tmp_path, checkpoint_steps):
     """As on a GPU, which is not waited for: five steps are taken before their losses are read."""

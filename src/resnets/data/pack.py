@@ -150,7 +150,7 @@ def _code(packing: Packing) -> bytes:
 def _fingerprint(code: bytes, member: Member, content: Content) -> str:
     """Return a word for all that the verdict on a file depends on."""
     word = hashlib.sha256(code + ascii(member).encode())
-    word.update(ascii(content).encode() if isinstance(content, BadImageError) else content)
+    word.update(ascii(content).encode() if isinstance(content, BadImageError) else bytes(content))
     return word.hexdigest()
 
 

@@ -20,8 +20,8 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
     torch's AveragedModel does the same one weight at a time, with all buffers, and asks the device
     how often it did, which waits for it: three times as slow, 2% of a step of a small network.
     """
-    weights = [list(part.parameters()) for part in (average, module)]
-    torch._foreach_lerp_(*weights, 1 - decay if step else 1.0)
+    averaged, weights = (tuple(part.parameters()) for part in (average, module))
+    torch._foreach_lerp_(averaged, weights, 1 - decay if step else 1.0)
 
 
 def estimate_statistics(average: nn.Module, module: nn.Module, inputs: Iterable[Tensor]) -> None:

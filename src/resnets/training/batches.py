@@ -109,8 +109,10 @@ class Batches:
         part, shares = slice(process_number(), None, num_processes()), self._shares(epoch)
 
         def take(rows: Rows) -> Batch:
-            tensors = inputs(rows[part]), self.labels[rows[part]]
-            return Batch(*(x.pin_memory() if self.is_pinned else x for x in tensors), rows)
+            pixels, labels = inputs(rows[part]), self.labels[rows[part]]
+            if self.is_pinned:
+                pixels, labels = pixels.pin_memory(), labels.pin_memory()
+            return Batch(pixels, labels, rows)
 
         def assemble(bounds: tuple[int, int]) -> Batch:
             rows = order[slice(*bounds)]

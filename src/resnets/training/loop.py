@@ -46,6 +46,7 @@ class Course:
     device: str
     autocast: torch.autocast
     checkpoint_steps: int
+    is_blocked: bool = False  # whether the images lie in memory as oneDNN likes best
     look_every: int = 1  # steps until their losses are looked at, which waits for a GPU
     ema_decay: float | None = None
     average: nn.Module | None = None  # of the module's weights
@@ -79,10 +80,11 @@ def train_one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = course.lr_at(step) * group["scale"]
         labels = batch.labels.to(course.device, non_blocking=True)
+        inputs = _inputs(batch, course)
         with course.autocast:
-            logits = model(_inputs(batch, course))
+            logits = model(inputs.to_mkldnn() if course.is_blocked else inputs)
         # bf16 becomes fp32, and float64, in which the tests compare, stays
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.to_dense().to(torch.promote_types(logits.dtype, torch.float32))
         # of several processes each has its part of the sum; what divides it is the whole batch's
         loss = _loss(batch, logits, labels, course)
         optimizer.zero_grad()
