@@ -1,53 +1,82 @@
-"""Time training steps: ours, the plain fp32 loop, and ours on input that is in memory already.
+"""Time training steps: ours, timm's, a plain loop's, and ours on input that is in memory already.
 
-    python benchmarks/training_step.py           ResNet-18 on photos, resnet20 on 28-px images
+    python benchmarks/training_step.py           photos at 224 px, resnet20 at 32 px
     python benchmarks/training_step.py --quick
+    python benchmarks/training_step.py --only resnet18
 
-A side takes a few steps in its turn, the loaders at work; its first steps after the other side's
-turn are not counted. Then follows where the time of one of our steps goes.
+On a GPU where there is one, in the precision that is fastest there. A side takes a few steps in its
+turn, the loaders at work; its first steps after another side's turn are not counted. All cut random
+boxes out of the same JPEG or PNG files (ours out of its packed images) and flip them. Then follows
+where the time of one of our steps goes.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import torch
 import torchvision
-from _timing import PARAMS, ROOT, compare, describe_machine, options, pack, photos, rate, unpack
+from _timing import (
+    PARAMS,
+    ROOT,
+    class_folders,
+    compare,
+    describe_machine,
+    options,
+    pack,
+    photos,
+    rate,
+    unpack,
+)
+from peers import MEAN, STD, WARM_STEPS, Peer, Timm
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchvision.transforms import v2
 
 from resnets.models import build_model
 from resnets.params.schema import Preprocess
+from resnets.params.training import RandomResizedCrop
+from resnets.system.runtime import resolve_device
 from resnets.tasks.task import Side
 from resnets.training.loop import train_one_epoch
 from resnets.training.optim import build_optimizer
 from resnets.training.trainer import Trainer
 
-WARM_STEPS = 2  # until the threads that assemble batches are as far ahead as they get
+AUGMENT = RandomResizedCrop(crop="random_resized", scale=(0.08, 1), ratio=(3 / 4, 4 / 3))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Describe what is trained; `gpu_batch` is the batch on a GPU."""
+
+    network: str
+    crop: int
+    batch: int
+    gpu_batch: int
+    steps: int  # of a turn, on a CPU
+    limit: str  # times timm
+
+
+CASES = [
+    Case("resnet20", 32, 128, 1024, 20, "at least 2"),
+    Case("resnet18", 224, 16, 256, 6, "at least 1.25"),
+    Case("resnet50", 224, 16, 128, 3, "at least 1.25"),
+    Case("resnext50_32x4d", 224, 16, 128, 3, "at least 1.25"),
+]
 
 
 class Ours:
     """Take our training steps, on packed images or on one batch that is in memory already."""
 
-    def __init__(self, name: str, side: Side, crop: int, batch: int, device: str = "cpu") -> None:
-        augment = {"crop": "random_resized", "scale": (0.08, 1), "ratio": (3 / 4, 4 / 3)}
-        section = PARAMS.backbone.model_dump() | {"batch_size": batch}
-        if crop > 100:
-            section["augment"] = augment | {"flip": True}
-        channels = side.images[0].shape[2]
-        preprocess = Preprocess(crop=crop, mean=[0.5] * channels, std=[0.25] * channels)
-        runtime = PARAMS.runtime.model_copy(update={"device": device, "precision": "bf16"})
-        trainer = Trainer(side, side, type(PARAMS.backbone)(**section), preprocess, runtime, Path())
-        model = build_model(name, num_classes=len(side.classes), in_channels=channels)
-        self.course = trainer.course(model, 0)
-        self.model = model.train()
-        self.optimizer = build_optimizer(self.course.groups, trainer.section.optimizer)
+    def __init__(self, name: str, side: Side, crop: int, batch: int, device: str) -> None:
+        section = PARAMS.backbone.model_copy(update={"batch_size": batch, "augment": AUGMENT})
+        preprocess = Preprocess(crop=crop, mean=list(MEAN), std=list(STD))
+        runtime = PARAMS.runtime.model_copy(update={"device": device, "precision": "auto"})
+        trainer = Trainer(side, side, section, preprocess, runtime, Path())
+        self.model = build_model(name, num_classes=len(side.classes)).train()
+        self.course = trainer.course(self.model, 0)
+        self.optimizer = build_optimizer(self.course.groups, section.optimizer)
         self.batch, self.epochs = batch, 0
 
     def forever(self) -> Iterator:
@@ -63,76 +92,44 @@ class Ours:
         first = replace(first, inputs=first.inputs.to(self.course.device))
         batches = (first for _ in range(steps + WARM_STEPS)) if in_memory else source
         taken = train_one_epoch(self.model, self.optimizer, batches, self.course, 0)
-        list(islice(taken, WARM_STEPS))
-        value = rate(steps * self.batch, lambda: list(islice(taken, steps)))
+        list(islice(taken, WARM_STEPS))[-1].found.tolist()  # waits for a GPU, as below
+        value = rate(steps * self.batch, lambda: list(islice(taken, steps))[-1].found.tolist())
         source.close()
         return value
 
 
-class Plain:
-    """Take the steps of a plain fp32 loop: a loader with processes, one format, no autocast."""
+def network(case: Case, num_classes: int, maker: str) -> nn.Module:
+    """Return the network as timm or torchvision build it; of the CIFAR form they have none."""
+    if case.network == "resnet20":
+        return build_model("resnet20", num_classes=num_classes)
+    if maker == "timm":
+        import timm
 
-    def __init__(
-        self, model: nn.Module, data: Dataset, batch: int, device: str = "cpu", workers: int = 2
-    ) -> None:
-        self.model, self.data, self.batch = model.to(device).train(), data, batch
-        self.device, self.workers = device, workers
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-
-    def rate(self, steps: int) -> float:
-        """Return images per second of so many steps."""
-        loader = iter(DataLoader(self.data, self.batch, shuffle=True, num_workers=self.workers))
-        self.step(loader, WARM_STEPS)
-        return rate(steps * self.batch, lambda: self.step(loader, steps))
-
-    def step(self, loader: Iterator, steps: int) -> None:
-        """Take so many steps."""
-        for images, labels in islice(loader, steps):
-            images, labels = images.to(self.device), labels.to(self.device)
-            loss = nn.functional.cross_entropy(self.model(images), labels)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            loss.item()
+        return timm.create_model(case.network, num_classes=num_classes)
+    return torchvision.models.get_model(case.network, num_classes=num_classes)
 
 
-class Augmented(TensorDataset):
-    """Give small images from memory, augmented one by one as torchvision's recipes do."""
-
-    recipe = v2.Compose(
-        [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(),
-         v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])]
-    )  # fmt: skip
-
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return one image and its label."""
-        image, label = super().__getitem__(row)
-        return self.recipe(image), label
-
-
-def photo_recipe() -> v2.Compose:
-    """Return what most scripts do to a photo in training."""
-    return v2.Compose(
-        [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.ToImage(),
-         v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
-    )  # fmt: skip
-
-
-def measure(title: str, ours: Ours, plain: Plain, *, steps: int, rounds: int, target: str) -> None:
-    """Compare the three sides, and say where our time goes."""
+def measure(case: Case, side: Side, folder: Path, device: str, *, quick: bool) -> None:
+    """Compare our step with the others, and say where our time goes."""
+    batch = case.batch if device == "cpu" else case.gpu_batch
+    steps, rounds = (1, 1) if quick else (case.steps if device == "cpu" else 20, 5)
+    num_classes = len(side.classes)
+    Peer.workers = 2 if device == "cpu" else os.cpu_count() or 2
+    ours = Ours(case.network, side, case.crop, batch, device)
+    timm = Timm(network(case, num_classes, "timm"), folder, case.crop, batch, device)
+    plain = Peer(network(case, num_classes, "torchvision"), folder, case.crop, batch, device)
     compare(
-        title,
-        {"plain fp32 loop": lambda: plain.rate(steps), "ours": lambda: ours.rate(steps)},
-        unit="images/s", rounds=rounds, target=target,
-    )  # fmt: skip
-    compare(
-        title,
+        f"training {case.network}, {case.crop} px, batches of {batch}",
         {
-            "ours, batch in memory": lambda: ours.rate(steps, in_memory=True),
+            timm.name: lambda: timm.rate(steps),
+            "plain fp32 loop": lambda: plain.rate(steps),
+            "our batch in memory": lambda: ours.rate(steps, in_memory=True),
             "ours": lambda: ours.rate(steps),
         },
-        unit="images/s", rounds=rounds, target="at least 0.95",
-    )  # fmt: skip
+        unit="images/s",
+        rounds=rounds,
+        limits={timm.name: case.limit, "our batch in memory": "at least 0.95"},
+    )
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         ours.rate(4)
     events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
@@ -143,30 +140,23 @@ def measure(title: str, ours: Ours, plain: Plain, *, steps: int, rounds: int, ta
 
 
 def main() -> None:
-    """Measure both sizes."""
-    quick = options(__doc__).quick
+    """Measure every network."""
+    given, device = options(__doc__, "--only"), resolve_device("auto")
     describe_machine()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        side = pack(ROOT / "data/sample", folder / "small", channels=1, resize=28).side("train")
-        images = torch.from_numpy(np.stack([side.images[row] for row in range(len(side.ids))]))
-        data = Augmented(images.permute(0, 3, 1, 2), torch.from_numpy(side.labels))
-        measure(
-            "resnet20, 28 px, batches of 128",
-            Ours("resnet20", side, 28, 128),
-            Plain(build_model("resnet20", num_classes=10, in_channels=1), data, 128),
-            steps=3 if quick else 20, rounds=1 if quick else 7, target="-",
-        )  # fmt: skip
-        archive = photos()
-        task = pack(archive, folder / "large", channels=3, resize=256)
-        unpack(archive, folder)
-        data = torchvision.datasets.ImageFolder(folder / "hymenoptera_data/train", photo_recipe())
-        measure(
-            "ResNet-18, 224 px, batches of 16",
-            Ours("resnet18", task.side("train"), 224, 16),
-            Plain(torchvision.models.resnet18(num_classes=2), data, 16),
-            steps=1 if quick else 6, rounds=1 if quick else 7, target="at least 2.2",
-        )  # fmt: skip
+        small, large = Path(name, "small"), Path(name, "large")
+        for case in CASES:
+            if given.only not in (None, case.network):
+                continue
+            if case.crop == 32:
+                folder = small
+                class_folders(ROOT / "data/sample", folder, limit=5000, side=32)
+            elif not (folder := large / "hymenoptera_data/train").exists():
+                for file in unpack(photos(), large):  # more than a GPU takes as one batch
+                    for number in range(0 if device == "cpu" else 20):
+                        os.link(file, file.with_name(f"{number} {file.name}"))
+            task = pack(folder, Path(name, case.network), channels=3, resize=case.crop * 8 // 7)
+            measure(case, task.side("train"), folder, device, quick=given.quick)
 
 
 if __name__ == "__main__":
