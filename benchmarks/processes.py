@@ -9,11 +9,13 @@ What communication costs is the difference to two trainings on half a batch each
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from _timing import compare, describe_machine, options
 from training_step import Ours
 
@@ -75,6 +77,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         name, *numbers, path = sys.argv[2:]
-        work(name, *map(int, numbers), Path(path))
+        with suppress(typer.Exit):  # how `launch` ends once its processes have
+            work(name, *map(int, numbers), Path(path))
     else:
         main()
