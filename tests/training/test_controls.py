@@ -32,7 +32,7 @@ def stopped(tmp_path) -> Path:
 
 
 def forget_average(progress) -> None:
-    progress.average.n_averaged.zero_()
+    progress.average.load_state_dict(progress.model.state_dict())
 
 
 def forget_momentum(progress) -> None:
