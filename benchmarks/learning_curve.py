@@ -27,11 +27,11 @@ COUNTS = (10, 30, 100, 300)
 LINES = {"finetune": "C0", "scratch": "C1", "frozen": "C2", "svm": "0.4", "probe": "0.7"}
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project."""
+def run(*command: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project; its output is kept, or seen where `stdout` is None."""
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": tools}
-    return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=stdout, text=True)
 
 
 def changes(count: int, *, quick: bool) -> list[str]:
@@ -51,7 +51,9 @@ def measure(count: int, *, quick: bool) -> list[dict[str, Any]]:
     head, name = run("git", "rev-parse", "HEAD").stdout.strip(), f"images-{count}{'-1' * quick}"
     board = f"refs/exps/{head[:2]}/{head[2:]}/{name}:metrics/leaderboard.json"
     if run("git", "cat-file", "-e", board).returncode:
-        run("dvc", "exp", "run", "--temp", "--name", name, *changes(count, quick=quick))
+        command = ("dvc", "exp", "run", "--temp", "--name", name, *changes(count, quick=quick))
+        if run(*command, stdout=None).returncode:
+            sys.exit(f"{name} failed: see above")
     found = json.loads(run("git", "show", board).stdout)
     return [
         {"images": count, "model": name, "accuracy": row["seeds_mean"], "std": row["seeds_std"]}
