@@ -150,8 +150,9 @@ def try_out(name: str, photos: Path, new: Path, folder: Path, options: list[str]
         [*resnets, "predict", str(new), "-o", "answers.csv"],
     ):
         with log.open("a", encoding="utf-8") as file:
-            options = {"cwd": project, "env": env, "stdout": file, "stderr": file}
-            done = subprocess.run(command, **options, check=False)
+            done = subprocess.run(
+                command, cwd=project, env=env, stdout=file, stderr=file, check=False
+            )
         codes.append(str(done.returncode))
         seconds.append(time.monotonic() - start)
     said = log.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,6 +65,12 @@ def test_auto_takes_a_device_that_there_is_and_no_other_is_taken():
         with pytest.raises(ParamsError, match=f"torch finds no device '{device}'") as caught:
             resolve_device(device)
         assert caught.value.fix.endswith(", ".join(present))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags are those of Linux")
+def test_on_a_cpu_auto_means_bf16_where_torch_finds_amx():
+    has_amx = torch.cpu._is_amx_tile_supported()
+    assert resolve_precision("auto", "cpu") == ("bf16" if has_amx else "fp32")
 
 
 def test_on_mps_auto_means_fp32_because_torch_does_not_say_where_bf16_is_faster():
