@@ -114,6 +114,8 @@ def test_unknown_key_comes_with_did_you_mean(tmp_path):
 
 
 ADAM = {"name": "adam", "lr": 0.001}
+STEP = {"name": "step", "gamma": 0.1}
+BOXES = {"crop": "random_resized", "scale": [0.5, 1.0]}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,10 @@ ADAM = {"name": "adam", "lr": 0.001}
         (("backbone",), {"input": "artifacts/random"}, "backbone.input is artifacts/random: none"),
         (("transfer", "scratch", "model"), {"in_channels": 3}, "in_channels is not that of model"),
         (("backbone", "schedule"), {"name": "step"}, " backbone.schedule.epochs is missing"),
+        (("backbone", "schedule"), STEP | {"epochs": [3, 2]}, "each be after the one before"),
+        (("backbone", "schedule"), STEP | {"epochs": [2, 2]}, "each be after the one before"),
+        (("backbone", "schedule"), STEP | {"epochs": []}, "backbone.schedule.epochs"),
+        (("training", "augment"), BOXES | {"sides": []}, "training.augment.sides"),
     ],
 )
 def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, words):

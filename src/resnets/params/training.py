@@ -71,8 +71,14 @@ class Step(Section):
 
     name: Literal["step"]
     warmup_epochs: NonNegative = 0.0
-    epochs: Count | list[Count]
+    epochs: Count | Annotated[list[Count], Field(min_length=1)]
     gamma: Share
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if isinstance(self.epochs, list) and self.epochs != sorted(set(self.epochs)):
+            raise ValueError(f"epochs is {self.epochs}; let each be after the one before")
+        return self
 
 
 Schedule = Annotated[Constant | Cosine | OneCycle | Step, Field(discriminator="name")]
@@ -138,8 +144,9 @@ class RandomResizedCrop(_Crop):
     scale: tuple[Positive, Positive] = Field(strict=False)
     ratio: tuple[Positive, Positive] = Field((0.75, 1.3333), strict=False)
     # the boxes' size in pixels in equal parts of the training, small ones first: small images cost
-    # less, and boxes show things larger than a centre crop does (FixRes, arXiv 1906.06423)
-    sides: list[SideLength] | None = None  # null: that of the crop at evaluation
+    # less, and boxes show things larger than a centre crop does (FixRes, arXiv 1906.06423);
+    # null: that of the crop at evaluation
+    sides: Annotated[list[SideLength], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

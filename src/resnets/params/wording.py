@@ -72,6 +72,7 @@ def explain(
             start, given = f"{start}.{tag}", fault["ctx"]["tag"]
             return ParamsError(f"{start} is {given!r}", f"allowed: {fault['ctx']['expected_tags']}")
     # a value that may be of several types has one fault for each
-    same = [x["msg"] for x in faults if _key_of(x, values) == where]
-    fix = " or ".join(dict.fromkeys(msg.replace("Input should be ", "") for msg in same))
+    same = [x for x in faults if _key_of(x, values) == where]
+    words = ["at least one entry" if x["type"] == "too_short" else x["msg"] for x in same]
+    fix = " or ".join(dict.fromkeys(word.replace("Input should be ", "") for word in words))
     return ParamsError(f"{start} is {fault['input']!r}", f"allowed: {fix} (change {path.name})")
