@@ -1,5 +1,6 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
@@ -8,7 +9,7 @@ from resnets.models import build_model
 from resnets.models.resnet import layer_groups
 from resnets.training.average import average_of, estimate_statistics, update_average
 from resnets.training.plan import set_trainable
-from tests.training.runs import SECTION, start_model, train
+from tests.training.runs import SECTION, make_side, start_model, train
 
 
 def test_average_is_the_sum_of_all_weights_that_fade_by_the_decay():
@@ -50,6 +51,29 @@ def test_statistics_of_frozen_groups_stay():
     changed = [k for k, v in average.state_dict().items() if not torch.equal(v, before[k])]
     assert changed
     assert all(key.startswith("layer3") for key in changed)
+
+
+def test_statistics_are_averaged_as_the_weights_until_they_are_estimated():
+    module = nn.BatchNorm1d(1)
+    average = average_of(module, 0.75)
+    theirs = AveragedModel(module, avg_fn=get_ema_avg_fn(0.75), use_buffers=True)
+    for step, value in enumerate((1.0, 2.0, 3.0)):
+        nn.init.constant_(module.running_mean, value)
+        nn.init.constant_(module.running_var, value**2)
+        update_average(average, module, 0.75, step)
+        theirs.update_parameters(module)
+    assert torch.equal(average.running_mean, theirs.module.running_mean)
+    assert torch.equal(average.running_var, theirs.module.running_var)
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_what_is_shipped_has_the_statistics_of_the_training_images(tmp_path, select):
+    model = train(tmp_path, select=select, ema_decay=0.8).model
+    images = make_side(33, 0).images.images  # as `train` trains on, and their crops
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    outputs = model.conv1((pixels - 0.4) / 0.3)
+    assert torch.allclose(model.bn1.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(model.bn1.running_var, outputs.var((0, 2, 3)), atol=1e-4)
 
 
 def test_what_is_shipped_is_the_average_of_the_last_epoch(tmp_path):

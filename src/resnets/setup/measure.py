@@ -50,9 +50,9 @@ def estimate_seconds(values: Params, num_images: dict[str, int], look_seconds: f
             if section.train == "head":
                 steps = section.epochs * -(-train // section.batch_size)
                 run += (section.views * train + val) * forward + steps * HEAD_SECONDS
-            else:  # every epoch ends with a validation, and the statistics of averaged weights
-                others = val + min(train, STATISTICS_IMAGES)
-                run += section.epochs * (train * step + others * forward)
+            else:  # every epoch ends with a validation, the last with statistics of the average
+                others = section.epochs * val + min(train, STATISTICS_IMAGES)
+                run += section.epochs * train * step + others * forward
             seconds += number * run
     return seconds
 
