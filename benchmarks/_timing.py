@@ -19,7 +19,7 @@ from PIL import Image
 from resnets.data.prepare import prepare_task
 from resnets.data.sources import open_source
 from resnets.data.split import split_task
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.params import load_params, schema
 from resnets.system.runtime import num_cores
 from resnets.tasks.task import Task

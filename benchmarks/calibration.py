@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, ndtri
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.evaluation.significance import (
     ALPHA,
     balanced_terms,

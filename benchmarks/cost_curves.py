@@ -20,7 +20,7 @@ from _timing import PARAMS, ROOT, describe_machine, options, run_measured
 from PIL import Image
 from ruamel.yaml import YAML
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 
 COUNTS, SIZES = (1_000, 4_000, 16_000, 64_000), (32, 128, 512, 2048)
 QUICK_COUNTS, QUICK_SIZES = (250, 1000), (32, 128)

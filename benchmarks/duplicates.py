@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 
 from resnets.data.duplicates import NEAR, NEAR_LOW, near_pairs, perceptual_hash
 from resnets.data.sources import open_source
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.tasks.decode import BadImageError, decode
 
 EVERY = 5

@@ -14,7 +14,7 @@ observation; `test side` has the same from 20% of the images, which are no folds
 import numpy as np
 from scipy.special import stdtrit
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.evaluation.significance import compare_runs, wilson
 
 FOLDS, VAL = 5, 0.2

@@ -15,7 +15,7 @@ from _timing import PARAMS, ROOT, SHARED, describe_machine, options, pack
 from sklearn.metrics import average_precision_score
 
 from resnets.evaluation.label_issues import ODDS, SIDES, out_of_fold, suspect
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.evaluation.yardsticks import backbone_features, thumbnails
 
 FLIPPED = 0.05

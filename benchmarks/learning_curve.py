@@ -20,7 +20,7 @@ import pandas as pd
 from _timing import PARAMS, ROOT, describe_machine, options
 from matplotlib.figure import Figure
 
-from resnets.evaluation.report import points, table
+from resnets.evaluation.markdown import points, table
 
 HERE = Path(__file__).parent
 COUNTS = (10, 30, 100, 300)

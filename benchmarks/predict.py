@@ -34,7 +34,7 @@ from _timing import (
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.export.classifier import Classifier, open_classifier
 from resnets.export.int8 import normalise_on_host, quantize_int8
 from resnets.export.onnx import to_onnx

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _timing import ROOT, ROWS
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 
 SCRIPTS = (
     *("predict", "training_step", "time_to_accuracy", "frozen", "processes", "prepare"),

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from resnets.data.sources import open_source
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.export.classifier import open_classifier
 from resnets.tasks.decode import BadImageError, center_crop, decode, resize
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from predict import describe_engines, make_model
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.export.classifier import open_classifier
 from resnets.predict.run import classify
 from tests.data.photos import encode, make_photo

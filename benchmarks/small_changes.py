@@ -14,7 +14,7 @@ from pathlib import Path
 from _timing import ROOT, describe_machine, options, spread
 from ruamel.yaml import YAML
 
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 
 sys.path.insert(0, str(ROOT))
 from tests.copies import make_copy, run

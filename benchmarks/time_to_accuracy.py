@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from training_step import AUGMENT, Case, network
 
 from resnets.data.split import split_task
-from resnets.evaluation.report import table
+from resnets.evaluation.markdown import table
 from resnets.models import build_model
 from resnets.params.schema import Preprocess
 from resnets.system.runtime import resolve_device

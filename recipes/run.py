@@ -23,7 +23,7 @@ import typer
 from ruamel.yaml import YAML
 
 from resnets.data.catalogue import all_items
-from resnets.evaluation.report import code, points, table
+from resnets.evaluation.markdown import code, points, table
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE
 from resnets.system.errors import EnvironmentFault, ParamsError, run_app

@@ -27,7 +27,7 @@ from PIL import Image
 from pillow_heif import register_heif_opener
 
 from resnets.data.sources import open_source
-from resnets.evaluation.report import points, table
+from resnets.evaluation.markdown import points, table
 from resnets.tasks.decode import BadImageError, decode
 from tests.copies import environment, make_copy, run
 from tests.data.photos import encode

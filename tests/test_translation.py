@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from resnets.evaluation.report import points
+from resnets.evaluation.markdown import points
 from resnets.params import load_params
 from tests.copies import ROOT
 

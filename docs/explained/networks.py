@@ -19,7 +19,7 @@ from torch import nn
 
 from resnets.evaluation.plots import COLOURS, open_figure
 from resnets.models import build_model
-from resnets.models.summary import Row, by_stage, summarize
+from resnets.models.summary import SummaryRow, by_stage, summarize
 from resnets.system.errors import run_app
 
 HERE = Path(__file__).resolve().parent
@@ -138,7 +138,7 @@ def draw_maps(panel: Axes, maps: dict[str, tuple[int, ...]]) -> None:
     panel.axis("off")
 
 
-def draw_shares(panel: Axes, rows: list[Row]) -> None:
+def draw_shares(panel: Axes, rows: list[SummaryRow]) -> None:
     """Draw each stage's share of the network's values, multiply-adds and parameters."""
     counts = {
         "output values": [math.prod(row.shape) for row in rows],

@@ -18,6 +18,7 @@ from resnets.evaluation.leaderboard import (
     read_standing,
     yardstick_rows,
 )
+from resnets.evaluation.markdown import code, points, table
 from resnets.evaluation.metrics import reliability
 from resnets.evaluation.plots import (
     plot_confusion,
@@ -25,7 +26,6 @@ from resnets.evaluation.plots import (
     plot_reliability,
 )
 from resnets.evaluation.predictions import Predictions
-from resnets.evaluation.report import code, points, table
 from resnets.models.calibration import fit_temperature, log_softmax
 from resnets.system.errors import ArtefactError
 from resnets.tasks.sheet import plot_sheet

@@ -9,6 +9,7 @@ from dvc.repo import Repo
 
 from resnets.models.bundle import save_bundle
 from resnets.training.recorded import keep, recorded_bundles
+from resnets.training.show import History
 from tests.bundles import make_model
 from tests.copies import edit_params, make_copy, run
 
@@ -40,9 +41,12 @@ def test_bundles_that_dvc_has_recorded_are_found_by_their_origin(tmp_path, monke
     assert recorded_bundles(out, [2, 0, 1]) == {}, "all of them are to be trained again"
     found = recorded_bundles(out, [0, 1, 2, 3])
     assert len(found) == 3
-    assert keep(found, {"training": "of seed 3"}, path, "seed 3") is None
+    written: list[History] = []
+    assert not keep(found, {"training": "of seed 3"}, path, "seed 3", written.append)
     assert not path.exists()
-    (row,) = keep(found, {"training": "of seed 1"}, path, "seed 1") or []
+    assert not written
+    assert keep(found, {"training": "of seed 1"}, path, "seed 1", written.append)
+    ((row,),) = written
     assert row == {"epoch": 1, "val_accuracy": 0.1}
     assert path.read_bytes() == bytes_of_1
     assert capsys.readouterr().out == "seed 1: kept, it was trained before\n"

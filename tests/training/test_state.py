@@ -208,13 +208,16 @@ def test_what_no_run_of_the_parameters_can_use_is_removed(tmp_path):
     for name in kept + gone:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    history = tmp_path / "history.csv"
+    history.write_text("epoch\n")
+    kept.append("history.csv")
     with (
         locked(tmp_path / "transfer-busy", "training of busy"),
-        held(tmp_path / "transfer-a", "training of a", seeds=[0, 1], variants=["a", "a-b"]),
+        held(tmp_path / "transfer-a", "training of a", history, [0, 1], ["a", "a-b"]),
     ):
         found = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
     assert {name for name in found if not name.endswith("lock")} == set(kept)
     assert not (tmp_path / "transfer-old").exists()
-    with held(tmp_path / "backbone", "training of the backbone", seeds=[0]):
+    with held(tmp_path / "backbone", "training of the backbone", history, seeds=[0]):
         assert not (tmp_path / "backbone/seed-7").exists()
         assert (tmp_path / "transfer-a-b/seed-9/x").exists()

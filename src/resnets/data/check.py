@@ -18,14 +18,13 @@ from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members, summarise
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError, printable
-from resnets.tasks.manifest import ManifestRow, Rejected, copies
+from resnets.tasks.manifest import SIDES, ManifestRow, Rejected, copies
 from resnets.tasks.task import PixelStore
 
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
 PACKED_SIDE = {False: 128, True: 32}  # pixels, where there are MANY images: a gigabyte at most
 MANY = 10_000
 STORE = "images.bin"
-SIDES = ("train", "val", "test")
 LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones that look like them
     "авекмнорстухіјѕԁһαβεζηικμνορτυχ",
     "abekmhopctyxijsdhabezhikmnoptyx",
@@ -84,7 +83,7 @@ def _classes(source: Source, rows: list[ManifestRow], rejected: list[Rejected]) 
     """Return a table of classes and counts, per given side."""
     good = Counter((row.label, row.side) for row in rows)
     bad = Counter(image.label for image in rejected)
-    sides = [side for side in SIDES if any(row.side == side for row in rows)]
+    sides: list[str] = [side for side in SIDES if any(row.side == side for row in rows)]
     table = Table("class", *(sides or ["images"]), "bad")
     for label in source.classes:
         counts = [*(good[label, side] for side in sides or [""]), bad[label]]

@@ -9,7 +9,7 @@ from resnets.params.schema import Split
 from resnets.system.errors import DataError, ParamsError
 from resnets.tasks.manifest import ManifestRow
 
-Key = tuple[str, ...]  # a group: the hash that orders it, its word
+GroupKey = tuple[str, ...]  # a group: the hash that orders it, its word
 
 
 def group_words(rows: list[ManifestRow], options: Split) -> list[str]:
@@ -43,12 +43,14 @@ def _matches(rows: list[ManifestRow], pattern: str) -> list[str]:
     return [" " + "|".join(match.groups("") or (match[0],)) if match else "" for match in matches]
 
 
-def group_key(*words: str) -> Key:
+def group_key(*words: str) -> GroupKey:
     """Return what a group, the last of the words, is ordered by."""
     return hashlib.sha256("|".join(words).encode("utf-8", "surrogateescape")).hexdigest(), words[-1]
 
 
-def choose_groups(pool: dict[Key, Counter[str]], quota: Counter[str], *, reserve: int) -> list[Key]:
+def choose_groups(
+    pool: dict[GroupKey, Counter[str]], quota: Counter[str], *, reserve: int
+) -> list[GroupKey]:
     """Choose groups, given as images per class, until each class has its quota.
 
     The smallest class chooses first, as few of its groups fit, and takes what exceeds no quota in
@@ -59,7 +61,7 @@ def choose_groups(pool: dict[Key, Counter[str]], quota: Counter[str], *, reserve
     num_groups = Counter(label for labels in pool.values() for label in labels)
     by_class = sorted((num_images[label], label, key) for key in pool for label in pool[key])
     by_size = sorted(pool, key=lambda key: (pool[key].total(), key))
-    missing, chosen = Counter(quota), dict[Key, None]()
+    missing, chosen = Counter(quota), dict[GroupKey, None]()
     turns = [(key, True) for _, _, key in by_class] + [(key, False) for key in by_size]
     for key, must_fit in turns:
         labels = pool[key]

@@ -27,7 +27,7 @@ from resnets.tasks.manifest import ManifestRow, Rejected, refuse
 FLUSH_EVERY = 64  # images; what a killed run does again at most
 PACKAGE = Path(__file__).parents[1]
 
-Verdict = ManifestRow | Rejected
+Judged = ManifestRow | Rejected
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Packing:
     scaled_decoding: bool = False
 
 
-def judge(member: Member, content: Content, packing: Packing) -> tuple[Verdict, bytes]:
+def judge(member: Member, content: Content, packing: Packing) -> tuple[Judged, bytes]:
     """Decode one image and pack its pixels, or say why it is refused.
 
     The row lacks its place in the store and its near copies.
@@ -156,14 +156,14 @@ def _fingerprint(code: bytes, member: Member, content: Content) -> str:
 
 def _continue(
     source: Source, members: list[Member], code: bytes, images: IO[bytes], lines: IO[bytes]
-) -> list[Verdict]:
+) -> list[Judged]:
     """Return what a stopped run has packed, up to the first file that changed; cut off the rest.
 
     Each line describes an image whose pixels are already in `images`.
     """
     images.seek(0)
     lines.seek(0)
-    done, saved, size = list[Verdict](), lines.readlines(), 0
+    done, saved, size = list[Judged](), lines.readlines(), 0
     pairs = zip(saved, source.read(members), strict=False)
     title = f"comparing {source.path}"
     for line, pair in follow(pairs, title, "images", len(saved)) if saved else ():

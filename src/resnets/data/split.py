@@ -25,19 +25,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnets.data.groups import Key, choose_groups, group_key, group_words
+from resnets.data.groups import GroupKey, choose_groups, group_key, group_words
 from resnets.params.schema import Split
 from resnets.system.errors import DataError
 from resnets.tasks.manifest import (
     LETTERS,
+    SIDES,
     ManifestRow,
     SplitRow,
     assign,
     read_manifest,
     write_table,
 )
-
-SIDES = ("train", "val", "test")
 
 Quotas = dict[str, Counter[str]]  # per side and class, the number of images
 
@@ -77,7 +76,7 @@ def _draw(
         del quotas["train"]
     for side, quota in quotas.items():
         num_later -= 1
-        pool: dict[Key, list[int]] = defaultdict(list)
+        pool: dict[GroupKey, list[int]] = defaultdict(list)
         for row in [row for row, old in enumerate(sides) if old == "train"]:
             key = group_key(salt, side, groups[row])
             if side == "train":  # what is not chosen is unused, so groups need not stay whole
@@ -134,7 +133,7 @@ def _test_folds(
 
     What a fold misses, as groups stay whole, the next one makes up for.
     """
-    num_folds, pool = options.folds or 1, defaultdict[Key, list[int]](list)
+    num_folds, pool = options.folds or 1, defaultdict[GroupKey, list[int]](list)
     for row, group in enumerate(groups):
         pool[group_key(salt, group)].append(row)
     left = {key: Counter(rows[row].label for row in pool[key]) for key in pool}

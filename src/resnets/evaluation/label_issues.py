@@ -22,17 +22,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
+from resnets.evaluation.predictions import Labels
 from resnets.evaluation.yardsticks import Describe, Values
-from resnets.tasks.task import SideName, Task
+from resnets.tasks.manifest import SIDES
+from resnets.tasks.task import Task
 
 FOLDS = 5
 COMPONENTS = 64
 STRENGTH = 3.0  # C, for features with a mean square of 1 per image
 MOST_IMAGES = 5000  # that a fold learns from
 ODDS = 10
-SIDES: tuple[SideName, ...] = ("train", "val", "test")
 
-Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]  # (N, K); NaN for a class that a fold did not learn
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from resnets.evaluation.markdown import code, measured, points, table
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import DETAILS, Predictions, read_predictions
-from resnets.evaluation.report import code, measured, points, table
 from resnets.evaluation.significance import (
     ALPHA,
     compare_runs,
@@ -27,7 +27,7 @@ from resnets.system.errors import ArtefactError, ParamsError
 
 RankedVariant = dict[str, Any]  # a row of the leaderboard
 
-SHIPPED = (
+OF_THE_SHIPPED = (
     "folds",
     "parameters_trained",
     "model_bytes",
@@ -161,7 +161,7 @@ def _row(variant: str, standing: Standing) -> RankedVariant:
         **{f"val_{name}": round(runs[f"val_{name}"].mean(), 6) for name in metrics_for("rank")},
         "val_leaked": shipped["val_leaked"],
         **_test(runs["test_accuracy"], images=len(standing.predictions.ids)),
-        **{key: shipped[key] for key in SHIPPED},
+        **{key: shipped[key] for key in OF_THE_SHIPPED},
     }
 
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnets.evaluation.predictions import Labels, Predictions
-from resnets.evaluation.significance import Terms, balanced_terms, macro_f1_terms
+from resnets.evaluation.significance import Floats, Terms, balanced_terms, macro_f1_terms
 from resnets.models.calibration import LogProbabilities
 
 Use = Literal["headline", "details", "card", "compare", "rank"]
-Floats = NDArray[np.float64]
 
 BINS = 15  # of confidence, equally wide (Guo et al. 2017, arXiv 1706.04599)
 TOP = 5  # top-5 accuracy, where there are more classes than that

@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 
 from resnets.evaluation.evaluate import Evaluation, evaluate
 from resnets.evaluation.gradcam import explain
+from resnets.evaluation.markdown import measured
 from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability
 from resnets.evaluation.predictions import (
@@ -24,7 +25,6 @@ from resnets.evaluation.predictions import (
     prediction_tables,
     predictions_of,
 )
-from resnets.evaluation.report import measured
 from resnets.models.bundle import SHIPPED, Bundle, bundle_names, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import infer

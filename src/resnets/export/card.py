@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from resnets.evaluation.evaluate import Evaluation
+from resnets.evaluation.markdown import code, measured, table
 from resnets.evaluation.metrics import metrics_for
-from resnets.evaluation.report import code, measured, table
 from resnets.models.bundle import Bundle
 from resnets.tasks.task import Task
 

@@ -15,7 +15,8 @@ from resnets.export.classifier import INPUT, Classifier, open_classifier
 from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import Float32s, run_batches
 from resnets.tasks.decode import Crops, Images, crop_batch
-from resnets.tasks.task import SideName, Task
+from resnets.tasks.manifest import SideName
+from resnets.tasks.task import Task
 
 CALIBRATION_IMAGES = 256  # more change the ranges little and cost minutes
 BATCH = 8

@@ -18,7 +18,7 @@ STEM = re.compile(r"^(conv1|bn1|maxpool)$")
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """Hold the counts of one layer or stage, for one image."""
 
     name: str
@@ -28,20 +28,20 @@ class Row:
     weights: int  # of a convolution; of a stage: the convolutions of its last block
 
 
-def summarize(name: str, size: int, **options: Any) -> list[Row]:  # noqa: ANN401
+def summarize(name: str, size: int, **options: Any) -> list[SummaryRow]:  # noqa: ANN401
     """Count each layer of a network of `build_model` for one image of size × size.
 
     The rows have the order of computation. An empty batch goes through the network, so only
     shapes are computed. Raises ParamsError for an image that is too small for the stem.
     """
-    rows: list[Row] = []
+    rows: list[SummaryRow] = []
 
     def count(place: str, layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
         weights = layer.weight.numel() if isinstance(layer, nn.Conv2d) else 0
         uses = out.shape[2:].numel()  # of each weight: once per pixel of the output
         cost = layer.weight.numel() if isinstance(layer, nn.Linear) else weights * uses
         parameters = sum(parameter.numel() for parameter in layer.parameters())
-        rows.append(Row(place, tuple(out.shape[1:]), parameters, cost, weights))
+        rows.append(SummaryRow(place, tuple(out.shape[1:]), parameters, cost, weights))
 
     with torch.device("meta"):
         model = build_model(name, **options)
@@ -57,7 +57,7 @@ def summarize(name: str, size: int, **options: Any) -> list[Row]:  # noqa: ANN40
     return rows
 
 
-def by_stage(layers: list[Row]) -> list[Row]:
+def by_stage(layers: list[SummaryRow]) -> list[SummaryRow]:
     """Sum the counts of layers per stage: stem, layer1 to layer4, avgpool, flatten, fc."""
     rows = []
     for name, group in groupby(layers, lambda layer: STEM.sub("stem", layer.name).split(".")[0]):
@@ -66,9 +66,9 @@ def by_stage(layers: list[Row]) -> list[Row]:
         parameters = sum(layer.parameters for layer in stage)
         cost = sum(layer.multiply_adds for layer in stage)
         weights = sum(layer.weights for layer in stage if layer.name.startswith(f"{block}.conv"))
-        rows.append(Row(name, stage[-1].shape, parameters, cost, weights))
+        rows.append(SummaryRow(name, stage[-1].shape, parameters, cost, weights))
         if name == "avgpool":
-            rows.append(Row("flatten", stage[-1].shape[:1], 0, 0, 0))
+            rows.append(SummaryRow("flatten", stage[-1].shape[:1], 0, 0, 0))
     return rows
 
 

@@ -17,8 +17,10 @@ from resnets.system.errors import DataError, ParamsError
 from resnets.tasks.decode import BadImageError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-Content = Path | bytes | BadImageError  # a file to read, one that is read, or why there is none
-Input = tuple[str, Content]
+InputContent = (
+    Path | bytes | BadImageError
+)  # a file to read, one that is read, or why there is none
+Input = tuple[str, InputContent]
 Shard = tuple[int, int]  # number, from 1, and how many there are
 ALL: Shard = (1, 1)
 LINK = BadImageError("unreadable", "a link to a folder; name the folder")
@@ -80,7 +82,7 @@ def _expand(text: str, *, read: bool) -> Iterator[Input]:
 
 def _walk(folder: str) -> Iterator[Input]:
     """Yield all files of a folder and its subfolders but hidden ones and those of tools."""
-    inputs: dict[str, Content] = {}
+    inputs: dict[str, InputContent] = {}
 
     def note(error: OSError) -> None:
         inputs[error.filename] = BadImageError("unreadable", error.strerror or "cannot be listed")

@@ -19,7 +19,7 @@ from resnets.export.classifier import Classifier, open_classifier
 from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import Output
 from resnets.predict.answers import Answer, Reports, name_answer, open_writers, summarise
-from resnets.predict.inputs import ALL, Content, Input, Shard, find_inputs
+from resnets.predict.inputs import ALL, Input, InputContent, Shard, find_inputs
 from resnets.system.errors import DataError, EnvironmentFault
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import Engine, allowed_cpus
@@ -104,7 +104,7 @@ def classify(
 
 def prepare(
     path: str,
-    content: Content,
+    content: InputContent,
     preprocess: FullPreprocess,
     max_megapixels: float = MAX_MEGAPIXELS,
     *,

@@ -12,12 +12,17 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from resnets.evaluation.report import measured, points
+from resnets.evaluation.markdown import measured, points
 from resnets.report.advice import SIMPLE, Advice, advise, enumerate_words, number, percent
 from resnets.report.results import Results
 from resnets.system.errors import printable
 
-SIDES = {"train": "to learn from", "val": "to choose by", "test": "to test", "unused": "not used"}
+SIDE_WORDS = {
+    "train": "to learn from",
+    "val": "to choose by",
+    "test": "to test",
+    "unused": "not used",
+}
 OURS = re.compile("`((?:resnets|checks|split|tasks|training|transfer)\\b[^`]*)`")
 MOST_ROWS, MOST_CONFUSIONS = 40, 8  # of a table
 FOLDS = (
@@ -87,8 +92,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: in
 
 def _counts(results: Results) -> str:
     sides, split = results.split["images"], results.split["classes"]
-    shown = [side for side in SIDES if sides[side] and side in split and not results.folds]
-    header = ["class", "images", *(SIDES[side] for side in shown)]
+    shown = [side for side in SIDE_WORDS if sides[side] and side in split and not results.folds]
+    header = ["class", "images", *(SIDE_WORDS[side] for side in shown)]
     rows = [
         [name, f"{count:,}", *(f"{split[side][name]:,}" for side in shown)]
         for name, count in results.data["classes"].items()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, str]
+CsvRow = dict[str, str]
 
 PICTURES = {
     "samples": "plots/data_target/samples.png",
@@ -29,11 +29,11 @@ class Results:
     ranking: dict[str, Any]  # of the variants: what the choice among them is worth
     variants: dict[str, dict[str, Any]]
     yardsticks: dict[str, dict[str, Any]]
-    classes: list[Row]  # precision and recall of the best variant's shipped model
-    epochs: list[Row]  # its learning curve
+    classes: list[CsvRow]  # precision and recall of the best variant's shipped model
+    epochs: list[CsvRow]  # its learning curve
     answers: list[tuple[str, str, float]]  # of it to test images: true class, answer, confidence
-    suspects: list[Row]  # images whose label is suspected, the least believed first
-    rejected: list[Row]
+    suspects: list[CsvRow]  # images whose label is suspected, the least believed first
+    rejected: list[CsvRow]
     pictures: dict[str, bytes]  # PNG files
 
     @property
@@ -79,6 +79,6 @@ def read_results(root: Path) -> Results:
     )
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[CsvRow]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

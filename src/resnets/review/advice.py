@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from resnets.evaluation.report import code
+from resnets.evaluation.markdown import code
 from resnets.evaluation.significance import ALPHA, Difference, least_found
 from resnets.review.compare import FIRST, SHARES, ModelComparison
 from resnets.review.revisions import Revision

@@ -5,7 +5,7 @@ from typing import Any
 
 from dvc.utils.flatten import flatten
 
-from resnets.evaluation.report import code, table
+from resnets.evaluation.markdown import code, table
 from resnets.review.revisions import Record, Revision
 
 MOST_NAMED = 3  # in a sentence

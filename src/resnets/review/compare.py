@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from resnets.evaluation.markdown import code
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import FIX, Predictions, read_predictions
-from resnets.evaluation.report import code
 from resnets.evaluation.significance import (
     LOSS_SPREAD,
     SEED_SPREAD,

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from resnets.evaluation.markdown import chance, code, points, table
 from resnets.evaluation.predictions import Predictions
-from resnets.evaluation.report import chance, code, points, table
 from resnets.evaluation.significance import holm, mcnemar
 from resnets.review.compare import ModelComparison, Pair
 

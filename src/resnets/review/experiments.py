@@ -8,7 +8,7 @@ from dvc.repo import Repo
 from dvc.repo.experiments.serialize import ExpState, SerializableExp
 from dvc.utils.flatten import flatten
 
-from resnets.evaluation.report import decimal, points
+from resnets.evaluation.markdown import decimal, points
 
 WIDTH, WIDEST = 160, 5  # of the table, and of a score: 99.25 or 100.0
 SCORES = {"test.accuracy": "acc", "test.macro_f1": "F1", "test.nll": "nll", "val.accuracy": "val"}

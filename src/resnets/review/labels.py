@@ -9,8 +9,8 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
+from resnets.evaluation.markdown import code
 from resnets.evaluation.predictions import FIX
-from resnets.evaluation.report import code
 from resnets.review.details import section
 from resnets.review.revisions import Revision
 from resnets.system.errors import ArtefactError
@@ -19,7 +19,7 @@ TABLE = "plots/labels/labels.csv"
 MOST_ROWS = 40
 STATES = {(True, False): "no longer", (False, True): "newly", (True, True): "still"}
 
-Labels = dict[str, str]  # by the image's name
+LabelByName = dict[str, str]  # by the image's name
 
 
 def label_changes(base: Revision, head: Revision) -> tuple[list[str], list[str]]:
@@ -55,7 +55,7 @@ def label_changes(base: Revision, head: Revision) -> tuple[list[str], list[str]]
     return [said], [*section("## Labels", header, rows[:MOST_ROWS], words=4), *more]
 
 
-def labels_of(revision: Revision) -> Labels:
+def labels_of(revision: Revision) -> LabelByName:
     """Return all labels of the target task that a revision shows."""
     models = [f"plots/{name}/predictions.csv" for name in revision.models if name != "backbone"]
     tables = [revision.files[path] for path in models if path in revision.files]
@@ -76,13 +76,13 @@ def _suspects(revision: Revision) -> set[str]:
     return {row["id"] for row in _rows(revision) if row["suspected"] == "True"}
 
 
-def _names_all(revision: Revision, labels: Labels) -> bool:
+def _names_all(revision: Revision, labels: LabelByName) -> bool:
     """Tell whether these are all labels that the revision used."""
     images = revision.metrics.get("split_target", {}).get("images", {})
     return len(labels) == sum(int(images.get(side, 0)) for side in ("train", "val", "test"))
 
 
-def _moved(before: Labels, after: Labels) -> Iterator[tuple[str, str]]:
+def _moved(before: LabelByName, after: LabelByName) -> Iterator[tuple[str, str]]:
     """Yield both names of the images that only changed the folder of their class."""
     homes = []
     for labels, others in ((before, after), (after, before)):

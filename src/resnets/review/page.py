@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from resnets.evaluation.report import chance, code, decimal, table
+from resnets.evaluation.markdown import chance, code, decimal, table
 from resnets.evaluation.significance import SEED_SPREAD
 from resnets.review import changes
 from resnets.review.advice import more_measurements, repair

@@ -20,7 +20,7 @@ from resnets.setup.look import Look
 from resnets.system.errors import ArtefactError
 
 Effort = Literal["fast", "normal", "best"]
-Backbone = tuple[Path, Model, FullPreprocess]
+FoundBackbone = tuple[Path, Model, FullPreprocess]
 
 
 class SizeRule(NamedTuple):
@@ -43,8 +43,8 @@ SIZE_RULES = (
     SizeRule(50_000, finetune=5_000, scratch=10_000, views=2, side=112),
     SizeRule(math.inf, finetune=15_000, scratch=30_000, views=1, side=64),
 )
-EFFORTS = {"fast": (0.4, -1), "normal": (1.0, 0), "best": (2.5, 1)}  # of the steps; along SIDES
-SIDES = (64, 112, 128, 224)  # crops; 112 and 224 are cut from photos of 128 and 256 as they are
+EFFORTS = {"fast": (0.4, -1), "normal": (1.0, 0), "best": (2.5, 1)}  # of the steps; along CROPS
+CROPS = (64, 112, 128, 224)  # crops; 112 and 224 are cut from photos of 128 and 256 as they are
 RESIZE = 8 / 7  # times the crop, as 256 to 224 for ImageNet
 SMALL = 40  # pixels: below, the network for small images, and crops that shift (arXiv 1512.03385)
 LR = {"finetune": 0.02, "scratch": 0.05, "frozen": 0.05}  # of the recipes, for batches of 32
@@ -60,7 +60,7 @@ def find_weights(folder: Path, *, is_published: bool) -> Path | None:
     return min(files, key=lambda file: file.stat().st_size, default=None)
 
 
-def read_backbone(path: Path) -> Backbone:
+def read_backbone(path: Path) -> FoundBackbone:
     """Return a weights file with its network and the preprocessing that it was trained with.
 
     Raises ArtefactError for weights of no network of the family.
@@ -94,14 +94,14 @@ def image_size(
         return made.crop, made.resize
     if not made and shorter_side < SMALL:
         return shorter_side, shorter_side
-    index = sum(RESIZE * side <= shorter_side and side <= rule.side for side in SIDES) - 1
+    index = sum(RESIZE * side <= shorter_side and side <= rule.side for side in CROPS) - 1
     if made:  # a network that learned from larger pictures sees little in smaller ones
-        index = max(index, sum(side <= made.crop for side in SIDES) - 1)
-    crop = SIDES[min(max(index + EFFORTS[effort][1], 0), len(SIDES) - 1)]
+        index = max(index, sum(side <= made.crop for side in CROPS) - 1)
+    crop = CROPS[min(max(index + EFFORTS[effort][1], 0), len(CROPS) - 1)]
     return crop, made.resize if made and made.crop == crop else round(RESIZE * crop)
 
 
-def choose(seen: Look, backbone: Backbone | None, effort: Effort) -> dict[str, Any]:
+def choose(seen: Look, backbone: FoundBackbone | None, effort: Effort) -> dict[str, Any]:
     """Return the values that the template of params.yaml asks for."""
     path, network, made = backbone or (None, None, None)
     num_train, sizes = seen.num_images["train"], Counter(row.label for row in seen.rows).values()

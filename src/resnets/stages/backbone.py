@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from resnets.system.errors import run_app
-from resnets.system.files import mark_published
-from resnets.system.runtime import process_number
 
 
 def main(
@@ -50,15 +48,13 @@ def main(
     task, state, seed = Task(source), Path(".state/backbone"), values.seed
     sides = task.side("train"), task.side("val")
     trainer = Trainer(*sides, section, preprocess, values.runtime, state)
-    with held(state, "training of the backbone", [seed]):
+    with held(state, "training of the backbone", history, [seed]):
         model, weights = initial_model(network, "random", source, task.classes, seed)
         inputs = training_inputs(__file__, values, "backbone", weights)
         identity, write = trainer.identity(seed, inputs), curves.of(0)
         trained = trainer.run(model, title="backbone", identity=identity, write_curve=write)
         about = {"variant": "backbone", "seed": seed}
         publish_bundle(out / "model.safetensors", trained, task, network, preprocess, about)
-        if not process_number():
-            mark_published(state, history)
 
 
 if __name__ == "__main__":

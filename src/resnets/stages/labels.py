@@ -1,12 +1,15 @@
 """Rank the images of the target task by how little their label is believed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resnets.system.errors import run_app
 from resnets.system.files import locked, write_json, write_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LISTED, SHOWN = 200, 16  # images in the table, beside all that are suspected, and on the sheet
 
@@ -35,7 +38,7 @@ def main(
     from resnets.evaluation.label_issues import judge_labels
     from resnets.evaluation.yardsticks import backbone_features, thumbnails
     from resnets.system.runtime import make_repeatable, resolve_device
-    from resnets.tasks.manifest import read_manifest
+    from resnets.tasks.manifest import SIDES, read_manifest
     from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import PixelStore, Task
 
@@ -53,7 +56,7 @@ def main(
         counts = suspects["side"].value_counts()
         known = table[table["side"] != "test"]
         result = {
-            "suspected": {side: int(counts.get(side, 0)) for side in ("train", "val", "test")},
+            "suspected": {side: int(counts.get(side, 0)) for side in SIDES},
             "agrees": round(float((known["suggested"] == known["label"]).mean()), 6),
             "near_source": int(is_near.sum()),
             "groups": scores,
@@ -61,14 +64,17 @@ def main(
         write_json(metrics, result)
         kept = table["suspected"] | is_near | (table.index < LISTED)
         write_text(plots / "labels.csv", table[kept].to_csv(index=False, lineterminator="\n"))
-        row_of = {row.id: row for row in rows}
-        worst = suspects.head(SHOWN)
+        worst, row_of = suspects.head(SHOWN), {row.id: row for row in rows}
         images = PixelStore(task / "images.bin", [row_of[name] for name in worst["id"]])
-        words = worst["label"] + "\n" + worst["suggested"] + "?\n"
-        if not opened.num_folds:  # in which each image is on every side once
-            words += worst["side"] + " "
-        captions = words + worst["id"].str.rsplit("/", n=1).str[-1]
-        plot_sheet([images[i] for i in range(len(worst))], list(captions), plots / "suspected.png")
+        captions = _captions(worst, has_sides=not opened.num_folds)
+        plot_sheet([images[i] for i in range(len(worst))], captions, plots / "suspected.png")
+
+
+def _captions(worst: "DataFrame", *, has_sides: bool) -> list[str]:
+    """Return what stands below each image; with folds each is on every side once."""
+    words = worst["label"] + "\n" + worst["suggested"] + "?\n"
+    sides = worst["side"] + " " if has_sides else ""
+    return list(words + sides + worst["id"].str.rsplit("/", n=1).str[-1])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ def main(
     from resnets.params import load_params
 
     variants = list(load_params(params).transfer)
-
     import pandas as pd
 
     from resnets.evaluation.leaderboard import (

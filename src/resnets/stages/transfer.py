@@ -6,8 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from resnets.system.errors import run_app
-from resnets.system.files import mark_published
-from resnets.system.runtime import process_number
 
 
 def main(
@@ -46,7 +44,7 @@ def main(
     preprocess = full_preprocess(values.data, values.preprocess, section.model.in_channels)
     state, curves = Path(f".state/transfer-{variant}"), Curves(history)
     seeds, origins = [values.seed + repeat for repeat in values.repeat], dict[str, Any]()
-    with held(state, f"transfer of {variant}", seeds, values.transfer):
+    with held(state, f"transfer of {variant}", history, seeds, values.transfer):
         recorded = recorded_bundles(out, seeds)
         for part in parts_of(opened, values.repeat):
             seed, path = values.seed + part.repeat, out / part.file
@@ -58,15 +56,12 @@ def main(
             identity, write = trainer.identity(seed, inputs), part.curve(curves)
             title = f"{variant} {seed}{part.word.replace('-', ' ')}"
             origins[part.file] = origin(part.task, identity)
-            if kept := keep(recorded, origins[part.file], path, title):
-                write(kept)
+            if keep(recorded, origins[part.file], path, title, write):
                 continue
             trained = trainer.run(model, title=title, identity=identity, write_curve=write)
             about = {"variant": variant, "seed": seed, "redraw_split": section.redraw_split}
             given = part.task, section.model, preprocess, about | part.place
             publish_bundle(path, trained, *given, folds=[out / fold for fold in part.folds])
-        if not process_number():
-            mark_published(state, history)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCMError
 
-from resnets.evaluation.report import points, table
+from resnets.evaluation.markdown import points, table
 from resnets.evaluation.significance import ALPHA, SEED_SPREAD, holm
 from resnets.params.load import choose, load_params, load_section
 from resnets.sweep.ranges import Settings, Sweep

@@ -12,13 +12,16 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from pydantic import TypeAdapter
 
 from resnets.system.errors import ArtefactError, printable
 from resnets.system.files import write_text
 from resnets.tasks.decode import BadImageError
+
+SideName = Literal["train", "val", "test"]
+SIDES: tuple[SideName, ...] = get_args(SideName)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class SplitRow:
 
 LETTERS = {"train": "-", "val": "v", "test": "t", "unused": "u"}
 
-Record = TypeVar("Record", ManifestRow, Rejected, SplitRow)
+TableRow = TypeVar("TableRow", ManifestRow, Rejected, SplitRow)
 
 
 def refuse(name: str, label: str, error: BadImageError) -> Rejected:
@@ -106,7 +109,7 @@ def digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def write_table(path: Path, kind: type[Record], rows: Iterable[Record]) -> None:
+def write_table(path: Path, kind: type[TableRow], rows: Iterable[TableRow]) -> None:
     """Write a CSV file atomically, with one spelling for every machine.
 
     An empty column that has a default is left out, so that it changes no bytes of other datasets.
@@ -123,7 +126,7 @@ def write_table(path: Path, kind: type[Record], rows: Iterable[Record]) -> None:
     write_text(path, text.getvalue())
 
 
-def read_table(path: Path, kind: type[Record]) -> list[Record]:
+def read_table(path: Path, kind: type[TableRow]) -> list[TableRow]:
     """Read what `write_table` wrote.
 
     Raises ArtefactError that names the file and the line when it is something else.

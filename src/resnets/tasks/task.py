@@ -10,17 +10,22 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from resnets.system.errors import ArtefactError
 from resnets.tasks.decode import Pixels
-from resnets.tasks.manifest import LETTERS, ManifestRow, digest, read_manifest, read_split
+from resnets.tasks.manifest import (
+    LETTERS,
+    ManifestRow,
+    SideName,
+    digest,
+    read_manifest,
+    read_split,
+)
 
 COPY_BYTES = 2**26
-SideName = Literal["train", "val", "test"]
 
 
 class PixelStore:

@@ -6,7 +6,7 @@ place, but takes the run cache from the stage: every way back to older parameter
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,12 +42,19 @@ def recorded_bundles(out: Path, seeds: Collection[int]) -> Recorded:
     return {} if is_same else bundles
 
 
-def keep(recorded: Recorded, origin: dict[str, str], path: Path, title: str) -> History | None:
-    """Write the recorded bundle that has this origin, if there is one, and return its history."""
+def keep(
+    recorded: Recorded,
+    origin: dict[str, str],
+    path: Path,
+    title: str,
+    write_curve: Callable[[History], None],
+) -> bool:
+    """Write the recorded bundle of this origin and its curve; return whether there is one."""
     for file, meta in recorded.items():
         if meta.hashes == origin:
             if not process_number():
                 write_bytes(path, file.read_bytes())
                 print(f"{title}: kept, it was trained before")
-            return meta.history
-    return None
+            write_curve(meta.history)
+            return True
+    return False

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from resnets.system.errors import EnvironmentFault
-from resnets.system.files import locked, write_bytes
+from resnets.system.files import locked, mark_published, write_bytes
 from resnets.system.runtime import process_number
 from resnets.training.identity import difference
 from resnets.training.processes import share
@@ -138,9 +138,11 @@ def _restore(progress: Progress, tensors: Tensors, plain: dict[str, Any]) -> Non
 
 @contextmanager
 def held(
-    state: Path, owner: str, seeds: Collection[int], variants: Collection[str] = ()
+    state: Path, owner: str, history: Path, seeds: Collection[int], variants: Collection[str] = ()
 ) -> Iterator[None]:
     """Hold the folder of a stage's states, without what no run of its parameters can use.
+
+    Without an error inside, `history` and all else that the stage makes is in place at the end.
 
     States and features of other seeds are removed, and those of variants that are not among
     `variants` (if any are given), unless a process holds them. Raises EnvironmentFault as `locked`.
@@ -155,3 +157,5 @@ def held(
                     with suppress(EnvironmentFault), locked(other, "removal"):
                         shutil.rmtree(other)
         yield
+        if not process_number():
+            mark_published(state, history)
