@@ -736,6 +736,21 @@ def test_in_an_empty_folder_with_only_the_model_and_without_torch(
     assert len(list((tmp_path / "heat").iterdir())) == 3
 
 
+def test_the_first_answer_waits_for_no_package_that_it_does_not_need(
+    trained: Trained, model: Path
+) -> None:
+    photo = next(trained.photos.rglob("*.png"))
+    command = [sys.executable, "-X", "importtime", "-m", "resnets.cli", "predict", photo]
+    done = subprocess.run([*command, "--model", model], capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"onnx", "pydantic", "resnets.params.preprocess", "rich.cells"} <= loaded
+    late = {"joblib", "matplotlib", "pandas", "rich.console", "scipy", "sklearn", "torch"}
+    late |= {f"resnets.params.{part}" for part in ("architecture", "load", "schema", "training")}
+    assert (
+        not (late | {"joblib", "safetensors", "openvino.tools.ovc", "openvino_telemetry"}) & loaded
+    )
+
+
 def test_list_on_standard_input_and_good_end(trained: Trained, model: Path) -> None:
     files = sorted(trained.photos.rglob("*.png"))[:3]
     done = subprocess.run(

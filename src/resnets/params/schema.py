@@ -8,16 +8,16 @@ stage before any work, with the key, the value and what is allowed.
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, find_network
+from resnets.params.preprocess import Preprocess
 from resnets.params.section import (
     CHANGES_NO_RESULT,
     Count,
     Fraction,
     Name,
     Natural,
-    NonNegative,
     Positive,
     Section,
     SideLength,
@@ -53,14 +53,6 @@ def _with_network(variant: dict[str, Any], network: object) -> dict[str, Any]:
     if isinstance(network, dict) and isinstance(change, dict):
         change = {**network, **change}
     return {**variant, "model": change}
-
-
-def _refuse_unscaled(value: float) -> float:
-    """Refuse a mean or standard deviation of pixels from 0 to 255."""
-    if value > 1:
-        fix = "divide it by 255: it is of pixels that are scaled to 0…1"
-        raise ParamsError(f"{value} is larger than 1", fix)
-    return value
 
 
 class Runtime(Section):
@@ -113,14 +105,6 @@ class Checks(Section):
     on_bad: Literal["stop", "quarantine"] = "stop"
     max_bad_fraction: Fraction = 0.01
     max_megapixels: Positive = 64.0  # larger images are never decoded
-
-
-class Preprocess(Section):
-    """Say what the model sees at evaluation: the centre crop, normalised per channel."""
-
-    crop: SideLength
-    mean: list[Annotated[NonNegative, AfterValidator(_refuse_unscaled)]]
-    std: list[Annotated[Positive, AfterValidator(_refuse_unscaled)]]
 
 
 class Split(Section):

@@ -5,12 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from math import inf
+from time import monotonic
 from typing import TypeVar
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
 
 from resnets.system.errors import printable
 
@@ -47,23 +44,6 @@ def map_ahead(
         pool.shutdown(wait=False, cancel_futures=True)  # a worker may be what collects this
 
 
-class Pace(ProgressColumn):
-    """Show the rate of a task and the time left."""
-
-    def render(self, task: Task) -> Text:
-        """Return for example 75 images/s, 0:00:12 left."""
-        left = timedelta(seconds=task.time_remaining or 0)
-        return Text(f"{task.speed or 0:.0f} {task.fields['unit']}/s, {left} left")
-
-
-def start_task(console: Console, title: str, unit: str, total: int) -> tuple[Progress, Task]:
-    """Return a bar, which shows on a terminal only, and its task, which counts everywhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), Pace())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    bar.add_task(escape(title), total=total, unit=unit)
-    return bar, bar.tasks[0]
-
-
 def follow(
     items: Iterable[Item],
     title: str,
@@ -75,15 +55,18 @@ def follow(
 
     That is a bar on a terminal, and plain lines otherwise.
     """
-    title, due = printable(title), LINE_SECONDS
-    bar, task = start_task(Console(stderr=True), title, unit, total)
-    with bar:
-        for item in items:
-            yield item
-            bar.advance(task.id, size(item))
-            if bar.disable and (task.elapsed or 0) > due:
-                due += LINE_SECONDS
-                done = f"{title}: {task.completed} of {total} {unit}"
-                print(f"{done}, {Pace().render(task)}", file=sys.stderr)
-    spent = timedelta(seconds=round(task.elapsed or 0))
-    print(f"{title}: {task.completed} {unit} in {spent}", file=sys.stderr)
+    title, due, done, start = printable(title), LINE_SECONDS, 0, monotonic()
+    if sys.stderr.isatty():
+        from resnets.system.bar import draw_bar  # late: a start without a bar need not wait for it
+
+        items, due = draw_bar(items, title, unit, total, size), inf
+    for item in items:
+        yield item
+        done, spent = done + size(item), monotonic() - start
+        if spent > due:
+            due += LINE_SECONDS
+            left = timedelta(seconds=round(spent * max(0, total - done) / max(1, done)))
+            pace = f"{done / spent:.0f} {unit}/s, {left} left"
+            print(f"{title}: {done} of {total} {unit}, {pace}", file=sys.stderr)
+    whole = timedelta(seconds=round(monotonic() - start))
+    print(f"{title}: {done} {unit} in {whole}", file=sys.stderr)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.params.schema import Preprocess
+from resnets.params.preprocess import Preprocess
 from resnets.params.training import Augment, CenterCrop, PadCrop, RandomResizedCrop
 from resnets.tasks.decode import Crops, Images, Pixels, crop_batch
 from resnets.training.batches import (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnets.models.inference import Output, infer
 from resnets.models.resnet import ResNet
-from resnets.params.schema import Preprocess
+from resnets.params.preprocess import Preprocess
 from resnets.system.runtime import process_number
 from resnets.tasks.decode import Images
 from resnets.tasks.task import Side

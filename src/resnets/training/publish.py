@@ -18,7 +18,8 @@ from resnets.models.bundle import (
     save_bundle,
 )
 from resnets.models.calibration import fit_temperature
-from resnets.params.schema import NO_BACKBONE, Data, Model, Preprocess
+from resnets.params.preprocess import Preprocess
+from resnets.params.schema import NO_BACKBONE, Data, Model
 from resnets.system.files import write_json, write_text
 from resnets.system.runtime import process_number
 from resnets.tasks.manifest import digest

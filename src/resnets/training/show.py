@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from resnets.system.bar import Pace, start_task
 from resnets.system.files import write_text
-from resnets.system.progress import Pace, start_task
 from resnets.system.runtime import process_number
 from resnets.training.state import Progress
 
