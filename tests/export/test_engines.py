@@ -109,6 +109,18 @@ def test_rows_keep_their_places_though_images_are_computed_side_by_side(
     assert np.array_equal(logits, np.concatenate([alone] * 5))
 
 
+def test_who_writes_over_the_file_of_an_open_model_changes_no_answer(
+    trained: Trained, crops: NDArray[np.uint8], engine: Engine, tmp_path: Path
+) -> None:
+    plain, path = trained.bundle.parent / "plain.onnx", tmp_path / "m.onnx"
+    path.write_bytes(plain.read_bytes())
+    opened = open_classifier(path, engine=engine)
+    path.write_bytes(b"")
+    assert np.array_equal(
+        opened.forward(crops), open_classifier(plain, engine=engine).forward(crops)
+    )
+
+
 def test_an_int8_file_runs_in_every_engine(
     trained: Trained, crops: NDArray[np.uint8], engine: Engine
 ) -> None:

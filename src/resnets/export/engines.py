@@ -1,7 +1,7 @@
 """Start what computes an ONNX file: ONNX Runtime or, where it is installed, OpenVINO.
 
-Either takes a graph as bytes and gives the shape of its last result, without the batch, and what
-computes that of uint8 crops. No thread waits by spinning or keeps a core for itself: the threads
+Either gives the shape of a graph's last result, without the batch, and what computes that of uint8
+crops. No thread waits by spinning or keeps a core for itself: the threads
 that decode the next images need the cores too.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resnets.models.bundle import FullPreprocess
+from resnets.models.bundle import BundleMeta, FullPreprocess
 from resnets.models.inference import Float32s, Forward
 from resnets.system.errors import EnvironmentFault, ParamsError
 from resnets.system.runtime import Engine, resolve_precision
@@ -49,22 +49,30 @@ def resolve_engine(path: Path, engine: Engine, precision: str) -> Engine:
     return "onnxruntime"
 
 
-def take_pixels(graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classes: int) -> bool:
-    """Let a graph that takes normalised planes take uint8 crops, as one that normalises does.
+def takes_pixels(
+    graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classes: int
+) -> bool | None:
+    """Tell whether a graph takes uint8 crops; False is normalised planes, None neither."""
+    from onnx import TensorProto
 
-    Returns False for a graph that is neither. All is computed to the bit as with numpy or torch.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    crop, channels, make = preprocess.crop, preprocess.channels, helper.make_node
+    crop, channels = preprocess.crop, preprocess.channels
     pixels = (TensorProto.UINT8, [crop, crop, channels])
     planes = (TensorProto.FLOAT, [channels, crop, crop])
     kinds = [value.type.tensor_type for value in (*graph.input, *graph.output)]
     forms = [(kind.elem_type, [d.dim_value for d in kind.shape.dim][1:]) for kind in kinds]
     if forms[1:] != [(TensorProto.FLOAT, [num_classes])] or forms[0] not in (pixels, planes):
-        return False
-    if forms[0] == pixels:
-        return True
+        return None
+    return forms[0] == pixels
+
+
+def normalise_inside(graph: "onnx.GraphProto", preprocess: FullPreprocess) -> None:
+    """Let a graph that takes normalised planes take uint8 crops, as one that normalises does.
+
+    All is computed to the bit as with numpy or torch.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    crop, channels, make = preprocess.crop, preprocess.channels, helper.make_node
     constants = {"white": [255.0], "mean": preprocess.mean, "std": preprocess.std}
     for name, values in constants.items():
         array = np.array(values, np.float32).reshape(-1, 1, 1)
@@ -79,9 +87,9 @@ def take_pixels(graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classe
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    given = helper.make_tensor_value_info("pixels", pixels[0], ["batch", *pixels[1]])
+    kind = TensorProto.UINT8
+    given = helper.make_tensor_value_info("pixels", kind, ["batch", crop, crop, channels])
     graph.input[0].CopyFrom(given)
-    return True
 
 
 def settle(quick: Forward, exact: Forward, temperature: float) -> Forward:
@@ -118,8 +126,10 @@ def start_onnxruntime(graph: bytes) -> Started:
     return result.shape[1:], forward
 
 
-def start_openvino(graph: bytes, precision: str, temperature: float) -> Started:
-    """Read a graph with OpenVINO, which compiles it when it is first needed.
+def start_openvino(
+    path: Path, output: str, precision: str, meta: BundleMeta, *, takes_pixels: bool
+) -> Started:
+    """Read an ONNX file with OpenVINO, which compiles its graph when it is first needed.
 
     Images are computed each on its own: one shape serves batches of any size. One alone has all
     cores; of several each has one or a few, so that none waits for another after each layer.
@@ -130,7 +140,18 @@ def start_openvino(graph: bytes, precision: str, temperature: float) -> Started:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(graph)
+    core.set_property({"ENABLE_MMAP": False})  # who writes over the file changes no answer
+    model = core.read_model(path)  # bytes, as of a changed graph, are copied some times more
+    if not takes_pixels:  # as `normalise_inside`
+        steps = openvino.preprocess.PrePostProcessor(model)
+        given = steps.input()
+        given.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+        given.model().set_layout(openvino.Layout("NCHW"))
+        floats = given.preprocess().convert_element_type(openvino.Type.f32)
+        floats.scale(255.0).mean(meta.preprocess.mean).scale(meta.preprocess.std)
+        model = steps.build()
+    if output not in model.outputs[0].names:
+        model.add_outputs(output)  # a value inside becomes a result too
     shape = model.inputs[0].partial_shape
     shape[0] = 1
     model.reshape(shape)
@@ -151,7 +172,7 @@ def start_openvino(graph: bytes, precision: str, temperature: float) -> Started:
     if resolve_precision(precision, "cpu") == "fp32":
         return size, partial(compute, kind="f32")
     quick, exact = partial(compute, kind="bf16"), partial(compute, kind="f32", hint="LATENCY")
-    return size, settle(quick, exact, temperature)
+    return size, settle(quick, exact, meta.temperature)
 
 
 def _fill(values: Float32s, crops: Crops, requests: "list[openvino.InferRequest]") -> None:
