@@ -110,22 +110,18 @@ def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Cl
     with _refusing(f"{path}: has no weights {' and '.join(HEAD)}"):
         weight, bias = (numpy_helper.to_array(tensors[key]) for key in HEAD)
     misfit = ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
-    takes_pixels = engines.takes_pixels(graph, meta.preprocess, num_classes)
-    if takes_pixels is None:
+    if not engines.take_pixels(graph, meta.preprocess, num_classes):
         raise misfit
     name: str = output
     if output == "logits" and engine == "onnxruntime":
         name = graph.output[0].name
+    elif output != graph.output[0].name:
+        graph.output.add(name=name)  # a value inside becomes a result too
     with _refusing(f"{path}: not a whole ONNX file"):
         if engine == "openvino":
-            shape, run = engines.start_openvino(
-                path, name, precision, meta, takes_pixels=takes_pixels
-            )
+            # it reads the file and changes that itself: bytes would be copied five times more
+            shape, run = engines.start_openvino(path, name, precision, meta)
         else:
-            if not takes_pixels:
-                engines.normalise_inside(graph, meta.preprocess)
-            if name != graph.output[0].name:
-                graph.output.add(name=name)  # a value inside becomes a result too
             shape, run = engines.start_onnxruntime(model.SerializeToString())
     size = weight.shape[1:] if output != "logits" else (num_classes,)
     if (num_classes, *shape[:1]) != (weight.shape[0], *size):

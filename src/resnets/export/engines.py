@@ -1,8 +1,8 @@
 """Start what computes an ONNX file: ONNX Runtime or, where it is installed, OpenVINO.
 
 Either gives the shape of a graph's last result, without the batch, and what computes that of uint8
-crops. No thread waits by spinning or keeps a core for itself: the threads
-that decode the next images need the cores too.
+crops. No thread waits by spinning or keeps a core for itself: the threads that decode the next
+images need the cores too.
 """
 
 import sys
@@ -49,30 +49,22 @@ def resolve_engine(path: Path, engine: Engine, precision: str) -> Engine:
     return "onnxruntime"
 
 
-def takes_pixels(
-    graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classes: int
-) -> bool | None:
-    """Tell whether a graph takes uint8 crops; False is normalised planes, None neither."""
-    from onnx import TensorProto
+def take_pixels(graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classes: int) -> bool:
+    """Let a graph that takes normalised planes take uint8 crops, as one that normalises does.
 
-    crop, channels = preprocess.crop, preprocess.channels
+    Returns False for a graph that is neither. All is computed to the bit as with numpy or torch.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    crop, channels, make = preprocess.crop, preprocess.channels, helper.make_node
     pixels = (TensorProto.UINT8, [crop, crop, channels])
     planes = (TensorProto.FLOAT, [channels, crop, crop])
     kinds = [value.type.tensor_type for value in (*graph.input, *graph.output)]
     forms = [(kind.elem_type, [d.dim_value for d in kind.shape.dim][1:]) for kind in kinds]
     if forms[1:] != [(TensorProto.FLOAT, [num_classes])] or forms[0] not in (pixels, planes):
-        return None
-    return forms[0] == pixels
-
-
-def normalise_inside(graph: "onnx.GraphProto", preprocess: FullPreprocess) -> None:
-    """Let a graph that takes normalised planes take uint8 crops, as one that normalises does.
-
-    All is computed to the bit as with numpy or torch.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    crop, channels, make = preprocess.crop, preprocess.channels, helper.make_node
+        return False
+    if forms[0] == pixels:
+        return True
     constants = {"white": [255.0], "mean": preprocess.mean, "std": preprocess.std}
     for name, values in constants.items():
         array = np.array(values, np.float32).reshape(-1, 1, 1)
@@ -87,9 +79,9 @@ def normalise_inside(graph: "onnx.GraphProto", preprocess: FullPreprocess) -> No
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    kind = TensorProto.UINT8
-    given = helper.make_tensor_value_info("pixels", kind, ["batch", crop, crop, channels])
+    given = helper.make_tensor_value_info("pixels", pixels[0], ["batch", *pixels[1]])
     graph.input[0].CopyFrom(given)
+    return True
 
 
 def settle(quick: Forward, exact: Forward, temperature: float) -> Forward:
@@ -126,9 +118,7 @@ def start_onnxruntime(graph: bytes) -> Started:
     return result.shape[1:], forward
 
 
-def start_openvino(
-    path: Path, output: str, precision: str, meta: BundleMeta, *, takes_pixels: bool
-) -> Started:
+def start_openvino(path: Path, output: str, precision: str, meta: BundleMeta) -> Started:
     """Read an ONNX file with OpenVINO, which compiles its graph when it is first needed.
 
     Images are computed each on its own: one shape serves batches of any size. One alone has all
@@ -141,8 +131,8 @@ def start_openvino(
 
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # who writes over the file changes no answer
-    model = core.read_model(path)  # bytes, as of a changed graph, are copied some times more
-    if not takes_pixels:  # as `normalise_inside`
+    model = core.read_model(path)
+    if model.inputs[0].element_type != openvino.Type.u8:  # the same as `take_pixels`
         steps = openvino.preprocess.PrePostProcessor(model)
         given = steps.input()
         given.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
@@ -151,7 +141,7 @@ def start_openvino(
         floats.scale(255.0).mean(meta.preprocess.mean).scale(meta.preprocess.std)
         model = steps.build()
     if output not in model.outputs[0].names:
-        model.add_outputs(output)  # a value inside becomes a result too
+        model.add_outputs(output)
     shape = model.inputs[0].partial_shape
     shape[0] = 1
     model.reshape(shape)

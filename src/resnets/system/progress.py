@@ -4,12 +4,16 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
-from math import inf
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from resnets.system.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task
 
 LINE_SECONDS = 10.0
 MAX_WAITING = 2**28  # bytes: as much as one file may have
@@ -44,6 +48,28 @@ def map_ahead(
         pool.shutdown(wait=False, cancel_futures=True)  # a worker may be what collects this
 
 
+def pace(speed: float, unit: str, seconds: float) -> str:
+    """Return for example 75 images/s, 0:00:12 left."""
+    return f"{speed:.0f} {unit}/s, {timedelta(seconds=round(seconds))} left"
+
+
+def start_bar(console: "Console", title: str, unit: str, total: int) -> "Progress":
+    """Return a bar of one task, which shows on a terminal only and counts everywhere."""
+    # late: who shows lines need not wait for rich
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.text import Text
+
+    class Pace(ProgressColumn):
+        def render(self, task: "Task") -> Text:
+            return Text(pace(task.speed or 0, unit, task.time_remaining or 0))
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Pace())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar.add_task(escape(title), total=total)
+    return bar
+
+
 def follow(
     items: Iterable[Item],
     title: str,
@@ -56,17 +82,19 @@ def follow(
     That is a bar on a terminal, and plain lines otherwise.
     """
     title, due, done, start = printable(title), LINE_SECONDS, 0, monotonic()
-    if sys.stderr.isatty():
-        from resnets.system.bar import draw_bar  # late: a start without a bar need not wait for it
+    with ExitStack() as stack:
+        if is_terminal := sys.stderr.isatty():
+            from rich.console import Console
 
-        items, due = draw_bar(items, title, unit, total, size), inf
-    for item in items:
-        yield item
-        done, spent = done + size(item), monotonic() - start
-        if spent > due:
-            due += LINE_SECONDS
-            left = timedelta(seconds=round(spent * max(0, total - done) / max(1, done)))
-            pace = f"{done / spent:.0f} {unit}/s, {left} left"
-            print(f"{title}: {done} of {total} {unit}, {pace}", file=sys.stderr)
+            bar = stack.enter_context(start_bar(Console(stderr=True), title, unit, total))
+        for item in items:
+            yield item
+            done, spent = done + size(item), monotonic() - start
+            if is_terminal:
+                bar.advance(bar.task_ids[0], size(item))
+            elif spent > due:
+                due += LINE_SECONDS
+                shown = pace(done / spent, unit, spent * max(0, total - done) / max(1, done))
+                print(f"{title}: {done} of {total} {unit}, {shown}", file=sys.stderr)
     whole = timedelta(seconds=round(monotonic() - start))
     print(f"{title}: {done} {unit} in {whole}", file=sys.stderr)

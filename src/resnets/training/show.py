@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from resnets.system.bar import Pace, start_task
 from resnets.system.files import write_text
+from resnets.system.progress import pace, start_bar
 from resnets.system.runtime import process_number
 from resnets.training.state import Progress
 
@@ -55,7 +55,8 @@ class EpochLog:
         self.write_curve = write_curve
         # process 0 speaks for all
         self.console = Console(highlight=False, soft_wrap=True, quiet=process_number() > 0)
-        self.bar, self.task = start_task(self.console, title, "images", epochs * images_per_epoch)
+        self.bar = start_bar(self.console, title, "images", epochs * images_per_epoch)
+        self.task = self.bar.tasks[0]  # it counts without a terminal too
 
     def start(self, progress: Progress, reason: str) -> None:
         """Say where a resumed run goes on, or why a run starts afresh; time what is to do."""
@@ -76,13 +77,14 @@ class EpochLog:
 
     def epoch(self, history: History) -> None:
         """Print the line of the last epoch; a star marks what is shipped so far."""
-        row = history[-1]
+        row, task = history[-1], self.task
+        rate = pace(task.speed or 0, "images", task.time_remaining or 0)
         self.write_curve(history)
         self.console.print(
             f"{self.title}  epoch {row['epoch']:>3}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.4f}"
             f"  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.4f}"
-            f"  lr {row['lr']:.5f}  {Pace().render(self.task)}{'  *' if row['is_chosen'] else ''}"
+            f"  lr {row['lr']:.5f}  {rate}{'  *' if row['is_chosen'] else ''}"
         )
 
     def end(self, chosen: dict[str, Any]) -> None:
