@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -118,6 +119,24 @@ def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
         "'bird/Two.PNG', 'bird/two.png'",
         "'cat/ace.png', 'cat/\\u0430ce.png'",
     ]
+
+
+def test_of_many_classes_the_ends_are_shown_and_the_others_counted(tmp_path):
+    sizes = {f"c{k:02}": 1 + 2 * (k > 30) + 7 * (k > 42) for k in np.random.permutation(55)}
+    names = [f"{label}/{i}.png" for label, number in sizes.items() for i in range(number)]
+    files = {name: encode(make_photo(seed, (40, 40))) for seed, name in enumerate(names)}
+    done = run(write_folder(tmp_path / "x", files))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) < 60
+    ordered = sorted(sizes)  # here by size as well
+    assert table(done.stdout) == [
+        [label, str(sizes[label]), "0"] for label in ordered[:10] + ordered[-10:]
+    ]
+    assert f"55 classes, {len(names)} images: the 10 smallest and" in done.stdout
+    for title, number in (("Too small for 3 sides", 31), ("Few: c43 has 10, over 3", 43)):
+        lines = lines_below(done.stdout, title)
+        assert [line.split(":")[0] for line in lines] == ordered[:10]
+        assert f"; the smallest of {number} (10)\n" in done.stdout
 
 
 def test_given_sides_need_fewer_images(tmp_path):

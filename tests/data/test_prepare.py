@@ -271,8 +271,8 @@ def test_names_and_contents_need_not_agree(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"classes": ["cat", "bird"]}, "has no class 'bird'; it has cat, dog, empty"),
-        ({"num_classes": 5}, "num_classes is 5, but there are 3 classes: cat, dog, empty"),
+        ({"classes": ["cat", "bird"]}, r"no class 'bird'; it has 3 classes \(cat, dog, empty\)"),
+        ({"num_classes": 5}, r"is 5, but there are 3 classes \(cat, dog, empty\)"),
         ({"classes": ["cat"]}, r"need at least 2 classes, found 1 \(cat\)"),
         ({}, "class 'empty' has 0 good images"),
     ],

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnets.data.findings import IMBALANCE, Finding, find_odd
+from resnets.data.findings import IMBALANCE, WORST, Finding, find_odd
 from resnets.data.layout import Member, Source
 from resnets.data.pack import Packing
 from resnets.data.prepare import judge_all, select_members, summarise
@@ -24,6 +24,7 @@ from resnets.tasks.task import PixelStore
 MAX_MEGAPIXELS = 64.0  # as params.yaml has it
 PACKED_SIDE = {False: 128, True: 32}  # pixels, where there are MANY images: a gigabyte at most
 MANY = 10_000
+MANY_CLASSES = 40  # of more only the smallest and the largest are shown
 STORE = "images.bin"
 LOOKALIKES = str.maketrans(  # Cyrillic and Greek letters, and the Latin ones that look like them
     "авекмнорстухіјѕԁһαβεζηικμνορτυχ",
@@ -42,6 +43,10 @@ def check(path: Path, *, max_megapixels: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, rejected, found = examine(source, source.members, Path(folder), max_megapixels)
     Console(highlight=False, soft_wrap=True).print(_classes(source, rows, rejected))
+    if len(source.classes) > MANY_CLASSES:
+        shown = f"the {WORST} smallest and the {WORST} largest are shown"
+        print(f"{len(source.classes):,} classes, {len(rows):,} images: {shown};")
+        print("`dvc repro` counts all of them in metrics/data_target.json")
     if rows:
         summary = summarise(rows, rejected)
         print(", ".join(f"{number} {name}" for name, number in summary["formats"].items()))
@@ -80,14 +85,20 @@ def examine(
 
 
 def _classes(source: Source, rows: list[ManifestRow], rejected: list[Rejected]) -> Table:
-    """Return a table of classes and counts, per given side."""
-    good = Counter((row.label, row.side) for row in rows)
+    """Return a table of classes and counts, per given side; of many classes both ends by size."""
+    good, sizes = Counter((row.label, row.side) for row in rows), Counter(row.label for row in rows)
     bad = Counter(image.label for image in rejected)
     sides: list[str] = [side for side in SIDES if any(row.side == side for row in rows)]
     table = Table("class", *(sides or ["images"]), "bad")
-    for label in source.classes:
+    labels = source.classes
+    if len(labels) > MANY_CLASSES:
+        by_size = sorted(labels, key=sizes.__getitem__)
+        labels = [*by_size[:WORST], *by_size[-WORST:]]
+    for label in labels:
         counts = [*(good[label, side] for side in sides or [""]), bad[label]]
         table.add_row(escape(printable(label)), *map(str, counts))
+    if labels is not source.classes:
+        table.rows[WORST - 1].end_section = True
     return table
 
 
@@ -132,12 +143,16 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
     small = f"Too small for {num_sides} sides: add images, or leave it out (tasks.target.classes)"
     few = f"Few: {largest} has {most}, over {IMBALANCE} times as many"
     few += ": add images, and set training.loss.class_weights: balanced"
-    for label in source.classes:
+    lines: dict[str, list[str]] = {small: [], few: []}
+    for label in sorted(source.classes, key=lambda label: num_images[label]):
         images = f"{label}: {num_images[label]} image{'s' * (num_images[label] != 1)}"
         if num_groups[label] < num_sides:
-            yield small, f"{images}, {num_groups[label]} of them no copies"
+            lines[small].append(f"{images}, {num_groups[label]} of them no copies")
         if IMBALANCE * num_images[label] < most:
-            yield few, images
+            lines[few].append(images)
+    for title, named in lines.items():
+        cut = f"; the smallest of {len(named):,}" * (len(named) > WORST)
+        yield from ((title + cut, line) for line in named[:WORST])
 
 
 def odd_names(source: Source) -> Iterator[Line]:

@@ -88,16 +88,16 @@ def select_members(
     Raises DataError when the dataset has other classes, too few, or no such image.
     """
     wanted = set(classes or source.classes)
-    names = ", ".join(sorted(wanted))
+    names = list_kinds({"classes": sorted(wanted)}, 10)
     known = {member.name for member in source.members}.union(source.homeless)
     if missing := sorted(wanted.difference(source.classes)):
-        what = f"has no class {missing[0]!r}; it has {', '.join(source.classes)}"
+        what = f"has no class {missing[0]!r}; it has {list_kinds({'classes': source.classes}, 10)}"
         fix = "correct tasks.*.classes"
     elif num_classes not in (None, len(wanted)):
-        what = f"num_classes is {num_classes}, but there are {len(wanted)} classes: {names}"
+        what = f"num_classes is {num_classes}, but there are {names}"
         fix = "correct tasks.*.num_classes or the folders"
     elif len(wanted) < 2:
-        what = f"need at least 2 classes, found {len(wanted)} ({names})"
+        what = f"need at least 2 classes, found {len(wanted)} ({', '.join(wanted)})"
         fix = "put the images of each class into a folder of its own"
     elif unknown := sorted(set(exclude) - known):
         what = f"has no image {unknown[0]!r}, which is to be excluded"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.system.files import atomic_path
+from resnets.tasks.fonts import families, legible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +64,10 @@ def plot_confusion(confusion: NDArray[np.integer], classes: Sequence[str], path:
         panel.set(xlabel="predicted", ylabel="true")
         panel.grid(False)
         if num_classes <= MOST_TICKS:
-            cut = [c if len(c) <= NAME_LETTERS else c[: NAME_LETTERS - 1] + "…" for c in classes]
-            panel.set_xticks(range(num_classes), cut, rotation=45, ha="right")
-            panel.set_yticks(range(num_classes), cut)
+            cut = [legible(name, lambda text: len(text) <= NAME_LETTERS) for name in classes]
+            fonts = families(cut)
+            panel.set_xticks(range(num_classes), cut, rotation=45, ha="right", family=fonts)
+            panel.set_yticks(range(num_classes), cut, family=fonts)
         for (row, column), count in np.ndenumerate(confusion):
             if count and num_classes <= MOST_NUMBERS:
                 share = shares[row, column]

@@ -22,6 +22,7 @@ CONTACT = "gloo/transport|DistBackendError"  # of a sum whose other process is g
 OUT_OF_MEMORY = (
     "OutOfMemoryError|can't allocate memory|can't start new thread|failed to map segment|bad_alloc"
 )
+JOINERS = "\u200c\u200d"  # without which Persian and Indian names are misspelt
 FIXES = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EMFILE: "raise the number of open files that are allowed (ulimit -n)",
@@ -107,7 +108,8 @@ def hear(receive: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
 
 def printable(text: str) -> str:
     """Escape control characters, so that a file name cannot drive the terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    safe = (char if char.isprintable() or char in JOINERS else ascii(char)[1:-1] for char in text)
+    return "".join(safe)
 
 
 def list_kinds(names: Mapping[str, Sequence[str]], most: int = 5) -> str:

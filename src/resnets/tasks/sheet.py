@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from resnets.system.errors import printable
 from resnets.system.files import atomic_path
 from resnets.tasks.decode import Pixels, to_picture
+from resnets.tasks.fonts import legible, split_by_font
 
 BAR_COLOUR = "#0072B2"
 COLUMNS = 8  # of a sheet
@@ -65,22 +65,28 @@ def draw_prediction(
         sheet.save(part, "PNG")
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that comes with matplotlib, so that it is the same everywhere."""
-    import matplotlib as mpl
+_font = cache(ImageFont.truetype)
 
-    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+def _measure(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont, float]]:
+    """Return the parts of a text, each with its font and its width in pixels."""
+    parts = [(part, _font(path, size)) for path, part in split_by_font(text)]
+    return [(part, font, font.getlength(part)) for part, font in parts]
 
 
 def _write(
     sheet: Image.Image, at: tuple[int, int], text: str, anchor: str, width: int, *, size: int = 10
 ) -> None:
     """Write a line of text, cut to a width in pixels, with its anchor at a place."""
-    font, text = _font(size), printable(text)[:200]
-    while font.getlength(text) > width:
-        text = text.removesuffix("…")[:-1] + "…"
-    ImageDraw.Draw(sheet).text(at, text, "black", font, anchor=anchor)
+    shown = legible(text, lambda shown: sum(w for *_, w in _measure(shown, size)) <= width)
+    parts = _measure(shown, size)
+    share = {"l": 0, "m": 0.5, "r": 1}[anchor[0]]  # of the text that is left of the place
+    left = at[0] - int(share * sum(width for *_, width in parts) + 0.5)
+    ascent, descent = _measure("x", size)[0][1].getmetrics()
+    base = at[1] + (ascent if anchor[1] == "a" else (ascent - descent + 1) // 2)
+    for part, font, length in parts:
+        ImageDraw.Draw(sheet).text((left, base), part, "black", font, anchor="ls")
+        left += round(length)
 
 
 def _paste(sheet: Image.Image, image: Pixels, left: int, top: int, side: int) -> None:
