@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.system.files import atomic_path
-from resnets.tasks.fonts import families, legible
+from resnets.system.fonts import families, legible
 
 if TYPE_CHECKING:
     import pandas as pd

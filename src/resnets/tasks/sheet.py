@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from resnets.system.files import atomic_path
+from resnets.system.fonts import legible, split_by_font
 from resnets.tasks.decode import Pixels, to_picture
-from resnets.tasks.fonts import legible, split_by_font
 
 BAR_COLOUR = "#0072B2"
 COLUMNS = 8  # of a sheet

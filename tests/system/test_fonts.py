@@ -11,7 +11,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
-from resnets.tasks.fonts import legible
+from resnets.system.fonts import legible
 
 RARE = "\U00014400"  # an Anatolian hieroglyph, which hardly any machine has
 DRAW = """
