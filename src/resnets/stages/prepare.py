@@ -9,6 +9,7 @@ import typer
 from resnets.system.errors import about_task, run_app
 from resnets.system.files import locked, write_json
 
+MOST_CLASSES = 50  # that samples are shown of
 PER_CLASS = 8  # samples shown of each class: those with the smallest hashes, so at random
 
 
@@ -48,7 +49,7 @@ def main(
         if summary.rejected:
             typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
         rows = sorted(rows, key=lambda row: (row.label, row.pixel_sha256))
-        classes = groupby(rows, lambda row: row.label)
+        classes = islice(groupby(rows, lambda row: row.label), MOST_CLASSES)
         shown = [row for _, members in classes for row in islice(members, PER_CLASS)]
         for path, chosen, captions in (
             (samples, shown, [row.label for row in shown]),
