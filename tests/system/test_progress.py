@@ -1,7 +1,11 @@
 """Work done ahead in threads keeps its order and its bounds; progress shows rate and time left."""
 
+import os
+import pty
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -53,3 +57,16 @@ def test_without_a_terminal_progress_is_plain_lines_with_rate_and_time_left(monk
     assert len(lines) == 3
     assert all(re.fullmatch(line, shown) for shown in lines)
     assert (out, last) == ("", "reading [a]: 6 bytes in 0:00:00")
+
+
+def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left():
+    code = (
+        "from resnets.system.progress import follow\n"
+        "list(follow('abc', 'reading [a]', 'bytes', 6, size=lambda _: 2))"
+    )
+    terminal, stderr = pty.openpty()
+    here = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run([sys.executable, "-c", code], stderr=stderr, env=here, check=True)
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", os.read(terminal, 2**16).decode())
+    assert re.search(r"reading \[a\] \S+ \d+ bytes/s, [\d:]+ left", shown)
+    assert re.search(r"reading \[a\]: 6 bytes in [\d:]+\r\n$", shown)
