@@ -89,7 +89,7 @@ def test_draws_fill_their_ranges_evenly():
         ({"uniform": [0.1, 0.2], "choices": [1]}, "one of log, uniform, integers, choices"),
         ({}, "one of log, uniform, integers, choices"),
         ({"lgo": [0.1, 0.2]}, "did you mean 'log'"),
-        ({"choices": []}, "at least 1"),
+        ({"choices": []}, "at least one entry"),
     ],
 )
 def test_a_range_that_is_none_is_refused_by_its_key(tmp_path, kind, words):

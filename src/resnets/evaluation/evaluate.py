@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.evaluation.metrics import METRICS, Metric, class_ranks, metrics_for
-from resnets.evaluation.predictions import Labels, Predictions, predictions_of
-from resnets.evaluation.significance import Z, wilson
+from resnets.evaluation.predictions import Predictions, predictions_of
+from resnets.evaluation.significance import Labels, Z, wilson
 from resnets.system.errors import DataError, NumericalError
 
 ScoreRow = dict[str, str | int | float | None]

@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-from resnets.evaluation.predictions import Labels
+from resnets.evaluation.significance import Labels
 from resnets.evaluation.yardsticks import Describe, Values
 from resnets.tasks.manifest import SIDES
 from resnets.tasks.task import Task
@@ -67,6 +67,13 @@ def judge_labels(task: Task, features: Describe) -> tuple[pd.DataFrame, dict[str
     has_groups = any(word.startswith(" ") for word in groups)  # not only copies: see data.split
     scores = group_scores(*known, probabilities[:num_known]) if has_groups else {}
     return table.sort_values(["confidence", "id"], kind="stable", ignore_index=True), scores
+
+
+def captions_of(worst: pd.DataFrame, *, has_sides: bool) -> list[str]:
+    """Return the captions of these rows of `judge_labels`; with folds all were on each side."""
+    words = worst["label"] + "\n" + worst["suggested"] + "?\n"
+    sides = worst["side"] + " " if has_sides else ""
+    return list(words + sides + worst["id"].str.rsplit("/", n=1).str[-1])
 
 
 def group_scores(values: Values, labels: Labels, apart: Probabilities) -> dict[str, float]:

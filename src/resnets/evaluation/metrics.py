@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from resnets.evaluation.predictions import Labels, Predictions
-from resnets.evaluation.significance import Floats, Terms, balanced_terms, macro_f1_terms
+from resnets.evaluation.predictions import Predictions
+from resnets.evaluation.significance import Floats, Labels, Terms, balanced_terms, macro_f1_terms
 from resnets.models.calibration import LogProbabilities
 
 Use = Literal["headline", "details", "card", "compare", "rank"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.evaluation.significance import Labels
 from resnets.models.calibration import LogProbabilities, log_softmax
 from resnets.system.errors import ArtefactError
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DETAILS = "details.json"  # beside the tables: scores, runs, and what they were measured on
-Labels = NDArray[np.int64]
 FIX = "restore it from Git, or run `dvc repro`, which measures it again"
 
 

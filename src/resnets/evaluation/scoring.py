@@ -20,11 +20,11 @@ from resnets.evaluation.metrics import metrics_for, reliability
 from resnets.evaluation.plots import plot_confusion, plot_reliability
 from resnets.evaluation.predictions import (
     DETAILS,
-    Labels,
     Predictions,
     prediction_tables,
     predictions_of,
 )
+from resnets.evaluation.significance import Labels
 from resnets.models.bundle import SHIPPED, Bundle, bundle_names, check_origin, load_bundle
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import infer

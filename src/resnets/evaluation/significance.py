@@ -15,9 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.evaluation.predictions import Labels
-
 Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
 Terms = Floats | NDArray[np.bool_]
 Verdict = Literal["better", "worse", "within noise"]
 

@@ -1,15 +1,12 @@
 """Rank the images of the target task by how little their label is believed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from resnets.system.errors import run_app
 from resnets.system.files import locked, write_json, write_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 LISTED, SHOWN = 200, 16  # images in the table, beside all that are suspected, and on the sheet
 
@@ -35,7 +32,7 @@ def main(
     runtime, preprocess = values.runtime, values.preprocess
 
     from resnets.data.duplicates import near_between
-    from resnets.evaluation.label_issues import judge_labels
+    from resnets.evaluation.label_issues import captions_of, judge_labels
     from resnets.evaluation.yardsticks import backbone_features, thumbnails
     from resnets.system.runtime import make_repeatable, resolve_device
     from resnets.tasks.manifest import SIDES, read_manifest
@@ -66,15 +63,8 @@ def main(
         write_text(plots / "labels.csv", table[kept].to_csv(index=False, lineterminator="\n"))
         worst, row_of = suspects.head(SHOWN), {row.id: row for row in rows}
         images = PixelStore(task / "images.bin", [row_of[name] for name in worst["id"]])
-        captions = _captions(worst, has_sides=not opened.num_folds)
+        captions = captions_of(worst, has_sides=not opened.num_folds)
         plot_sheet([images[i] for i in range(len(worst))], captions, plots / "suspected.png")
-
-
-def _captions(worst: "DataFrame", *, has_sides: bool) -> list[str]:
-    """Return what stands below each image; with folds each is on every side once."""
-    words = worst["label"] + "\n" + worst["suggested"] + "?\n"
-    sides = worst["side"] + " " if has_sides else ""
-    return list(words + sides + worst["id"].str.rsplit("/", n=1).str[-1])
 
 
 if __name__ == "__main__":
