@@ -44,8 +44,10 @@ OF_THE_DEFAULT = ("metrics", "plots", "reports", "dvc.lock", "params.yaml")
 LOG = "run.log"
 BEGIN, END = "<!-- written by recipes/run.py -->", "<!-- until here -->"
 # the last line of a training run (training/show.py)
-ENDED = re.compile(r"^(\S+)(?: \d+)?: epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE)
-CONTINUED = re.compile(r"^(\S+)(?: \d+)?: continuing at", re.MULTILINE)
+ENDED = re.compile(
+    r"^(\S+)(?: \d+)?(?: fold \w+)?: epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE
+)
+CONTINUED = re.compile(r"^(\S+)(?: \d+)?(?: fold \w+)?: continuing at", re.MULTILINE)
 
 
 def check_inputs(recipe: Path) -> None:
