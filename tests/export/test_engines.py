@@ -170,6 +170,26 @@ def test_openvino_reports_nothing_and_writes_no_identifier(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_comes_through_after_models_were_opened_and_let_go(trained: Trained) -> None:
+    """The ends of two cores of OpenVINO left a stack for signal handlers that was no more."""
+    need("openvino")
+    program = (
+        "import signal, sys\nfrom pathlib import Path\n"
+        "from resnets.export.classifier import open_classifier\n"
+        "from resnets.tasks.decode import crop_batch\nfrom resnets.tasks.task import Task\n"
+        "images = Task(Path(sys.argv[2])).side('test').images\n"
+        "opened = [open_classifier(Path(sys.argv[1]), engine='openvino') for _ in range(2)]\n"
+        "for one in opened: one.score(crop_batch(images, range(2), one.meta.preprocess.crop))\n"
+        "del one, opened[0]\nopened.clear()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('told'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    folder = trained.bundle.parent
+    command = [sys.executable, "-c", program, folder / "plain.onnx", trained.task.folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+
+
 def test_an_engine_for_another_kind_of_file_is_refused(trained: Trained, engine: Engine) -> None:
     with pytest.raises(ParamsError, match=r"plain\.onnx: torch computes \.safetensors files only"):
         open_classifier(trained.bundle.parent / "plain.onnx", engine="torch")

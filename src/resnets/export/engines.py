@@ -118,12 +118,13 @@ def start_onnxruntime(graph: bytes) -> Started:
     return result.shape[1:], forward
 
 
-def start_openvino(path: Path, output: str, precision: str, meta: BundleMeta) -> Started:
-    """Read an ONNX file with OpenVINO, which compiles its graph when it is first needed.
+@cache
+def _openvino_core() -> "openvino.Core":
+    """Return the one core of this process.
 
-    Images are computed each on its own: one shape serves batches of any size. One alone has all
-    cores; of several each has one or a few, so that none waits for another after each layer.
-    Close answers in bf16 are settled in fp32.
+    Each gives the thread another stack for its signal handlers (openvino, pull request 11894), and
+    of two that end in the order in which they began, the last one hands back what is no more: the
+    next signal would be a segmentation fault.
     """
     # the converter, which nobody needs here, reports every import to Google Analytics
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
@@ -131,6 +132,19 @@ def start_openvino(path: Path, output: str, precision: str, meta: BundleMeta) ->
 
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # who writes over the file changes no answer
+    return core
+
+
+def start_openvino(path: Path, output: str, precision: str, meta: BundleMeta) -> Started:
+    """Read an ONNX file with OpenVINO, which compiles its graph when it is first needed.
+
+    Images are computed each on its own: one shape serves batches of any size. One alone has all
+    cores; of several each has one or a few, so that none waits for another after each layer.
+    Close answers in bf16 are settled in fp32.
+    """
+    core = _openvino_core()
+    import openvino
+
     model = core.read_model(path)
     if model.inputs[0].element_type != openvino.Type.u8:  # the same as `take_pixels`
         steps = openvino.preprocess.PrePostProcessor(model)
