@@ -60,7 +60,7 @@ def train_disturbed(way: str, state: Path, *, seed: int) -> dict[str, torch.Tens
     if way == "wild":
         wild = SECTION.optimizer.model_copy(update={"lr": 1e30})
         section = SECTION.model_copy(update={"optimizer": wild})
-    options = {"train": "head", "views": 2} if way == "head" else {}
+    options = {"train": "head", "views": 2, "frozen_batchnorm": "adapt"} if way == "head" else {}
     return train(state, section=section, seed=seed, **options).model.state_dict()
 
 

@@ -30,7 +30,7 @@ def test_statistics_are_those_of_the_images_under_the_averaged_weights():
     average = average_of(module, 0.5)
     update_average(average, module, 0.5, 0)
     batches = [torch.rand(4, 1, 8, 8) for _ in range(3)]
-    estimate_statistics(average, module, batches)
+    estimate_statistics(average, batches, trained_in=module)
     outputs = [average[0](batch) for batch in batches]
     norm, own = average[1], module[1]
     mean = torch.stack([output.mean((0, 2, 3)) for output in outputs]).mean(0)
@@ -47,7 +47,7 @@ def test_statistics_of_frozen_groups_stay():
     average = average_of(model, 0.5)
     update_average(average, model, 0.5, 0)
     before = copy.deepcopy(average.state_dict())
-    estimate_statistics(average, model, [torch.rand(4, 1, 16, 16)])
+    estimate_statistics(average, [torch.rand(4, 1, 16, 16)], trained_in=model)
     changed = [k for k, v in average.state_dict().items() if not torch.equal(v, before[k])]
     assert changed
     assert all(key.startswith("layer3") for key in changed)
@@ -74,6 +74,21 @@ def test_what_is_shipped_has_the_statistics_of_the_training_images(tmp_path, sel
     outputs = model.conv1((pixels - 0.4) / 0.3)
     assert torch.allclose(model.bn1.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(model.bn1.running_var, outputs.var((0, 2, 3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("trained", ["head", ["head", "layer3"]])
+def test_a_frozen_backbone_takes_the_statistics_of_the_training_images_if_it_is_to(
+    tmp_path, trained
+):
+    """Its weights stay those it began with, and a group that trains forgets as fast as ever."""
+    result = train(tmp_path, train=trained, frozen_batchnorm="adapt").model
+    start, images = start_model(), make_side(33, 0).images.images
+    assert torch.equal(result.conv1.weight, start.conv1.weight)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    outputs = start.conv1((pixels - 0.4) / 0.3)
+    assert torch.allclose(result.bn1.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(result.bn1.running_var, outputs.var((0, 2, 3)), atol=1e-4)
+    assert all(m.momentum == 0.1 for m in result.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_what_is_shipped_is_the_average_of_the_last_epoch(tmp_path):

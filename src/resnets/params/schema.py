@@ -184,7 +184,9 @@ class Variant(Training):
 
     init: Name  # random, backbone, or another variant
     train: Literal["all", "head"] | Gradual | list[str]
-    frozen_batchnorm: Literal["freeze", "update"] = "freeze"  # update: what is frozen drifts
+    # adapt: estimate its statistics on the training images first, where the photos differ from the
+    # backbone's in size or kind (arXiv 1603.04779); update: what is frozen drifts, as in tutorials
+    frozen_batchnorm: Literal["freeze", "adapt", "update"] = "freeze"
     views: Count = 1  # augmented views per image whose features are cached when the head trains
     # where it differs from `model`; a training counts it under that name
     model: Annotated[Model, CHANGES_NO_RESULT]

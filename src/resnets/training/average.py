@@ -28,20 +28,30 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
     torch._foreach_lerp_(averaged, weights, 1 - decay if step else 1.0)
 
 
-def estimate_statistics(average: nn.Module, module: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Estimate the statistics of each BatchNorm that trains as their mean over these batches.
+def estimate_statistics(
+    module: nn.Module, inputs: Iterable[Tensor], *, trained_in: nn.Module | None = None
+) -> None:
+    """Estimate the statistics of each BatchNorm as their mean over these batches.
 
-    Those of the steps belong to other weights, and lag behind where an epoch has few steps
-    (arXiv 2105.07576, section 3: "precise BN"). Leaves the average in evaluation mode.
+    For averaged weights, of those alone that train in the module `trained_in` of the same form: the
+    statistics of the steps belong to other weights, and lag behind where an epoch has few steps
+    (arXiv 2105.07576, section 3: "precise BN"). For a frozen backbone, of all: its own are those of
+    other images ("AdaBN", arXiv 1603.04779). Leaves the module in evaluation mode.
     """
-    average.eval()
-    pairs = zip(average.modules(), module.modules(), strict=True)
-    norms = [norm for norm, own in pairs if isinstance(norm, _BatchNorm) and own.training]
+    pairs = zip(module.modules(), (trained_in or module).modules(), strict=True)
+    norms = {
+        norm: norm.momentum
+        for norm, own in pairs
+        if isinstance(norm, _BatchNorm) and (own.training or not trained_in)
+    }
+    module.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
         norm.train()
     with torch.no_grad():
         for batch in inputs if norms else ():
-            average(batch)
-    average.eval()
+            module(batch)
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+    module.eval()

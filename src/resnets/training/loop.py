@@ -209,7 +209,7 @@ def _validate(course: Course, *, is_candidate: bool) -> tuple[float, float]:
     if course.average and is_candidate:
         with course.autocast:
             inputs = map(course.prepare, course.plain_batches())
-            estimate_statistics(course.average, course.module, inputs)
+            estimate_statistics(course.average, inputs, trained_in=course.module)
     logits, labels = course.val_logits(course.chosen_module()), course.val_labels
     loss = F.cross_entropy(logits.double(), labels).item()
     return share((loss, int((logits.argmax(1) == labels).sum()) / len(labels)))

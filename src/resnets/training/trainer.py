@@ -20,7 +20,7 @@ from resnets.system.runtime import make_repeatable, resolve_device, resolve_prec
 from resnets.tasks.decode import crop_batch
 from resnets.tasks.task import Side
 from resnets.training.augment import View
-from resnets.training.average import average_of
+from resnets.training.average import average_of, estimate_statistics
 from resnets.training.batches import Batches, Rows
 from resnets.training.features import EVAL_BATCH, Features, run_over
 from resnets.training.loop import Course, fit
@@ -77,6 +77,9 @@ class Trainer:
         check_alike(identity, min(self.section.batch_size, len(self.train.ids)))
         num_images, epochs = len(self.train.ids), len(course.plan)
         log = EpochLog(title, epochs=epochs, images_per_epoch=num_images, write_curve=write_curve)
+        if isinstance(self.section, Variant) and self.section.frozen_batchnorm == "adapt":
+            with course.autocast:
+                estimate_statistics(model, map(course.prepare, course.plain_batches()))
         if trained_groups == {"head"} and course.freeze_batchnorm:
             course = self._on_features(course, model, seed)
         else:
@@ -156,7 +159,7 @@ class Trainer:
             module=model,
             groups=groups,
             plan=plan,
-            freeze_batchnorm=not variant or variant.frozen_batchnorm == "freeze",
+            freeze_batchnorm=not variant or variant.frozen_batchnorm != "update",
             batches=batches,
             ids=self.train.ids,
             prepare=lambda inputs: normalise(inputs.to(device, non_blocking=True), mean, std),
