@@ -17,9 +17,7 @@ from resnets.system.errors import DataError, ParamsError
 from resnets.tasks.decode import BadImageError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-InputContent = (
-    Path | bytes | BadImageError
-)  # a file to read, one that is read, or why there is none
+InputContent = Path | bytes | BadImageError  # a file to read, what it held, or why there is none
 Input = tuple[str, InputContent]
 Shard = tuple[int, int]  # number, from 1, and how many there are
 ALL: Shard = (1, 1)
