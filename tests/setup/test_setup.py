@@ -243,6 +243,10 @@ def test_published_weights_bring_their_network_and_preprocessing(tmp_path):
     assert params.preprocess.mean == [0.485, 0.456, 0.406]
     assert list(params.transfer) == ["frozen", "finetune"]
     assert params.transfer["frozen"].train == "head"
+    assert params.transfer["frozen"].frozen_batchnorm == "freeze"  # the size that they know
+    smaller = written(tmp_path, look(photos(tmp_path, pets(6))), backbone, "fast")
+    assert smaller.preprocess.crop < 224
+    assert smaller.transfer["frozen"].frozen_batchnorm == "adapt"
 
 
 def test_a_backbone_of_another_run_brings_what_its_bundle_says(tmp_path):
