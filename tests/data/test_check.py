@@ -147,6 +147,22 @@ def test_given_sides_need_fewer_images(tmp_path):
     assert [line.split(":")[0] for line in lines] == ["cat", "dog"]
 
 
+def test_a_class_of_notes_alone_stops_as_it_stops_prepare(tmp_path):
+    done = run(write_folder(tmp_path / "x", {**pets(3), "docs/readme.txt": b"read me"}))
+    assert done.returncode == 3
+    assert "class 'docs' has 0 good images" in done.stderr
+
+
+def test_a_table_that_marks_only_its_test_trains_on_the_others(tmp_path):
+    root = write_folder(tmp_path / "x", pets(5))
+    lines = [f"{name},{name[:3]},{'test' if '0.' in name else ''}" for name in pets(5)]
+    (root / "labels.csv").write_text("\n".join(["path,label,side", *lines]))
+    assert table(run(root / "labels.csv").stdout) == [
+        ["cat", "4", "1", "0"],
+        ["dog", "4", "1", "0"],
+    ]
+
+
 def test_look_alike_classes_are_named():
     classes = ["cat", "\N{CYRILLIC SMALL LETTER ES}at", "c\N{ZERO WIDTH SPACE}at", "dog"]
     source = Source(Path("x"), [], classes, [], [], Container([], [], [], str.encode))

@@ -380,6 +380,18 @@ def test_one_picture_under_two_labels_is_bad_data(tmp_path):
     assert "the same picture is labelled 'dog': dog/y.bmp" in found.rejected[0].detail
 
 
+def test_a_conflict_between_screenshots_of_macos_is_left_out_and_can_be_excluded(tmp_path):
+    """Their names have a narrow blank, U+202F, which is no character for a terminal."""
+    screenshot, name = encode(make_photo(3, (200, 150))), "Shot 3.00\u202fPM.png"
+    files = {**pets(10), f"cat/{name}": screenshot, f"dog/{name}": screenshot}
+    root = write_folder(tmp_path / "x", files)
+    found = prepare(root, tmp_path / "out", on_bad="quarantine", max_bad_fraction=0.2)
+    assert {bad.id for bad in found.rejected} == {f"cat/{name}", f"dog/{name}"}
+    assert not {bad.id for bad in found.rejected} & {row.id for row in found.rows}
+    excluded = prepare(root, tmp_path / "out", exclude=[bad.id for bad in found.rejected])
+    assert len(excluded.rows) == 20
+
+
 def test_near_duplicates_under_two_labels_are_noted(tmp_path):
     photo = make_photo(500, (200, 150))
     files = {**pets(), "cat/x.png": encode(photo), "dog/z.jpg": encode(photo, "JPEG")}
@@ -482,6 +494,13 @@ def test_a_part_of_other_bytes_is_continued_up_to_the_first_that_changed(tmp_pat
     assert ": 121 images in" in done.stderr
     assert run(path, tmp_path / "fresh").returncode == done.returncode == 0
     assert outputs(out) == outputs(tmp_path / "fresh")
+
+
+def test_a_part_that_is_no_list_of_ours_starts_afresh(tmp_path):
+    root, out = write_folder(tmp_path / "x", many_files()), tmp_path / "out"
+    run(root, out, "prepare.flushed@2")
+    (out / "rows.part").write_bytes(b"garbage\n")
+    assert run(root, out).returncode == 0
 
 
 def test_a_part_of_other_code_starts_afresh(tmp_path, monkeypatch):

@@ -104,7 +104,8 @@ def test_a_class_may_be_called_like_a_side():
         ),
         (["train/a/1.jpg", "training/b/1.jpg"], "do not make up"),
         (["val/a/1.jpg", "test/b/1.jpg"], "do not make up"),
-        (["x/a/1.jpg", "y/b/1.jpg"], "no files in x and beside it"),
+        (["x/a/1.jpg", "y/b/1.jpg"], "no images in x and beside it"),
+        (["x/a/1.jpg", "x/readme.txt", "y/b/1.jpg"], "no images in x and beside it"),
         (["a/1.jpg", "A/1.jpg"], "differ only in case, blanks or Unicode form"),
         (["a b/1.jpg", "a  b/1.jpg"], "differ only in case, blanks"),
         (["=cmd()/1.jpg", "b/1.jpg"], "formula"),
@@ -259,7 +260,8 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
         info = tarfile.TarInfo("cat/strange.png")
         info.type, info.linkname = kind, "0.png"
         archive.addfile(info)
-    refuse(path, "'cat/strange.png' is a link, a device or a sparse file")
+    error = refuse(path, "'cat/strange.png' in it is a link, a device or a sparse file")
+    assert "--dereference" in error.fix
 
 
 def test_links_and_encrypted_members_of_a_zip_are_refused_alone(tmp_path):
@@ -396,6 +398,16 @@ def test_tiny_imagenet_is_read_in_its_own_layout(tmp_path, write, root):
     assert source.ignored == [f"{root}test"]
 
 
+def test_tiny_imagenet_in_class_folders_keeps_its_val(tmp_path):
+    """As the usual scripts leave it: their images moved, the list of them still there."""
+    usual = {f"val/{label}/images/val_{k}.JPEG": b"v" for k, label in enumerate(("n01", "n02"))}
+    files = {k: v for k, v in tiny_imagenet("").items() if not k.startswith("val/images")}
+    found = listing(write_folder(tmp_path / "x", {**files, **usual}))
+    assert [row for row in found if row[2] == "val"] == [
+        ("val/n01/val_0.JPEG", "n01", "val"), ("val/n02/val_1.JPEG", "n02", "val"),
+    ]  # fmt: skip
+
+
 def test_the_shared_part_of_tiny_imagenet_is_read_as_it_is(shared_data):
     source = open_source(shared_data / "tiny_imagenet_199.zip")
     sides = [member.side for member in source.members]
@@ -422,7 +434,7 @@ def test_a_table_gives_labels_groups_and_sides(tmp_path, separator, encoding):
     assert [(m.name, m.label, m.side, m.group) for m in source.members] == [
         ("IMG 0.png", "猫", "train", "ann"),
         ("sub/1.png", "猫", "train", "ann"),
-        ("sub/2.png", "dog", "", "bob"),
+        ("sub/2.png", "dog", "train", "bob"),  # as the others have a side
         ("sub/3.png", "dog", "test", ""),
     ]
     assert (source.classes, source.homeless) == (["dog", "猫"], [])
@@ -440,7 +452,8 @@ def test_a_table_gives_labels_groups_and_sides(tmp_path, separator, encoding):
         ("path,label,side\nIMG 0.png,a,left", r"1 sides are none of train, val, test \(left\)"),
         ("path,label,side\nIMG 0.png,a,test", "no image is on the side train"),
         ("path,label\nIMG 0.png,a,b", r"1 lines have not 2 columns \(IMG 0.png,a,b\)"),
-        ("path,label\nIMG 0.png,", "the class name '' has"),
+        ("path,label\nIMG 0.png,", "the class name '' is empty, has"),
+        ("path,label,Label\nIMG 0.png,a,b", r"1 columns are there twice \(label\)"),
         ("file,class\nIMG 0.png,a", "1 images in the columns file, class"),
         ("path,label\n", "0 images in the columns path, label"),
         ("", "0 images in the columns"),
@@ -450,6 +463,25 @@ def test_a_table_gives_labels_groups_and_sides(tmp_path, separator, encoding):
 )  # fmt: skip
 def test_a_table_that_is_not_clear_is_refused_in_words(tmp_path, text, words):
     refuse(write_table(tmp_path, text), words)
+
+
+def test_a_table_looks_at_nothing_but_what_it_names(tmp_path):
+    """Beside it may lie a whole project, with the links of an environment."""
+    path = write_table(tmp_path / "x", "path,label\nlinked/1.png,a\nIMG 0.png,b")
+    (tmp_path / "x/linked").symlink_to(tmp_path / "x/sub")
+    assert [content for _, content in open_source(path).read(open_source(path).members)] == [
+        *(b"x", b"0"),
+    ]
+    (tmp_path / "outside.png").touch()
+    path.write_text("path,label\n../outside.png,a\nIMG 0.png,b")
+    refuse(path, r"1 paths do not exist \(\.\./outside\.png\)")
+
+
+def test_names_with_backslashes_are_paths_in_a_zip(tmp_path):
+    inside = {name.replace("/", "\\"): data for name, data in pets(2).items()}
+    assert listing(write_zip(tmp_path / "x.zip", inside)) == listing(
+        write_zip(tmp_path / "y.zip", pets(2))
+    )
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -531,6 +563,19 @@ def test_damaged_cifar_10_is_named(tmp_path):
     refuse(write_tar(tmp_path / "a.tar", cut), "data_batch_1.bin is damaged or not of CIFAR-10")
     short = {**files, "cifar/batches.meta.txt": b"airplane\nbird\n"}
     refuse(write_tar(tmp_path / "b.tar", short), "2 names for 3 labels")
+
+
+def test_labels_of_idx_files_may_have_names_in_any_coding_and_start_at_one(tmp_path):
+    path = write_idx(tmp_path / "x", zipped=False)
+    (path / "classes.txt").write_bytes("Hemd\nKleid\nSchuh".encode("utf-8-sig"))
+    assert open_source(path).classes == ["Hemd", "Kleid", "Schuh"]
+    (path / "classes.txt").write_bytes("Äpfel\nKleid\nSchuh".encode("latin-1"))
+    assert len(open_source(path).classes) == 3
+    (path / "classes.txt").unlink()
+    for prefix in ("train", "t10k"):
+        labels = np.arange(6, dtype=np.uint8) % 3 + 1
+        (path / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(labels))
+    assert open_source(path).classes == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("end", [0, 3, 10, 30, -1])

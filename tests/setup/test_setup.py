@@ -14,7 +14,7 @@ from resnets.cli import app
 from resnets.data.check import examine
 from resnets.data.prepare import select_members
 from resnets.data.sources import open_source
-from resnets.models.bundle import BundleMeta, load_bundle, save_bundle
+from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
 from resnets.models.resnet import build_model
 from resnets.params import load_params
 from resnets.setup import measure
@@ -98,8 +98,9 @@ TWINS = {name.replace("dog", "Cat "): data for name, data in pets().items()}
         (TWINS, "'Cat ' and 'cat' differ only in case, blanks"),
         ({f"{number}/1.png": b"" for number in range(1001)}, "1001 class folders; at most 1000"),
         ({**pets(), "cat/bad.png": b"", "dog/bad.png": b""}, "2 images are bad, 8 good: 2 empty"),
+        ({**pets(20), "owl/1.png": b"", "owl/2.png": b""}, "class 'owl' has 0 good images"),
     ],
-    ids=["empty", "one class", "one photo", "twins", "too many", "bad"],
+    ids=["empty", "one class", "one photo", "twins", "too many", "bad", "a bad class"],
 )
 def test_bad_photos_are_refused_and_nothing_changes(project, tmp_path, files, message):
     folder = photos(tmp_path, files)
@@ -233,12 +234,21 @@ def test_rare_classes_are_weighed(tmp_path):
     assert written(tmp_path, seen).training.loss.class_weights == "balanced"
 
 
-def test_published_weights_bring_their_network_and_preprocessing(tmp_path):
-    torch.save(build_model("resnet18").state_dict(), tmp_path / "resnet18-f37072fd.pth")
+def test_published_weights_are_preferred_and_are_what_their_name_says(tmp_path):
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save(build_model("resnet18").state_dict(), path)
     (tmp_path / "smaller.safetensors").touch()
-    backbone = read_backbone(find_weights(tmp_path, is_published=True))
+    assert find_weights(tmp_path, is_published=True) == path
+    assert find_weights(tmp_path, is_published=False) == tmp_path / "smaller.safetensors"
+    with pytest.raises(ResNetsError, match="its name promises the SHA-256"):
+        read_backbone(path)
+
+
+def test_weights_of_a_file_bring_their_network_and_the_usual_preprocessing(tmp_path):
+    torch.save(build_model("resnet18").state_dict(), tmp_path / "mine.pth")
+    backbone = read_backbone(tmp_path / "mine.pth")
     params = written(tmp_path, look(photos(tmp_path, pets(6))), backbone)
-    assert params.backbone.input == str(tmp_path / "resnet18-f37072fd.pth")
+    assert params.backbone.input == str(tmp_path / "mine.pth")
     assert (params.data.resize, params.preprocess.crop) == (256, 224)
     assert params.preprocess.mean == [0.485, 0.456, 0.406]
     assert list(params.transfer) == ["frozen", "finetune"]
@@ -293,9 +303,6 @@ def test_own_weights_are_taken_where_published_ones_cannot_be_had(project, tmp_p
     publish_given(path, tmp_path / "backbone", params.model, preprocess)
     given = load_bundle(tmp_path / "backbone/model.safetensors").model.state_dict()
     assert all(torch.equal(value, given[key]) for key, value in made.state_dict().items())
-    torch.save(made.state_dict(), path.with_name("resnet18-f37072fd.pth"))
-    run(photos(tmp_path, pets(8)), effort="fast", force=True)
-    assert load_params(project / "params.yaml").backbone.input.endswith("f37072fd.pth")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +327,35 @@ def test_weights_of_no_network_of_the_family_are_refused(tmp_path):
         read_backbone(tmp_path / "other.pth")
     assert find_weights(tmp_path, is_published=True) is None
     assert find_weights(tmp_path, is_published=False) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"in_channels": 1}, "1 channel|conv1"), ({"include_top": False}, "has no head")],
+    ids=["grey stem", "no head"],
+)
+def test_weights_that_the_backbone_would_refuse_are_refused_at_once(tmp_path, options, words):
+    torch.save(build_model("resnet8", **options).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ResNetsError, match=words):
+        read_backbone(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(("crop", "expected"), [(96, 112), (112, 112), (160, 224), (224, 224)])
+def test_images_are_no_smaller_than_the_backbone_learned_from(crop, expected):
+    size = {"crop": crop, "resize": 256, "fit": "shorter_side", "channels": 3}
+    made = FullPreprocess(**size, mean=[0.5] * 3, std=[0.5] * 3)
+    assert image_size(100, SIZE_RULES[0], made, "normal")[0] == expected
+
+
+def test_small_images_take_no_weights_of_imagenet(project, tmp_path):
+    (project / "data/weights").mkdir(parents=True)
+    weights = build_model("resnet18").state_dict()
+    torch.save(weights, project / "data/weights/resnet18-f37072fd.pth")
+    files = {
+        f"{k}/{n}.png": encode(make_photo(20 * n + k, (28, 28))) for k in range(2) for n in range(9)
+    }
+    run(photos(tmp_path, files))
+    assert load_params(project / "params.yaml").backbone.input == "artifacts/random"
 
 
 def test_without_a_network_it_goes_on_from_random_weights_and_says_so(

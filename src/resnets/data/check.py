@@ -15,13 +15,13 @@ from rich.table import Table
 from resnets.data.findings import IMBALANCE, WORST, Finding, find_odd
 from resnets.data.layout import Member, Source
 from resnets.data.pack import Packing
-from resnets.data.prepare import judge_all, select_members, summarise
+from resnets.data.prepare import check_classes, judge_all, select_members, summarise
 from resnets.data.sources import open_source
 from resnets.system.errors import DataError, printable
 from resnets.tasks.manifest import SIDES, ManifestRow, Rejected, copies
 from resnets.tasks.task import PixelStore
 
-MAX_MEGAPIXELS = 64.0  # as params.yaml has it
+MAX_MEGAPIXELS = 64.0  # as the schema has it
 PACKED_SIDE = {False: 128, True: 32}  # pixels, where there are MANY images: a gigabyte at most
 MANY = 10_000
 MANY_CLASSES = 40  # of more only the smallest and the largest are shown
@@ -71,7 +71,7 @@ def check(path: Path, *, max_megapixels: float) -> None:
             "repair or remove them, name them in tasks.target.exclude, or set checks.on_bad: "
             "quarantine",
         )
-    select_members(source)
+    check_classes(path, {member.label for member in select_members(source)}, rows)
 
 
 def examine(

@@ -1,7 +1,8 @@
 """Read folders, zip and tar archives in place; nothing is extracted, so no name leads elsewhere.
 
-A file that is damaged, encrypted, a device or a dangling link is refused alone, one that unpacks to
-more than an image without unpacking it. Of two members with one name the last one counts.
+A file that is damaged, encrypted, a device or a dangling link is refused alone, but a tar with
+links or devices whole; one that unpacks to more than an image, without unpacking it. Of two
+members with one name the last one counts.
 """
 
 import os
@@ -48,7 +49,7 @@ class Container:
         (content,) = self.read([file])
         if isinstance(content, BadImageError):
             raise DataError(f"{file}: {content.what}", "fetch the dataset again") from content
-        return bytes(content).decode("utf-8", "replace")
+        return bytes(content).decode("utf-8-sig", "replace")
 
 
 def is_hidden(path: str) -> bool:
@@ -108,7 +109,7 @@ def _member_name(info: zipfile.ZipInfo) -> str:
     if not info.flag_bits & 0x800:
         with suppress(UnicodeError):
             name = name.encode("cp437").decode()
-    return _clean(name)
+    return _clean(name.replace("\\", "/"))  # as some Windows tools write it
 
 
 def _zip(path: Path) -> Listing:
@@ -140,7 +141,10 @@ def _tar(path: Path) -> Listing:
         elif info.isreg() and not info.issparse():
             members[_clean(info.name)] = info.offset_data, info.size
         else:
-            raise tarfile.ReadError(f"{info.name!r} is a link, a device or a sparse file")
+            what = f"{path}: {info.name!r} in it is a link, a device or a sparse file"
+            raise DataError(
+                what, "pack the files themselves (tar --dereference --hard-dereference)"
+            )
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile stops at damage too
         raise tarfile.ReadError("it ends too early")

@@ -113,7 +113,7 @@ def label_conflicts(rows: list[ManifestRow]) -> list[Rejected]:
     """Return the images whose very pixels stand under another label as well."""
     conflicts = []
     for group in copies(rows, "group"):
-        for row in group:
+        for row in group if len({row.label for row in group}) > 1 else ():
             others = [other for other in group if other.label != row.label]
             if others:
                 detail = f"the same picture is labelled {others[0].label!r}: {others[0].id}"

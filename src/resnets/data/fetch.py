@@ -113,9 +113,11 @@ def _verify(path: Path, sha256: str) -> None:
         )
     if not actual.startswith(sha256):
         what = f"{path}: not the published file: {path.stat().st_size} bytes, SHA-256 {actual}"
+        fix = "delete it and fetch it again"
         if path.suffix == ".part":
             path.unlink()
-        raise ArtefactError(f"{what}; expected {sha256}", "delete it and fetch it again")
+            fix = "fetch it again"
+        raise ArtefactError(f"{what}; expected {sha256}", fix)
 
 
 def download(url: str, part: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from resnets.data.containers import Container
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, Pixels
+from resnets.tasks.manifest import has_control_characters
 
 SIDE_OF = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -85,6 +86,8 @@ def with_class_folders(container: Container) -> Container:
                 paths[f"train/{label}/{name}"] = path
             case ["val", "images", name]:
                 paths["/".join(filter(None, ["val", label_of.get(name), name]))] = path
+            case ["val", label, *_, name] if looks_like_image(name):  # was put into class folders
+                paths[f"val/{label}/{name}"] = path
     hidden = [*container.hidden, f"{root}test"]
     read_one = container.read_one
     return Container([*paths], [], hidden, lambda name: read_one(paths[name]))
@@ -110,9 +113,9 @@ def arrange(container: Container, where: Path) -> Source:
     has_sides = _has_sides(tree, root, where)
     tops = [(*root, name) for name in sorted(tree[root])] if has_sides else [root]
     labels = {(*top, name): class_name(name, where) for top in tops for name in tree[top]}
-    if any(tree[folder] for folder in labels) and with_files.isdisjoint(labels):
+    if any(tree[folder] for folder in labels) and with_images.isdisjoint(labels):
         raise DataError(
-            f"{where}: no files in {'/'.join(min(labels))} and beside it, only folders",
+            f"{where}: no images in {'/'.join(min(labels))} and beside it, only folders",
             "take out the level of folders that are no classes, or name a table of path and label",
         )
     refuse_twins({folder[-1]: label for folder, label in labels.items()}, where)
@@ -174,11 +177,6 @@ def refuse_twins(labels: dict[str, str], where: Path) -> None:
         raise DataError(f"{where}: {what}", "merge them into one, or rename one")
 
 
-def has_control_characters(name: str) -> bool:
-    """Tell whether a name would break a table: control characters, or bytes that are not UTF-8."""
-    return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
-
-
 def class_name(name: str, where: Path) -> str:
     """Return a class name in Unicode form NFC; refuse what would harm a reader of the reports.
 
@@ -186,6 +184,6 @@ def class_name(name: str, where: Path) -> str:
     """
     label = unicodedata.normalize("NFC", name)
     if has_control_characters(label) or not label.strip() or label[0] in "=+-@":
-        what = "has control characters, is not UTF-8, or starts like a formula"
+        what = "is empty, has control characters, is not UTF-8, or starts like a formula"
         raise DataError(f"{where}: the class name {name!a} {what}", "rename the class")
     return label

@@ -17,12 +17,12 @@ from typing import IO, Literal
 import PIL
 
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
-from resnets.data.layout import Content, Member, Source, has_control_characters
+from resnets.data.layout import Content, Member, Source
 from resnets.system.files import failpoint, room_for
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import StopRequest, allowed_cpus
 from resnets.tasks.decode import BadImageError, Decoded, convert, decode, resize, to_picture
-from resnets.tasks.manifest import ManifestRow, Rejected, refuse
+from resnets.tasks.manifest import ManifestRow, Rejected, has_control_characters, refuse
 
 FLUSH_EVERY = 64  # images; what a killed run does again at most
 PACKAGE = Path(__file__).parents[1]
@@ -169,7 +169,10 @@ def _continue(
     for line, pair in follow(pairs, title, "images", len(saved)) if saved else ():
         if not line.endswith(b"\n"):
             break  # torn: the end of the file, wherever the last run died
-        fingerprint, num_bytes, crc32, values = json.loads(line)
+        try:
+            fingerprint, num_bytes, crc32, values = json.loads(line)
+        except ValueError:  # of another release
+            break
         if fingerprint != _fingerprint(code, *pair) or zlib.crc32(images.read(num_bytes)) != crc32:
             break
         done.append(Rejected(**values) if "reason" in values else ManifestRow(**values))

@@ -35,10 +35,12 @@ from resnets.data.layout import (
     with_class_folders,
 )
 from resnets.system.errors import DataError, list_kinds
-from resnets.tasks.decode import BadImageError, Pixels
+from resnets.tasks.decode import BadImageError, Pixels, read_file
 
 IDX_SIDES = {"train": "train", "t10k": "test"}  # how a file name starts: the side that it means
+TABLES = (".csv", ".tsv")
 CIFAR_FILE = re.compile(r"(^|/)(data_batch_\d|test_batch)\.bin$")
+COLUMNS = ("path", "label", "group", "side")
 MOST_NAMED = 10  # lines of a table, in an error
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes
 
@@ -52,11 +54,13 @@ def open_source(path: Path) -> Source:
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or archive", "correct the path, or fetch the data")
-    if path.suffix.lower() in (".csv", ".tsv"):
+    if path.suffix.lower() in TABLES:
         return _open_table(path)
     if _file(path, "train-images-idx3").is_file():
-        names = path / "classes.txt"
-        text = names.read_text(encoding="utf-8").splitlines() if names.is_file() else None
+        listed = open_container(path)
+        text = (
+            listed.read_text("classes.txt").splitlines() if "classes.txt" in listed.files else None
+        )
         return _open_blocks(path, _idx_blocks(path), text)
     container = open_container(path)
     if any(map(CIFAR_FILE.search, container.files)):
@@ -79,6 +83,8 @@ def _read_table(path: Path) -> list[dict[str, str]]:
         what = f"{path}: no table of labels: {error}"
         raise DataError(what, "save it as CSV in UTF-8") from error
     names = [name.strip().lower() for name in header]
+    twice = [name for name, number in Counter(names).items() if number > 1 and name in COLUMNS]
+    _refuse(path, twice, "columns are there twice", "keep one of each")
     if not {"path", "label"} <= set(names) or not lines:
         what = f"{path}: {len(lines)} images in the columns {', '.join(names)}"
         raise DataError(what, "name the columns path, label and, if you like, group and side")
@@ -95,12 +101,12 @@ def _refuse(path: Path, bad: Sequence[str], what: str, fix: str) -> None:
 
 def _open_table(path: Path) -> Source:
     """Open a table of labels; other files of its folder are left alone."""
-    container, lines = open_container(path.parent), _read_table(path)
+    folder, lines = path.parent, _read_table(path)
     names = [posixpath.normpath(line["path"].strip().replace("\\", "/")) for line in lines]
     sides = [line.get("side", "").strip().lower() for line in lines]
-    known = set(container.files)
-    missing = [name for name in dict.fromkeys(names) if name not in known]
-    _refuse(path, missing, "paths do not exist", f"write them as seen from {path.parent}")
+    files = list(dict.fromkeys(names))
+    missing = [x for x in files if x.startswith(("../", "/")) or not (folder / x).is_file()]
+    _refuse(path, missing, "paths do not exist", f"write them as seen from {folder}")
     twice = [name for name, number in Counter(names).items() if number > 1]
     _refuse(path, twice, "images are listed twice", "keep one line for each")
     odd = sorted(set(sides).difference(SIDE_OF, [""]))
@@ -109,12 +115,18 @@ def _open_table(path: Path) -> Source:
         raise DataError(f"{path}: no image is on the side train", "correct the column side")
     labels = {line["label"]: class_name(line["label"].strip(), path) for line in lines}
     refuse_twins(labels, path)
+    other = "train" if any(sides) else ""  # what has no side where others have one
     members = [
         Member(
-            name, labels[line["label"]], SIDE_OF.get(side, ""), name, line.get("group", "").strip()
+            name,
+            labels[line["label"]],
+            SIDE_OF.get(side, other),
+            name,
+            line.get("group", "").strip(),
         )
         for name, side, line in zip(names, sides, lines, strict=True)
     ]
+    container = Container(files, [], [], lambda name: read_file(folder / name))
     return Source(path, members, sorted(set(labels.values())), [], [], container)
 
 
@@ -177,7 +189,8 @@ def _open_blocks(path: Path, blocks: Iterable[Block], names: list[str] | None) -
     classes = _class_names(path, names, max(labels.values(), default=0) + 1)
     members = [Member(name, classes[n], name.split("/")[0], name) for name, n in labels.items()]
     container = Container(list(pixels), [], [], pixels.__getitem__)
-    return Source(path, members, sorted(set(classes)), [], [], container)
+    found = classes if names else {member.label for member in members}  # not all numbers occur
+    return Source(path, members, sorted(set(found)), [], [], container)
 
 
 def _class_names(where: Path, lines: list[str] | None, num_classes: int) -> list[str]:

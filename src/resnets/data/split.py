@@ -44,11 +44,17 @@ Quotas = dict[str, Counter[str]]  # per side and class, the number of images
 def split_task(folder: Path, options: Split, repeats: Sequence[int] = (0,)) -> dict[str, Any]:
     """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
     rows, data = read_manifest(folder / "manifest.csv")
-    drawn = fold_rows(rows, options, repeats) if options.folds else split_rows(rows, options)
-    sides, groups, metrics = drawn
+    sides, groups, metrics = draw_sides(rows, options, repeats)
     triples = zip(rows, sides, groups, strict=True)
     write_table(folder / "split.csv", SplitRow, [assign(*triple, data) for triple in triples])
     return metrics
+
+
+def draw_sides(
+    rows: list[ManifestRow], options: Split, repeats: Sequence[int]
+) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Return the sides of each row, its group, and the metrics, with folds or without."""
+    return fold_rows(rows, options, repeats) if options.folds else split_rows(rows, options)
 
 
 def split_rows(

@@ -12,9 +12,9 @@ import numpy as np
 
 from resnets.data.check import STORE, examine
 from resnets.data.findings import Finding
-from resnets.data.prepare import list_bad, select_members
+from resnets.data.prepare import check_classes, list_bad, select_members
 from resnets.data.sources import open_source
-from resnets.data.split import fold_rows, split_rows
+from resnets.data.split import draw_sides
 from resnets.params.schema import Split
 from resnets.system.errors import DataError
 from resnets.tasks.decode import resize
@@ -64,6 +64,7 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
     odd = {rows[finding.index].id: finding for finding in found}
     excluded = list(odd) if exclude_findings else []
     rows = [row for row in rows if row.id not in excluded]
+    check_classes(path, set(source.classes), rows)
     if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
         what = f"{path}: {len(rejected)} images are bad, {len(rows)} good: {list_bad(rejected)}"
         raise DataError(what, f"see `resnets check {path}`, and repair or remove them")
@@ -93,14 +94,7 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
     for regex, folds in product(patterns, [None] if is_plain else [FOLDS, None]):
         split = Split(val=size, test=size, group_regex=regex, folds=folds)
         try:
-            return split, _count_sides(rows, split)
+            return split, draw_sides(rows, split, [0])[2]["images"]
         except DataError as error:  # of a class with too few groups
             fault = error
     raise DataError(f"{path}: {fault.what}", "add photos of this class, or take it away")
-
-
-def _count_sides(rows: list[ManifestRow], split: Split) -> dict[str, int]:
-    """Return the images of each side, or those of the first fold."""
-    drawn = fold_rows(rows, split, [0]) if split.folds else split_rows(rows, split)
-    images: dict[str, int] = drawn[2]["images"]
-    return images

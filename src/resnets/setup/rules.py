@@ -63,9 +63,10 @@ def find_weights(folder: Path, *, is_published: bool) -> Path | None:
 def read_backbone(path: Path) -> FoundBackbone:
     """Return a weights file with its network and the preprocessing that it was trained with.
 
-    Raises ArtefactError for weights of no network of the family.
+    Raises ArtefactError for weights that the stage `backbone` would refuse.
     """
     from resnets.models.weights import load_weights
+    from resnets.training.start import import_backbone
 
     weights = load_weights(path)
     try:
@@ -78,12 +79,11 @@ def read_backbone(path: Path) -> FoundBackbone:
         what = f"{path}: weights of no network of the family"
         raise ArtefactError(what, "name another file with --backbone")
     network = Model.model_validate({"name": name, "in_channels": 3})
-    resize, crop = PUBLISHED.get(path.name, ("", 256, 224))[1:]
-    if network.stem == "small":
-        resize = crop = 32
+    crop, resize = (32, 32) if network.stem == "small" else (224, 256)
     size = {"crop": crop, "resize": resize, "fit": "shorter_side", "channels": 3}
     mean, std = IMAGENET[3]
-    return path, network, FullPreprocess.model_validate({**size, "mean": mean, "std": std})
+    usual = FullPreprocess.model_validate({**size, "mean": mean, "std": std})
+    return path, network, import_backbone(path, network, usual)[1].preprocess
 
 
 def image_size(
@@ -96,7 +96,7 @@ def image_size(
         return shorter_side, shorter_side
     index = sum(RESIZE * side <= shorter_side and side <= rule.side for side in CROPS) - 1
     if made:  # a network that learned from larger pictures sees little in smaller ones
-        index = max(index, sum(side <= made.crop for side in CROPS) - 1)
+        index = max(index, sum(side < made.crop for side in CROPS))
     crop = CROPS[min(max(index + EFFORTS[effort][1], 0), len(CROPS) - 1)]
     return crop, made.resize if made and made.crop == crop else round(RESIZE * crop)
 
@@ -157,7 +157,7 @@ def _trainings(
             "train": "head",
             # photos of another size: on flowers 72% of the validation photos, not 65
             **({} if crop == made.crop else {"frozen_batchnorm": "adapt"}),
-            "views": 2,  # an image and its mirror image; boxes of it did worse
+            "views": 2,  # each mirrored at random; boxes of the image did worse
             "optimizer": {"lr": LR["frozen"], "weight_decay": decay},
             "schedule": {"name": "cosine"},
             "augment": {"crop": "center"},

@@ -1,5 +1,6 @@
 """Write params.yaml for photos, and say on one screen what was found, chosen and why."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,12 +18,13 @@ from resnets.data.catalogue import all_items
 from resnets.data.fetch import fetch
 from resnets.data.findings import IMBALANCE
 from resnets.data.prepare import list_bad, summarise
+from resnets.data.sources import TABLES
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE, Params
 from resnets.setup.look import FOLDS_BELOW, Look, look
 from resnets.setup.rules import SMALL, Effort, choose, find_weights, read_backbone
-from resnets.system.errors import EnvironmentFault, ParamsError, printable
-from resnets.system.files import write_text
+from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError, printable
+from resnets.system.files import write_bytes, write_text
 
 TARGET, WEIGHTS = Path("params.yaml"), Path("data/weights")
 PUBLISHED = "resnet18-f37072fd.pth"  # of ImageNet, 45 MB
@@ -55,9 +57,9 @@ def init(
         what = f"{TARGET}: has changes that Git does not hold"
         raise ParamsError(what, "commit them, or give --force, which keeps it beside the new one")
     seen = look(photos, exclude_findings=exclude_findings)
-    weights = backbone or find_weights(WEIGHTS, is_published=True)
-    if weights is None and not offline and seen.shorter_side >= SMALL:
-        weights = _fetch()
+    weights = backbone
+    if weights is None and seen.shorter_side >= SMALL:  # small images have other networks
+        weights = find_weights(WEIGHTS, is_published=True) or (None if offline else _fetch())
     weights = weights or find_weights(WEIGHTS, is_published=False)
     values = choose(seen, read_backbone(weights) if weights else None, effort)
     template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
@@ -70,7 +72,7 @@ def init(
     minutes = estimate_seconds(params, seen.num_images, seen.seconds) / 60
     if TARGET.is_file():
         names = (Path(f"{TARGET}.old{number or ''}") for number in count())
-        write_text(next(path for path in names if not path.exists()), TARGET.read_text("utf-8"))
+        write_bytes(next(path for path in names if not path.exists()), TARGET.read_bytes())
     write_text(TARGET, text)
     time = str(timedelta(minutes=max(1, round(minutes))))[:-3]
     said = {"time": f"about {time} (hours:minutes) for `dvc repro` on this machine"}
@@ -84,14 +86,16 @@ def _fetch() -> Path | None:
     """Fetch ImageNet weights; None, and a line that says why, where they cannot be had."""
     try:
         (path,) = fetch(all_items()[PUBLISHED], WEIGHTS.parent)
-    except EnvironmentFault as error:
+    except (EnvironmentFault, ArtefactError) as error:
         print(f"no ImageNet weights: {printable(error.what)}", file=sys.stderr)
         return None
     return path
 
 
 def _has_changes(path: Path) -> bool:
-    """Tell whether Git lacks this content; yes where there is no Git."""
+    """Tell whether Git lacks this content; yes where there is no repository, or no Git at all."""
+    if shutil.which("git") is None:
+        return True
     command = ["git", "status", "--porcelain", "--", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode != 0 or bool(done.stdout)
@@ -105,6 +109,8 @@ def _found(seen: Look) -> dict[str, str]:
     kind = f"{', '.join(found['formats'])}, {'grey' if seen.is_grey else 'colour'}"
     pixels = f"{seen.shorter_side} pixels on the shorter side"
     lines = {"photos": f"{len(seen.rows)}: {len(sizes)} classes of {each}, {kind}, {pixels}"}
+    if seen.path.is_file() and seen.path.suffix.lower() in TABLES:
+        lines["table"] = "DVC watches it, not its photos: `dvc repro -f prepare@target` after those"
     if seen.rejected:
         lines["left out"] = f"{list_bad(seen.rejected)} (resnets check names all)"
     if notes := sum(found["notes"].values()):
@@ -128,12 +134,12 @@ def _split(seen: Look, *, has_given: bool) -> str:
     drawn = f"{size:.0%}" if isinstance(size, float) else f"{size} of each class"
     sides = ", ".join(f"{seen.num_images[side]} {side}" for side in ("train", "val", "test"))
     if seen.split.folds:
-        given = ", the given folders are pooled" if has_given else ""
+        given = ", the given sides are pooled" if has_given else ""
         return (
             f"{seen.split.folds} folds of {sides}, as fewer than {FOLDS_BELOW} photos per class "
             f"are too few for one test{given}; what is shipped is trained on all"
         )
-    given = "the given folders are kept; " if has_given else ""
+    given = "the given sides are kept; " if has_given else ""
     return f"{sides} ({given}a side that is drawn gets {drawn})"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from resnets.system.errors import about_task, run_app
+from resnets.system.errors import about_task, printable, run_app
 from resnets.system.files import locked, write_json
 
 MOST_CLASSES = 50  # that samples are shown of
@@ -47,7 +47,8 @@ def main(
         found = [*find_odd(rows, PixelStore(store, rows)), *find_across(rows)]
         write_json(metrics, summary.metrics | {"findings": count(found)})
         if summary.rejected:
-            typer.echo(f"left out {list_bad(summary.rejected)}; see {out}/rejected.csv", err=True)
+            bad = printable(list_bad(summary.rejected))
+            typer.echo(f"left out {bad}; see {out}/rejected.csv", err=True)
         rows = sorted(rows, key=lambda row: (row.label, row.pixel_sha256))
         classes = islice(groupby(rows, lambda row: row.label), MOST_CLASSES)
         shown = [row for _, members in classes for row in islice(members, PER_CLASS)]

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
@@ -91,9 +92,18 @@ LETTERS = {"train": "-", "val": "v", "test": "t", "unused": "u"}
 TableRow = TypeVar("TableRow", ManifestRow, Rejected, SplitRow)
 
 
+def has_control_characters(name: str) -> bool:
+    """Tell whether a name would break a table: control characters, or bytes that are not UTF-8."""
+    return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+
 def refuse(name: str, label: str, error: BadImageError) -> Rejected:
-    """Describe a file that is not packed because of an error."""
-    return Rejected(printable(name), label, error.reason, error.what, error.fix)
+    """Describe a file that is not packed because of an error, by its name if a table can hold it.
+
+    Blanks of other kinds stay, as in macOS's names of screenshots: they tell images apart.
+    """
+    name = printable(name) if has_control_characters(name) else name
+    return Rejected(name, label, error.reason, error.what, error.fix)
 
 
 def copies(rows: Iterable[ManifestRow], kind: Literal["group", "near"]) -> list[list[ManifestRow]]:
