@@ -11,6 +11,7 @@ from dvc.repo import Repo
 
 from resnets import mend
 from resnets.system.errors import EnvironmentFault
+from resnets.system.files import locked
 
 LOCK = "schema: '2.0'\nstages: {}\n"
 
@@ -33,6 +34,15 @@ def test_a_torn_lock_file_comes_back_from_the_last_commit_and_a_whole_one_stays(
         mend.main()
         assert capsys.readouterr().out == said
         assert (project / "dvc.lock").read_text() == LOCK
+
+
+def test_a_lock_file_that_git_could_not_merge_is_left_to_the_user(project):
+    conflict = f"<<<<<<< HEAD\n{LOCK}=======\n{LOCK}>>>>>>> other\n"
+    (project / "dvc.lock").write_text(conflict)
+    with pytest.raises(EnvironmentFault, match=r"dvc\.lock: has conflict markers of Git") as caught:
+        mend.main()
+    assert "git checkout --ours" in caught.value.fix
+    assert (project / "dvc.lock").read_text() == conflict
 
 
 def test_a_torn_table_of_paths_goes_unless_a_process_in_it_lives(project, capsys):
@@ -117,3 +127,17 @@ def test_what_another_stage_has_taken_over_stays(project, capfd):
     assert "removed" not in capfd.readouterr().out
     assert Path("m/old/w").read_text() == "old\n"
     assert "train@old" not in Path("dvc.lock").read_text()
+
+
+def test_a_running_variant_keeps_its_files_and_so_does_one_with_a_name_like_it(project):
+    Path("dvc.yaml").write_text(PIPELINE)
+    reproduce("variants: {my_old: 1}\nscored: []\n")
+    reproduce("variants: {new: 1}\nscored: []\n")
+    states = [Path(f".state/train-{name}") for name in ("my_old", "my-old")]
+    states[1].mkdir(parents=True)
+    with locked(states[0], "training of my_old"):
+        mend.main()
+        assert Path("m/my_old/w").exists()
+    mend.main()
+    assert not Path("m/my_old").exists()
+    assert [state.exists() for state in states] == [False, True]

@@ -55,6 +55,9 @@ def main() -> None:
 
 def _mend_lock(lock: Path) -> None:
     """Put the last commit's dvc.lock in place of one that cannot be read, or none."""
+    if b"<<<<<<<" in lock.read_bytes():
+        fix = "take one side: git checkout --ours (or --theirs) dvc.lock"
+        raise EnvironmentFault(f"{lock}: has conflict markers of Git", fix)
     command = ["git", "show", "HEAD:./dvc.lock"]
     committed = subprocess.run(command, cwd=lock.parent, capture_output=True, check=False)
     if committed.returncode == 0:
@@ -91,7 +94,7 @@ def _tidy(repo: "Repo", lock: Path) -> None:
     needed = outs | {Path(dep.fs_path) for dep in repo.index.deps if dep.protocol == "local"}
     needed |= {parent for path in needed for parent in path.parents}
     for name, entry in gone.items():
-        state = lock.parent / ".state" / re.sub("[@_]", "-", name)
+        state = lock.parent / ".state" / name.replace("@", "-")
         with suppress(EnvironmentFault), locked(state, "removal"):  # it may run at this moment
             for path in (lock.parent / out["path"] for out in entry.get("outs", ())):
                 if path.exists() and path not in needed and not outs.intersection(path.parents):

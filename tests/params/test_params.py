@@ -1,4 +1,5 @@
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,12 @@ BOXES = {"crop": "random_resized", "scale": [0.5, 1.0]}
         (("backbone", "schedule"), STEP | {"epochs": [2, 2]}, "each be after the one before"),
         (("backbone", "schedule"), STEP | {"epochs": []}, "backbone.schedule.epochs"),
         (("training", "augment"), BOXES | {"sides": []}, "training.augment.sides"),
+        (("transfer", "finetune", "train"), ["layer4", "head"], "transfer.finetune.train is ['la"),
+        (("transfer", "finetune", "train"), [], "transfer.finetune.train is []"),
+        (("transfer", "lr0.1"), {}, "transfer.lr0.1: 'lr0.1' is no name"),
+        (("tasks", "a b"), {"path": "a"}, "tasks.a b: 'a b' is no name"),
+        (("tasks",), ["target"], "tasks is ['target']"),
+        (("tasks",), "target", "tasks is 'target'"),
     ],
 )
 def test_contradictions_are_refused_with_their_reason(tmp_path, where, value, words):
@@ -171,6 +178,28 @@ def test_folds_refuse_what_needs_a_validation_of_the_shipped_model(tmp_path, own
     assert words in caught.value.what
 
 
+def test_with_folds_the_target_cannot_teach_the_backbone(tmp_path):
+    path = changed(tmp_path, ("split", "target", "folds"), 5)
+    edit_params(path, {"backbone.input": "data/tasks/target/"})
+    with pytest.raises(ParamsError, match=r"backbone\.input is .*, but with split\.target\.folds"):
+        load_params(path)
+
+
+def test_groups_that_can_train_are_those_of_the_variants_own_network(tmp_path):
+    path = changed(tmp_path, ("transfer", "scratch", "train"), ["layer4", "head"])
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert caught.value.fix.endswith("stem, layer1, layer2, layer3, head")
+    edit_params(path, {"transfer.scratch.model": {"name": "resnet18"}})
+    assert load_params(path).transfer["scratch"].train == ["layer4", "head"]
+
+
+def test_a_name_that_is_refused_comes_with_what_is_allowed(tmp_path):
+    with pytest.raises(ParamsError) as caught:
+        load_params(changed(tmp_path, ("transfer", "lr0.1"), {}))
+    assert caught.value.fix.startswith("take at most 64 letters, digits, - and _")
+
+
 def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     text = PARAMS.read_text().replace("lr: 0.1}", "lr: 1e-3}", 1)
     path = tmp_path / "params.yaml"
@@ -190,6 +219,14 @@ def test_names_that_look_like_values_stay_words(tmp_path, name):
     assert (task.classes, task.exclude) == ([name, "Coat"], [name])
 
 
+def test_a_task_that_is_called_by_a_number_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("  source:", "  01:", 1))
+    with pytest.raises(ParamsError, match=r"tasks\.1 is 1") as caught:
+        load_params(path)
+    assert "valid string" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -200,6 +237,7 @@ def test_names_that_look_like_values_stay_words(tmp_path, name):
         ("", "not a mapping"),
         ("a: &x [1]\nb: *x\n", "alias"),
         ("seed: !!python/object:os.system [x]\n", "line 1"),
+        ("seed: 2024-13-45\n", "month must be in 1..12"),
     ],
 )
 def test_broken_yaml_is_refused_with_its_place(tmp_path, text, words):
@@ -253,6 +291,16 @@ def test_what_a_training_does_not_name_it_takes_from_the_shared_section():
     assert other.augment == params.training.augment.model_copy(update={"flip": False})
 
 
+def test_a_kind_that_is_named_is_that_of_a_shared_section_by_default():
+    values = read()
+    values["training"]["optimizer"] = {"lr": 0.1, "momentum": 0.5}
+    values["transfer"]["scratch"]["optimizer"] = {"name": "sgd", "lr": 0.05}
+    values["transfer"]["finetune"]["optimizer"] = ADAM
+    transfer = Params.model_validate(values).transfer
+    assert transfer["scratch"].optimizer.momentum == 0.5
+    assert transfer["finetune"].optimizer.momentum == 0
+
+
 def test_a_network_of_another_name_has_its_own_form():
     values = read() | {"model": {"name": "resnet18", "in_channels": 1}}
     assert Params.model_validate(values).model.stem == "imagenet"
@@ -263,13 +311,17 @@ OTHER_RESULTS = {file.stem for file in (ROOT / "metrics").glob("*.json")} - {*re
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(OTHER_RESULTS), "curves", "best", "random", "Export", "DATA_x"]
+    "name", [*sorted(OTHER_RESULTS), "candidates", "curves", "best", "random", "Export", "DATA_x"]
 )
 def test_no_variant_takes_the_name_of_another_result(name):
     values = read()
     values["transfer"][name] = values["transfer"]["scratch"]
-    with pytest.raises(ValidationError, match=f"called '{name}': its files would replace"):
+    with pytest.raises(
+        ValidationError, match=f"called '{name}': its files would replace"
+    ) as caught:
         Params.model_validate(values)
+    word = re.sub("_.*", "_*", name.lower())
+    assert word in explain(caught.value, Params, values, PARAMS).fix
 
 
 def test_variants_whose_names_differ_in_case_only_are_refused():

@@ -1,5 +1,6 @@
 """The one place that starts and ends command lines."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -32,6 +33,22 @@ def test_windows_itself_is_told_of_wsl(monkeypatch, capfd):
     what, fix = capfd.readouterr().err.splitlines()
     assert what == "error: Windows itself is not supported: it has no fcntl, which locks files"
     assert fix == "fix: run the same command inside WSL (wsl --install)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("can't allocate memory")],
+)
+def test_missing_memory_is_told_whoever_misses_it(monkeypatch, capfd, error):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["fail"])
+    with pytest.raises(SystemExit, match="5"):
+        run_app(fail)
+    what, fix = capfd.readouterr().err.splitlines()
+    assert what.startswith("error: out of memory: ")
+    assert fix.startswith("fix: lower batch_size")
 
 
 def test_keys_of_an_error_name_the_task_and_patterns_stay():

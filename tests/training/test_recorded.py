@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from resnets.models.bundle import save_bundle
+from resnets.models.bundle import SHIPPED, save_bundle
 from resnets.training.recorded import keep, recorded_bundles
 from resnets.training.show import History
 from tests.bundles import make_model
@@ -18,18 +18,19 @@ LR = "transfer.scratch.optimizer.lr"
 
 def save_seeds(folder: Path, seeds: list[int]) -> None:
     model, meta = make_model()
-    for seed in seeds:
+    names = [SHIPPED, *(f"repeat-{seed}.safetensors" for seed in seeds[1:])]
+    for seed, name in zip(seeds, names, strict=True):
         changes = {"training": {"seed": seed}, "hashes": {"training": f"of seed {seed}"}}
         history = [{"epoch": 1, "val_accuracy": seed / 10}]
         changed = meta.model_copy(update={**changes, "history": history})
-        save_bundle(folder / f"{seed}.safetensors", model, changed)
+        save_bundle(folder / name, model, changed)
 
 
 def test_bundles_that_dvc_has_recorded_are_found_by_their_origin(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out, path = Path("out"), Path("new/model.safetensors")
     save_seeds(out, [0, 1, 2])
-    bytes_of_1 = (out / "1.safetensors").read_bytes()
+    bytes_of_1 = (out / "repeat-1.safetensors").read_bytes()
     (out / "notes.txt").write_text("no bundle")
     Repo.init(no_scm=True).close()
     Path("dvc.yaml").write_text("stages: {train: {cmd: unused, outs: [out]}}")
@@ -38,7 +39,8 @@ def test_bundles_that_dvc_has_recorded_are_found_by_their_origin(tmp_path, monke
     shutil.rmtree(out)  # as DVC does before it runs the stage
     assert recorded_bundles(out, [1]) == {}, "by hand nothing is kept"
     monkeypatch.setenv("DVC_STAGE", "train")
-    assert recorded_bundles(out, [2, 0, 1]) == {}, "all of them are to be trained again"
+    assert recorded_bundles(out, [0, 2, 1]) == {}, "all of them are to be trained again"
+    assert len(recorded_bundles(out, [1, 0, 2])) == 3, "another one is to be shipped"
     found = recorded_bundles(out, [0, 1, 2, 3])
     assert len(found) == 3
     written: list[History] = []

@@ -76,14 +76,20 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, undisturbed, n
     assert bits(train(tmp_path)) == undisturbed
 
 
-def interrupt_after_steps(steps: int, number: int, action) -> None:
-    """Run an action and send this process a signal at its third step."""
+def test_a_signal_at_the_end_of_the_last_epoch_is_heard(tmp_path, undisturbed):
+    with pytest.raises(StoppedBySignal, match="saved at its end, all epochs are done"):
+        interrupt_after_steps(3, signal.SIGTERM, lambda: train(tmp_path), place="engine.epoch")
+    assert bits(train(tmp_path)) == undisturbed
+
+
+def interrupt_after_steps(steps: int, number: int, action, *, place: str = "engine.step") -> None:
+    """Run an action and send this process a signal once it has come so often to this place."""
     from resnets.training import loop
 
     passages = []
 
     def send(name: str) -> None:
-        if name == "engine.step":
+        if name == place:
             passages.append(name)
             if len(passages) == steps:
                 os.kill(os.getpid(), number)
@@ -173,6 +179,18 @@ def test_every_cut_and_flipped_state_is_noticed_and_the_one_before_is_used(tmp_p
     assert loaded.epoch == 2
 
 
+def test_states_follow_damaged_ones_of_later_steps(tmp_path):
+    for step in (100, 200):
+        (tmp_path / f"checkpoint-{step:09d}.state").write_bytes(b"damaged")
+    folder = StateFolder(tmp_path, {})
+    assert folder.load(make_progress()) == ""
+    saved, loaded = make_progress(), make_progress()
+    saved.epoch = 7
+    folder.save(saved, 10)
+    folder.load(loaded)
+    assert loaded.epoch == 7
+
+
 @pytest.mark.parametrize("change", ["parameters", "data", "seed", "code"])
 def test_state_of_another_run_is_not_continued_and_the_reason_is_said(tmp_path, change):
     identity = {"parameters": 1, "data": 2, "seed": 3, "code": 4}
@@ -199,12 +217,14 @@ def test_what_no_run_of_the_parameters_can_use_is_removed(tmp_path):
         "transfer-a-b/seed-9/x",
         "transfer-a-b/seed-9-view-0.features",
         "transfer-a/seed-1-view-0.features",
+        "transfer-a/seed-1-fold-0-plain.features",
         "transfer-a/plain.features",
         "backbone/seed-7/x",
         "transfer-busy/seed-0/x",
         "prepare-source/x",
     ]
     gone = ["transfer-a/seed-10/x", "transfer-a/seed-10-view-0.features", "transfer-old/seed-1/x"]
+    gone.append("transfer-a/seed-10-fold-0-plain.features")
     for name in kept + gone:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -31,4 +31,4 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
 
     low, high = (float(np.log(bound)) for bound in TEMPERATURES)
     best = minimize_scalar(cross_entropy, bounds=(low, high), method="bounded")
-    return round(float(np.exp(best.x)), 4)
+    return float(np.exp(best.x))

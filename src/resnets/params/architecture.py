@@ -41,6 +41,10 @@ class Network:
         """Return the channels of the 3×3 convolutions in a stage of so many planes."""
         return planes * self.width_per_group // 64 * self.groups
 
+    def layer_groups(self) -> list[str]:
+        """Return the names of the groups that train apart, from the images to the logits."""
+        return ["stem", *(f"layer{stage + 1}" for stage in range(len(self.blocks))), "head"]
+
 
 def _cifar(depth: int) -> Network:
     """Return the network of 6n + 2 layers for 32×32 images (section 4.2 of the paper)."""

@@ -35,10 +35,11 @@ def load_params(path: Path | str, changes: Mapping[str, object] = MappingProxyTy
     """
     values, plain = _read(Path(path))
     # names are words: a class `0123` must not become the number 123
-    for name, task in (values.get("tasks") or {}).items():
-        for key in ("classes", "exclude"):
-            if isinstance(task, dict) and isinstance(task.get(key), list):
-                task[key] = plain["tasks"][str(name)][key]
+    if isinstance(tasks := values.get("tasks"), dict):
+        for task, written in zip(tasks.values(), plain["tasks"].values(), strict=True):
+            for key in ("classes", "exclude"):
+                if isinstance(task, dict) and isinstance(task.get(key), list):
+                    task[key] = written[key]
     for dotted, value in changes.items():
         *sections, last = dotted.split(".")
         reduce(lambda section, key: section.setdefault(key, {}), sections, values)[last] = value
@@ -69,7 +70,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             _refuse_aliases(text, path)
         values = YAML(typ="safe", pure=True).load(text)
         plain = YAML(typ="base", pure=True).load(text)
-    except (UnicodeDecodeError, YAMLError, RecursionError) as error:
+    except ParamsError:
+        raise
+    except (ValueError, YAMLError, RecursionError) as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = error.problem if isinstance(error, MarkedYAMLError) else error

@@ -5,7 +5,8 @@ default here, and `resnets params` prints it. Unknown keys, wrong types and cont
 stage before any work, with the key, the value and what is allowed.
 """
 
-import re
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -23,14 +24,14 @@ from resnets.params.section import (
     SideLength,
     Size,
 )
-from resnets.params.training import Training
+from resnets.params.training import Optimizer, Training
 from resnets.system.errors import ParamsError
 
 NO_BACKBONE = "artifacts/random"  # as backbone.input: every variant starts from random weights
 # a variant's name becomes that of files and folders, beside these; some systems ignore the case
-RESERVED = re.compile(
-    r"(data|split)_.*|backbone|best|curves|export|labels|leaderboard|random|yardsticks",
-    re.IGNORECASE,
+RESERVED = (
+    *("data_*", "split_*", "backbone", "best", "candidates", "curves", "export", "labels"),
+    *("leaderboard", "random", "yardsticks"),
 )
 
 
@@ -41,7 +42,8 @@ def merged(shared: object, own: dict[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(shared, dict):
         return own
-    if any(own.get(key, shared.get(key)) != shared.get(key) for key in ("name", "crop")):
+    kind = {"name": Optimizer.model_fields["name"].default, **shared}  # only it has a default
+    if any(own.get(key, kind.get(key)) != kind.get(key) for key in ("name", "crop")):
         return own
     inner = {key: own[key] for key in own if isinstance(own[key], dict)}
     return {**shared, **own, **{key: merged(shared.get(key), inner[key]) for key in inner}}
@@ -259,6 +261,11 @@ class Params(Section):
         for name in set(self.split) - {"target"}:
             if self.split[name].folds:
                 raise ValueError(f"split.{name}.folds is set, but only split.target can have folds")
+        if self.split["target"].folds and Path(self.backbone.input) == Path("data/tasks/target"):
+            raise ValueError(
+                f"backbone.input is {self.backbone.input}, but with split.target.folds all of its "
+                "images are tested, and none are left to train on"
+            )
         for key in ("mean", "std"):
             if len(getattr(self.preprocess, key)) != self.model.in_channels:
                 raise ValueError(
@@ -272,11 +279,11 @@ class Params(Section):
             )
         folded = [name.lower() for name in self.transfer]
         for name in self.transfer:
-            if RESERVED.fullmatch(name) or folded.count(name.lower()) > 1:
+            is_reserved = any(fnmatchcase(name.lower(), pattern) for pattern in RESERVED)
+            if is_reserved or folded.count(name.lower()) > 1:
                 raise ParamsError(
                     f"transfer has a variant called {name!r}: its files would replace others",
-                    "take a name unlike the other variants', data_…, split_…, backbone, best, "
-                    "curves, export, labels, leaderboard and random",
+                    f"take a name unlike the other variants' and {', '.join(RESERVED)}",
                 )
         if self.export.variant not in {"best", *self.transfer}:
             raise ValueError(
@@ -299,6 +306,12 @@ class Params(Section):
                 raise ValueError(
                     f"{start}; allowed are random, backbone and the other variants "
                     f"({', '.join(sorted(set(self.transfer) - {name}))})"
+                )
+            groups = find_network(entry.model.name).layer_groups()
+            if isinstance(entry.train, list) and not {*groups} >= {*entry.train} > set():
+                raise ParamsError(
+                    f"transfer.{name}.train is {entry.train}",
+                    f"allowed are all, head, and a list of some of {', '.join(groups)}",
                 )
             if name in leaked and entry.init not in self.transfer:
                 raise ValueError(f"{start}, but redraw_split is for variants that start from one")

@@ -1,8 +1,11 @@
 """Say what every section of params.yaml is: frozen, strict and closed; and the types of values."""
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from resnets.system.errors import ParamsError
 
 # marks a key that no training depends on, so that a stopped one goes on although it was changed;
 # a key without this mark starts it afresh
@@ -15,11 +18,12 @@ class Section(BaseModel):
     model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True)
 
 
-def _refuse_bool(value: object) -> object:
-    """Refuse true where 1 is allowed; Python takes them for equal."""
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is no number")
-    return value
+def _refuse_odd(name: str) -> str:
+    """Refuse a name that no file should have, or whose dot DVC would take for a key."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        fix = "take at most 64 letters, digits, - and _, first a letter or a digit"
+        raise ParamsError(f"{name!r} is no name", fix)
+    return name
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -29,6 +33,6 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 SideLength = Annotated[int, Field(ge=4, le=4096)]  # of an image, in pixels
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]  # of files and folders
+Name = Annotated[str, AfterValidator(_refuse_odd)]  # of files and folders
 # the size of a side that is drawn: a fraction of the images, or a number of images per class
 Size = Annotated[float, Field(gt=0, lt=1)] | Count

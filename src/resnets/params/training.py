@@ -119,7 +119,7 @@ class _Crop(Section):
     """Hold what is done to an image besides its crop, and with every kind of crop."""
 
     flip: bool = True
-    trivial: bool = False  # one operation of TrivialAugment (arXiv 2103.10158), before the rest
+    trivial: bool = False  # one operation of TrivialAugment (arXiv 2103.10158), after crop and flip
     erasing: Fraction = 0.0  # probability of an erased box (arXiv 1708.04896)
     mixup: NonNegative = 0.0  # alpha of the shares of two mixed images (arXiv 1710.09412)
 

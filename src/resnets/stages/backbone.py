@@ -26,35 +26,34 @@ def main(
     section, source = values.backbone, Path(values.backbone.input)
 
     from resnets.training.processes import launch
-    from resnets.training.publish import full_preprocess, publish_bundle
+    from resnets.training.publish import full_preprocess, publish_bundle, publish_given
     from resnets.training.show import Curves
 
     network, curves = values.model, Curves(history)
     preprocess = full_preprocess(values.data, values.preprocess, network.in_channels)
     if not source.is_dir():
-        from resnets.training.publish import publish_given
-
         publish_given(source, out, network, preprocess)
         curves.of(0)([])
         return
 
     launch(values.runtime.processes)
+    from resnets.models.bundle import SHIPPED
     from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
+    from resnets.training.parts import Part
     from resnets.training.start import initial_model
     from resnets.training.state import held
     from resnets.training.trainer import Trainer
 
     task, state, seed = Task(source), Path(".state/backbone"), values.seed
-    sides = task.side("train"), task.side("val")
-    trainer = Trainer(*sides, section, preprocess, values.runtime, state)
+    part = Part(0, seed, task, SHIPPED)
+    trainer = Trainer(*part.sides(), section, preprocess, values.runtime, state)
     with held(state, "training of the backbone", history, [seed]):
         model, weights = initial_model(network, "random", source, task.classes, seed)
         inputs = training_inputs(__file__, values, "backbone", weights)
         identity, write = trainer.identity(seed, inputs), curves.of(0)
         trained = trainer.run(model, title="backbone", identity=identity, write_curve=write)
-        about = {"variant": "backbone", "seed": seed}
-        publish_bundle(out / "model.safetensors", trained, task, network, preprocess, about)
+        publish_bundle(out, trained, part, network, preprocess, {"variant": "backbone"})
 
 
 if __name__ == "__main__":

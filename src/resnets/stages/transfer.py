@@ -29,7 +29,6 @@ def main(
     values = load_params(params)
     launch(values.runtime.processes)
     section = choose(values.transfer, "transfer", variant)
-    from resnets.models.bundle import SHIPPED
     from resnets.tasks.task import Task
     from resnets.training.identity import training_inputs
     from resnets.training.parts import parts_of
@@ -40,28 +39,25 @@ def main(
     from resnets.training.state import held
     from resnets.training.trainer import Trainer
 
-    opened = Task(task).redrawn(section.redraw_split)
+    opened, from_variant = Task(task).redrawn(section.redraw_split), section.init in values.transfer
     preprocess = full_preprocess(values.data, values.preprocess, section.model.in_channels)
     state, curves = Path(f".state/transfer-{variant}"), Curves(history)
     seeds, origins = [values.seed + repeat for repeat in values.repeat], dict[str, Any]()
     with held(state, f"transfer of {variant}", history, seeds, values.transfer):
         recorded = recorded_bundles(out, seeds)
-        for part in parts_of(opened, values.repeat):
-            seed, path = values.seed + part.repeat, out / part.file
-            start = init / (part.start if section.init in values.transfer else SHIPPED)
+        for part in parts_of(opened, values.repeat, values.seed):
+            seed, start = part.seed, part.start(init, is_variant=from_variant)
             model, weights = initial_model(section.model, section.init, start, opened.classes, seed)
             inputs = training_inputs(__file__, values, variant, weights)
             inputs |= {fold: origins[fold]["training"] for fold in part.folds}
             trainer = Trainer(*part.sides(), section, preprocess, values.runtime, state, part.word)
             identity, write = trainer.identity(seed, inputs), part.curve(curves)
-            title = f"{variant} {seed}{part.word.replace('-', ' ')}"
             origins[part.file] = origin(part.task, identity)
-            if keep(recorded, origins[part.file], path, title, write):
+            if keep(recorded, origins[part.file], out / part.file, f"{variant} {part}", write):
                 continue
-            trained = trainer.run(model, title=title, identity=identity, write_curve=write)
-            about = {"variant": variant, "seed": seed, "redraw_split": section.redraw_split}
-            given = part.task, section.model, preprocess, about | part.place
-            publish_bundle(path, trained, *given, folds=[out / fold for fold in part.folds])
+            trained = trainer.run(model, f"{variant} {part}", identity=identity, write_curve=write)
+            about = {"variant": variant, "redraw_split": section.redraw_split}
+            publish_bundle(out, trained, part, section.model, preprocess, about)
 
 
 if __name__ == "__main__":

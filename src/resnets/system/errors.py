@@ -20,7 +20,8 @@ LOST_CONTACT = "lost contact with the other processes"
 CONTACT = "gloo/transport|DistBackendError"  # of a sum whose other process is gone
 # torch and the loader of libraries have no class of their own for it
 OUT_OF_MEMORY = (
-    "OutOfMemoryError|can't allocate memory|can't start new thread|failed to map segment|bad_alloc"
+    "OutOfMemoryError|[Cc]an(not|'t) allocate memory|can't start new thread"
+    "|failed to map segment|bad_alloc"
 )
 JOINERS = "\u200c\u200d"  # without which Persian and Indian names are misspelt
 FIXES = {
@@ -122,7 +123,7 @@ def list_kinds(names: Mapping[str, Sequence[str]], most: int = 5) -> str:
 
 
 def _as_ours(error: Exception) -> ResNetsError | None:
-    """Translate what the operating system raises; everything else is a bug and keeps its trace."""
+    """Translate what the system and DVC raise; everything else is a bug and keeps its trace."""
     if isinstance(error, ResNetsError):
         return error
     if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, repr(error)):
@@ -134,6 +135,9 @@ def _as_ours(error: Exception) -> ResNetsError | None:
         )
     if re.search(CONTACT, repr(error)):
         return EnvironmentFault(LOST_CONTACT, "look for the error of another one, and run it again")
+    if any(kind.__module__.startswith(("dvc.", "scmrepo.")) for kind in type(error).__mro__):
+        fix = "run it in a clone of the project that has the commit, when no other `dvc` runs there"
+        return EnvironmentFault(f"DVC: {error}".replace("\n", " "), fix)
     if isinstance(error, OSError):
         fix = FIXES.get(error.errno or 0, "check that the path exists and that you may write there")
         return EnvironmentFault(f"{error.filename or 'I/O'}: {error.strerror or error}", fix)

@@ -56,17 +56,24 @@ class Features:
     model: ResNet
     preprocess: Preprocess
     machine: dict[str, Any]  # what of it changes bits, device and precision first of all
+    seed: int
+    part: str  # which training of the seed it is, as the trainer's
 
     def of_view(self, side: Side, view: View) -> Tensor:
         """Return the features of the augmented images of a side."""
         drawn = {"augment": view.augment.model_dump(), "seed": view.seed, "epoch": view.epoch}
-        return self._take(f"seed-{view.seed}-view-{view.epoch}", side, view, drawn)
+        preprocess = self.preprocess.model_copy(update={"crop": view.crop})  # one of `sides`
+        name = f"seed-{self.seed}{self.part}-view-{view.epoch}"
+        return self._take(name, side, view, preprocess, drawn)
 
     def of_side(self, side: Side) -> Tensor:
-        """Return the features of the evaluation crops of a side."""
-        return self._take("plain", side, side.images, {})
+        """Return the features of the evaluation crops of a side, which without folds all share."""
+        name = f"seed-{self.seed}{self.part}-plain" if self.part else "plain"
+        return self._take(name, side, side.images, self.preprocess, {})
 
-    def _take(self, name: str, side: Side, images: Images, drawn: dict[str, Any]) -> Tensor:
+    def _take(
+        self, name: str, side: Side, images: Images, preprocess: Preprocess, drawn: dict[str, Any]
+    ) -> Tensor:
         """Return what the file of this name holds, if it is of the same inputs; else compute it."""
         if process_number():
             return share(torch.empty(0))
@@ -76,7 +83,7 @@ class Features:
             **drawn,
             "network": asdict(self.model.architecture),
             "weights": hashlib.sha256(save(backbone)).hexdigest(),
-            "preprocess": self.preprocess.model_dump(),
+            "preprocess": preprocess.model_dump(),
             "machine": self.machine,
             "code": code_digest(Path(__file__)),
             "images": side.packed_digest(),
@@ -84,7 +91,7 @@ class Features:
         file, text = self.folder / f"{name}.features", json.dumps(inputs)
         tensors, plain = read_sealed(file) or ({}, {})
         if plain.get("inputs") != text:
-            features = run_over(images, self.model, self.preprocess, self.machine, "features")
+            features = run_over(images, self.model, preprocess, self.machine, "features")
             tensors = {"features": features}
             write_sealed(file, tensors, {"inputs": text})
         return share(tensors["features"])

@@ -21,7 +21,7 @@ from resnets.training.processes import average_statistics, in_parallel, num_proc
 from resnets.training.show import EpochLog
 from resnets.training.state import Progress, StateFolder
 
-FIX = "lower optimizer.lr or set optimizer.clip_norm; the last checkpoint is kept"
+FIX = "lower optimizer.lr or set optimizer.clip_norm"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _share(batch: Batch, of: Tensor) -> Tensor:
     """Return the share of each of these images in its mixture, shaped to multiply `of`."""
     assert batch.shares is not None
     own = batch.shares[process_number() :: num_processes()]
-    return torch.from_numpy(own).to(of).view(-1, *[1] * (of.ndim - 1))
+    return torch.from_numpy(own).to(of, non_blocking=True).view(-1, *[1] * (of.ndim - 1))
 
 
 def _inputs(batch: Batch, course: Course) -> Tensor:
@@ -120,7 +120,7 @@ def _loss(batch: Batch, logits: Tensor, labels: Tensor, course: Course) -> Tenso
     if batch.others is not None and batch.shares is not None:
         own, other = (
             F.one_hot(x, logits.shape[1]).to(logits)
-            for x in (labels, batch.others.labels.to(labels.device))
+            for x in (labels, batch.others.labels.to(labels.device, non_blocking=True))
         )
         targets = torch.lerp(other, own, _share(batch, logits))
         weights = batch.shares * weights + (1 - batch.shares) * course.weights[batch.others.rows]
@@ -188,8 +188,10 @@ def fit(progress: Progress, course: Course, state: StateFolder, log: EpochLog) -
             _end_epoch(progress, course)
             log.epoch(progress.history)
             failpoint("engine.epoch")
-    # a killed stage finds its finished runs here, since DVC deletes what they had published
-    state.save(progress, len(course.plan) * len(course.batches))
+        # a killed stage finds its finished runs here, since DVC deletes what they had published
+        state.save(progress, len(course.plan) * len(course.batches))
+        if totals(stop.is_set())[0]:
+            raise stop.error("its end, all epochs are done")
 
 
 def _check_finite(model: nn.Module, step: int, lr: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resnets.models.bundle import SHIPPED, bundle_names
@@ -11,13 +12,14 @@ from resnets.training.show import Curves, History
 
 @dataclass(frozen=True)
 class Part:
-    """Describe one training by its entry of `repeat`, the sides it sees, and its bundle's name.
+    """Describe one training by its entry of `repeat`, its seed, its images, and its bundle's name.
 
     `fold` is a number, "all" for the model of all images, None for a task without folds; `folds`
     are the bundles of the models which measure that of all images.
     """
 
     repeat: int
+    seed: int
     task: Task
     file: str
     fold: int | str | None = None
@@ -33,13 +35,16 @@ class Part:
         """Return the same as a word that ends names."""
         return "".join(f"-fold-{fold}" for fold in self.place.values())
 
-    @property
-    def start(self) -> str:
-        """Return which bundle of another variant it may start from.
+    def __str__(self) -> str:
+        """Return what messages call it: its seed, its fold, and whether val is train."""
+        return f"{self.seed}{self.word.replace('-', ' ')}{' (val is train)' * bool(self.folds)}"
 
-        With folds, that of the same fold: all others had seen some of its test images.
+    def start(self, folder: Path, *, is_variant: bool) -> Path:
+        """Return the bundle that it may start from, the backbone's or another variant's.
+
+        With folds, the variant's of the same fold: all others had seen some of its test images.
         """
-        return self.file if self.place else SHIPPED
+        return folder / (self.file if is_variant and self.place else SHIPPED)
 
     def curve(self, curves: Curves) -> Callable[[History], None]:
         """Return what writes its learning curve; a model of all images has none of validation."""
@@ -51,14 +56,15 @@ class Part:
         return train, train if self.folds else self.task.side("val")
 
 
-def parts_of(task: Task, repeats: Sequence[int]) -> list[Part]:
+def parts_of(task: Task, repeats: Sequence[int], seed: int) -> list[Part]:
     """Return all trainings; with folds, the last is that of all images, which is shipped."""
     names = bundle_names(repeats, task.num_folds)
     parts = [
-        Part(repeat, view, name, fold if task.num_folds else None)
+        Part(repeat, seed + repeat, view, name, fold if task.num_folds else None)
         for repeat in repeats
         for fold, (view, name) in enumerate(zip(task.folds(repeat), names[repeat], strict=True))
     ]
     if task.num_folds:
-        parts.append(Part(repeats[0], task.pooled(), SHIPPED, "all", names[repeats[0]]))
+        first = repeats[0]
+        parts.append(Part(first, seed + first, task.pooled(), SHIPPED, "all", names[first]))
     return parts

@@ -3,7 +3,6 @@
 from torch import nn
 
 from resnets.params.schema import Gradual
-from resnets.system.errors import ParamsError
 
 
 def train_plan(
@@ -11,7 +10,7 @@ def train_plan(
 ) -> list[frozenset[str]]:
     """Return, for each epoch, the names of the groups that train.
 
-    `groups` are ordered from the stem to the head. Raises ParamsError for an unknown group.
+    `groups` are ordered from the stem to the head.
     """
     match train:
         case "all":
@@ -21,11 +20,6 @@ def train_plan(
         case Gradual(gradual=step):
             # the head first, then one group more, because the features near the head fit least
             return [frozenset(groups[-1 - epoch // step :]) for epoch in range(epochs)]
-    unknown = [name for name in train if name not in groups]
-    if unknown or not train:
-        raise ParamsError(
-            f"train lists {unknown or 'no group'}", f"groups of this network: {', '.join(groups)}"
-        )
     return [frozenset(train)] * epochs
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from resnets.system.runtime import process_number
 from resnets.tasks.manifest import digest
 from resnets.tasks.task import Task
 from resnets.training.features import run_over
+from resnets.training.parts import Part
 from resnets.training.start import import_backbone, look_alikes
 from resnets.training.trainer import Trained
 
@@ -44,40 +44,39 @@ def origin(task: Task, identity: dict[str, Any]) -> dict[str, str]:
 
 
 def publish_bundle(
-    path: Path,
+    out: Path,
     trained: Trained,
-    task: Task,
+    part: Part,
     network: Model,
     preprocess: FullPreprocess,
     about: dict[str, Any],
-    *,
-    folds: Sequence[Path] = (),
 ) -> None:
     """Write the bundle of a trained model, with the temperature that fits its validation logits.
 
     `about` is what it shall tell of its training beside the summary. The logits are computed in
     fp32 on the CPU or GPU that trained, as `evaluate` does. A model of all images has no validation
-    side, and takes the geometric mean of the temperatures of the bundles in `folds`. Only process 0
+    side, and takes the geometric mean of the temperatures of its folds' bundles. Only process 0
     does anything.
     """
     if process_number():
         return
-    if folds:
-        temperature = geometric_mean(load_bundle(path).meta.temperature for path in folds)
+    if part.folds:
+        bundles = [load_bundle(out / fold) for fold in part.folds]
+        temperature = geometric_mean(bundle.meta.temperature for bundle in bundles)
     else:
-        val, machine = task.side("val"), {**trained.machine, "runtime.precision": "fp32"}
+        val, machine = part.task.side("val"), {**trained.machine, "runtime.precision": "fp32"}
         logits = run_over(val.images, trained.model, preprocess, machine).numpy()
         temperature = fit_temperature(logits, val.labels)
     meta = BundleMeta(
-        architecture={**network.options(), "num_classes": len(task.classes)},
-        classes=task.classes,
+        architecture={**network.options(), "num_classes": len(part.task.classes)},
+        classes=part.task.classes,
         preprocess=preprocess,
         temperature=round(temperature, 4),
-        training=about | trained.summary,
-        hashes=origin(task, trained.identity),
+        training=about | {"seed": part.seed} | part.place | trained.summary,
+        hashes=origin(part.task, trained.identity),
         history=trained.history,
     )
-    save_bundle(path, trained.model, meta)
+    save_bundle(out / part.file, trained.model, meta)
 
 
 def publish_given(source: Path, out: Path, network: Model, preprocess: FullPreprocess) -> None:

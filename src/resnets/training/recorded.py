@@ -6,11 +6,11 @@ place, but takes the run cache from the stage: every way back to older parameter
 
 import hashlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from resnets.models.bundle import BundleMeta, read_meta
+from resnets.models.bundle import SHIPPED, BundleMeta, read_meta
 from resnets.system.errors import ArtefactError
 from resnets.system.files import write_bytes
 from resnets.system.runtime import process_number
@@ -19,26 +19,27 @@ from resnets.training.show import History
 Recorded = dict[Path, BundleMeta]  # of each file in DVC's cache
 
 
-def recorded_bundles(out: Path, seeds: Collection[int]) -> Recorded:
+def recorded_bundles(out: Path, seeds: Sequence[int]) -> Recorded:
     """Return the bundles in an out of the running stage; torn and foreign files are none.
 
-    None at all where there is one of each of these seeds and no other: such a stage runs because
-    something else has changed, or because DVC is forced to (`dvc repro -f`).
+    None at all where there is one of each of these seeds and no other, and the first is shipped:
+    such a stage runs because something else has changed, or as DVC is forced to (`dvc repro -f`).
     """
     if "DVC_STAGE" not in os.environ:
         return {}
     from dvc.repo import Repo
 
-    bundles = {}
+    bundles, seed_at = {}, {}
     with Repo() as repo:
         (known,) = repo.find_outs_by_path(str(out))
-        for _, _, oid in known.get_obj() or ():
+        for key, _, oid in known.get_obj() or ():
             file = Path(known.cache.oid_to_path(oid.value))
             content = file.read_bytes() if file.is_file() else b""
             if hashlib.md5(content, usedforsecurity=False).hexdigest() == oid.value:
                 with suppress(ArtefactError):
                     bundles[file] = read_meta(content, file)
-    is_same = {meta.training.get("seed") for meta in bundles.values()} == set(seeds)
+                    seed_at[key] = bundles[file].training.get("seed")
+    is_same = {*seed_at.values()} == {*seeds} and seed_at.get((SHIPPED,)) == seeds[0]
     return {} if is_same else bundles
 
 

@@ -66,8 +66,8 @@ def import_backbone(
     ArtefactError for a file of another network or one that fits in part.
     """
     head = load_weights(source).get("fc.weight")
-    if head is None:
-        what = f"{source}: has no head (fc.weight)"
+    if head is None or head.ndim != 2 or len(head) < 2:
+        what = f"{source}: has no head (fc.weight) of two classes or more"
         raise ArtefactError(what, "give the weights of a classifier")
     torch.manual_seed(0)
     model = build_model(**network.options(), num_classes=len(head))

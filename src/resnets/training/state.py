@@ -101,11 +101,14 @@ class StateFolder:
             old.unlink()
 
     def load(self, progress: Progress) -> str:
-        """Restore the newest whole checkpoint, or remove those of another run, and say why."""
+        """Restore the newest whole checkpoint, or remove those of another run, and say why.
+
+        Where none is whole all go, or they would pass for newer than those that follow.
+        """
         files = [] if process_number() else self._newest_first()
         newest = next(filter(None, map(read_sealed, files)), None)
         reason = difference(newest[1]["identity"], self.identity) if newest else ""
-        for file in files if reason else ():
+        for file in files if reason or not newest else ():
             file.unlink()
         if newest := share(None if reason else newest):
             _restore(progress, *newest)

@@ -61,8 +61,8 @@ class Trainer:
     def run(
         self,
         model: ResNet,
-        *,
         title: str,
+        *,
         identity: dict[str, Any],
         write_curve: Callable[[History], None] = lambda _: None,
     ) -> Trained:
@@ -143,7 +143,7 @@ class Trainer:
         groups, labels = layer_groups(model), torch.from_numpy(self.train.labels)
         batches = Batches(
             labels,
-            lambda epoch: self._view(seed, epoch).take,
+            lambda epoch: self._view(seed, epoch, section.epochs).take,
             section.batch_size,
             seed,
             section.augment.mixup,
@@ -153,7 +153,8 @@ class Trainer:
         loss, weights = build_loss(section.loss, self.train.labels, len(self.train.classes))
         constants = self.preprocess.mean, self.preprocess.std
         mean, std = (torch.tensor(values, device=device) for values in constants)
-        plan = train_plan(variant.train if variant else "all", list(groups), section.epochs)
+        lr, epochs = section.optimizer.lr, section.epochs
+        plan = train_plan(variant.train if variant else "all", list(groups), epochs)
         is_bf16 = self.machine["runtime.precision"] == "bf16"
         return Course(
             module=model,
@@ -165,12 +166,7 @@ class Trainer:
             prepare=lambda inputs: normalise(inputs.to(device, non_blocking=True), mean, std),
             loss=loss.to(device),
             weights=weights,
-            lr_at=lr_schedule(
-                section.schedule,
-                lr=section.optimizer.lr,
-                steps_per_epoch=len(batches),
-                epochs=section.epochs,
-            ),
+            lr_at=lr_schedule(section.schedule, lr=lr, steps_per_epoch=len(batches), epochs=epochs),
             clip_norm=section.optimizer.clip_norm,
             select=section.select,
             plain_batches=lambda: self._plain_batches(batches.order(0)[:STATISTICS_IMAGES]),
@@ -185,16 +181,9 @@ class Trainer:
             average=average,
         )
 
-    def _view(self, seed: int, epoch: int) -> View:
-        images, section = self.train.images, self.section
-        return View(
-            images,
-            section.augment,
-            self.preprocess,
-            seed=seed,
-            epoch=epoch,
-            epochs=section.epochs,
-        )
+    def _view(self, seed: int, epoch: int, epochs: int) -> View:
+        images, augment = self.train.images, self.section.augment
+        return View(images, augment, self.preprocess, seed=seed, epoch=epoch, epochs=epochs)
 
     def _val_logits(self, module: nn.Module) -> Tensor:
         assert isinstance(module, ResNet)  # the network, or its average
@@ -209,14 +198,15 @@ class Trainer:
     def _on_features(self, course: Course, model: ResNet, seed: int) -> Course:
         """Run the frozen backbone once per view, or never; only the head sees every epoch.
 
-        The views repeat after `views` epochs, which is the only difference to the long way.
+        Two differences to the long way: the views, of all `sides`, repeat after `views` epochs, and
+        mixup mixes features, not pixels.
         """
         head, section = model.fc, self.section
         assert head is not None  # a network that is trained has a head
         assert isinstance(section, Variant)  # a backbone trains whole
-        features = Features(self.state, model, self.preprocess, self.machine)
-        epochs = range(min(section.views, section.epochs))
-        views = [features.of_view(self.train, self._view(seed, epoch)) for epoch in epochs]
+        features = Features(self.state, model, self.preprocess, self.machine, seed, self.part)
+        drawn = min(section.views, section.epochs)
+        views = [features.of_view(self.train, self._view(seed, k, drawn)) for k in range(drawn)]
         val_features = features.of_side(self.val).to(course.device)
 
         def val_logits(module: nn.Module) -> Tensor:
@@ -229,7 +219,7 @@ class Trainer:
             module=head,
             average=average_of(head, section.ema_decay),
             batches=replace(course.batches, inputs_of=lambda e: views[e % len(views)].__getitem__),
-            prepare=lambda inputs: inputs.to(course.device),
+            prepare=lambda inputs: inputs.to(course.device, non_blocking=True),
             val_logits=val_logits,
         )
 
