@@ -55,6 +55,15 @@ def test_weak_odds_are_not_suspected():
     assert not is_suspected.any()
 
 
+def test_unknown_probabilities_of_a_class_do_not_make_it_likely():
+    """The fold that learned without class 2 knows nothing of it, and that is no low threshold."""
+    unknown = (0.5, 0.5, np.nan)
+    probabilities = np.array([(0.8, 0.01, 0.19), (0.9, 0.05, 0.05), (0.1, 0.85, 0.05), unknown])
+    suggested, is_suspected = suspect(probabilities, np.array([0, 0, 1, 2]), 4)
+    assert suggested[:3].tolist() == [0, 0, 1]  # 0.8 is below the threshold of class 0, 0.85
+    assert not is_suspected.any()
+
+
 def test_no_label_speaks_for_itself_or_for_its_group():
     values, labels = blobs(200)
     groups = [str(index // 2) for index in range(200)]

@@ -169,6 +169,23 @@ def test_interval_of_the_accuracy_is_wilsons():
         assert (score.low, score.high) == pytest.approx(tuple(expected))
 
 
+def test_copies_in_groups_leave_every_interval_as_it_was():
+    logits, labels = some_logits(60, 3, strength=1)
+    groups = [f"photo {k % 60}" for k in range(300)]
+    alone = evaluate(logits, labels, names(3))
+    copies = (np.tile(logits, (5, 1)), np.tile(labels, 5), names(3))
+    copied, naive = evaluate(*copies, groups=groups), evaluate(*copies)
+    for name, score in alone.scores.items():
+        same, other = copied.scores[name], naive.scores[name]
+        assert same.value == pytest.approx(score.value, abs=1e-9), name
+        bounds = [bound and pytest.approx(bound) for bound in (score.low, score.high)]
+        assert [same.low, same.high] == bounds, name
+        assert score.low is None or other.high - other.low < 0.6 * (same.high - same.low), name
+    for row, other in zip(alone.per_class, copied.per_class, strict=True):
+        assert other.pop("support") == 5 * row.pop("support")
+        assert other == {k: v if k == "class" else pytest.approx(v) for k, v in row.items()}
+
+
 def test_direction_of_a_metric_is_that_of_a_better_model():
     worse, better = (evaluate(*some_logits(300, 8, strength=x), names(8)).scores for x in (1, 3))
     for metric in METRICS:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,38 @@ def test_rows_of_yardsticks_have_means_intervals_and_paired_differences():
     assert row["low"] < row["difference"] < row["high"] < 0
     assert row["p"] < 1e-4
     json.dumps(row, allow_nan=False)
+
+
+def test_a_yardstick_of_one_run_is_compared_as_if_it_were_repeated():
+    best, table = variant(0.9, 1, num_runs=5).predictions, measured(svm=0.6)[:1]
+    [row] = yardstick_rows(table, best)
+    assert "5 + 5 runs" in row["test"]
+    assert "assumed" not in row["test"]
+    assert (row["seeds"], row["seeds_std"]) == (1, None)
+    [same] = yardstick_rows(pd.concat([table] * 5), best)
+    assert {key: row[key] for key in ("difference", "low", "high", "p", "test")} == {
+        key: same[key] for key in ("difference", "low", "high", "p", "test")
+    }
+
+
+def test_test_intervals_of_variants_and_yardsticks_count_groups():
+    """Copy each of 200 images, and what is said of it, tenfold."""
+    alone = variant(0.9, 1, num_images=200)
+    one = alone.predictions
+    groups = [f"photo {k % 200}" for k in range(2000)]
+    copied = Predictions(
+        np.tile(one.labels, 10), np.tile(one.runs, 10), np.tile(one.losses, 10),
+        ids=[str(k) for k in range(2000)], groups=groups,
+    )  # fmt: skip
+    table = measured(svm=0.6)
+    table["right"] = [digits[:200] for digits in table["right"]]
+    table["test_accuracy"] = [digits.count("1") / 200 for digits in table["right"]]
+    tables = table, table.assign(right=table["right"] * 10)
+    for key in ("test_low", "test_high"):
+        (first,), (second,) = (ranked(net=x) for x in (alone, replace(alone, predictions=copied)))
+        assert first[key] == pytest.approx(second[key], abs=1e-5)
+        beside = map(yardstick_rows, tables, (one, copied))
+        assert len({round(row[key], 5) for (row,) in beside}) == 1
 
 
 def test_validation_ranks_and_the_test_tells_apart():

@@ -17,6 +17,7 @@ from resnets.evaluation.significance import (
     gap_to_tell,
     holm,
     images_to_tell,
+    independent_images,
     judge,
     macro_f1_terms,
     mcnemar,
@@ -29,6 +30,29 @@ def test_wilson_equals_statsmodels(total, share):
     successes = round(share * total)
     expected = proportion_confint(successes, total, method="wilson")
     assert wilson(successes, total) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_of_images_that_stand_or_fall_together_covers_as_often_as_it_says():
+    """Simulate 20 groups of 20 images at a true accuracy of 0.9."""
+    groups, covered, naive = np.repeat(np.arange(20), 20), 0, 0
+    for right in (np.random.default_rng(0).random((1000, 20)) < 0.9)[:, groups]:
+        number = independent_images(right, groups)
+        assert number == pytest.approx(20)
+        low, high = wilson(right.mean() * number, number)
+        covered += low <= 0.9 <= high
+        low, high = wilson(right.sum(), 400)
+        naive += low <= 0.9 <= high
+    assert covered >= 900
+    assert naive < 400
+
+
+def test_images_count_as_one_each_unless_their_group_is_alike():
+    rng = np.random.default_rng(0)
+    right, groups = rng.random(400) < 0.9, [str(k // 20) for k in range(400)]
+    assert independent_images(right, range(400)) == 400
+    assert independent_images(right, groups) > 200  # chance alone makes some groups alike
+    assert independent_images(right[:20], groups[:20]) == 1  # nothing tells how groups differ
+    assert independent_images(np.ones(400, bool), groups) == 20
 
 
 def test_images_to_tell_a_difference_have_the_power_of_a_simulation():
@@ -120,6 +144,13 @@ def test_where_images_are_no_source_of_noise_it_is_the_test_over_runs(sides, is_
     assert found.p == pytest.approx(expected.pvalue, rel=1e-4)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-4)
     assert "t over images and {} + {} runs".format(*sides) in found.test
+    assert not found.is_spread_assumed
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2)])
+def test_a_spread_is_assumed_where_the_test_says_so(sides):
+    found = compare_runs(*(some_runs(size, 50, 3)[1] == 0 for size in sides))
+    assert found.is_spread_assumed == ("with an assumed spread" in found.test) == (sum(sides) < 4)
 
 
 def test_where_seeds_are_no_source_of_noise_it_is_the_paired_test_over_images():

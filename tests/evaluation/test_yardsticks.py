@@ -82,6 +82,16 @@ def test_each_seed_draws_its_own_images_where_there_are_many(trained, monkeypatc
     assert linear.iloc[0] != linear.iloc[1]
 
 
+def test_images_of_one_class_alone_teach_to_say_that_class(trained, monkeypatch):
+    monkeypatch.setattr(yardsticks, "MOST_IMAGES", 1)
+    rows = measure_yardsticks(trained.task, [1], None)
+    test = trained.task.side("test").labels
+    shares = np.bincount(test) / len(test)
+    assert len(set(rows["right"])) == 1
+    assert any(rows["test_accuracy"][0] == pytest.approx(share, abs=1e-6) for share in shares)
+    assert rows["C"].isna().all()
+
+
 def test_without_a_backbone_there_is_no_probe(tmp_path: Path):
     assert backbone_features(tmp_path, PREPROCESS, "cpu") is None
 

@@ -6,7 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from resnets.evaluation.significance import ALPHA, compare_runs, least_found
+from resnets.evaluation.significance import (
+    ALPHA,
+    POWER_Z,
+    SEED_SPREAD,
+    Z,
+    compare_runs,
+    least_found,
+)
 from resnets.review.advice import WANTED, plan
 
 
@@ -44,6 +51,17 @@ def some_difference(num_images=400, num_runs=5):
     return compare_runs(*simulate(np.random.default_rng(1), num_images, num_runs, 0.0))
 
 
+@pytest.mark.parametrize("sides", [(1, 1), (1, 2)])
+def test_more_images_never_need_a_larger_difference_where_the_spread_is_assumed(sides):
+    runs = simulate(np.random.default_rng(1), 400, 2, 0)
+    difference = compare_runs(*(side[:size] for side, size in zip(runs, sides, strict=True)))
+    found = [least_found(difference, ALPHA, images=images) for images in (1, 5, 25, 1e7)]
+    assert found == sorted(found, reverse=True)
+    # what endless images leave is the seeds: (z + z of the power) · spread · √(1/n + 1/m)
+    seeds = SEED_SPREAD * np.sqrt(sum(1 / size for size in sides))
+    assert found[-1] == pytest.approx((Z + POWER_Z) * seeds, rel=1e-3)
+
+
 def test_advice_names_numbers_that_suffice():
     difference = some_difference()
     text = plan(difference, ALPHA)
@@ -71,6 +89,7 @@ def test_advice_is_seeds_where_only_they_are_noise():
 
 def test_single_runs_want_seeds_first():
     assert "train at least 3 seeds (`repeat`)" in plan(some_difference(num_runs=1), ALPHA)
+    assert "train at least 3" not in plan(some_difference(num_runs=2), ALPHA)  # a spread was seen
 
 
 def test_many_images_need_no_more():

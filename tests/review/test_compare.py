@@ -321,6 +321,11 @@ def test_what_was_not_measured_is_said_where_it_counts(project):
     assert "(1 and 1 seeds, whose spread is taken to be 0.5 points) disagree on" in text_of(project)
 
 
+def test_a_spread_that_was_measured_is_not_said_to_be_assumed(project):
+    two_states(project, runs(0.8, 1, 2), runs(0.8, 4, 5))
+    assert "(2 and 2 seeds) disagree on" in text_of(project)
+
+
 def test_report_lists_what_broke_and_what_was_fixed(project):
     labels = labels_of(60)
     base = np.eye(3)[labels] * 4
@@ -514,6 +519,11 @@ def repeat_a_run(table):
     table[0][-2:] = ["2", "nll 2"]
 
 
+def forget_groups(table):
+    for row in table:
+        del row[2]
+
+
 PREDICTIONS, SEEDS = "plots/net/predictions.csv", "plots/net/seeds.csv"
 DETAILS, METRICS = "plots/net/details.json", "metrics/net.json"
 CONTRADICTIONS = [
@@ -526,6 +536,7 @@ CONTRADICTIONS = [
     (SEEDS, relabel([3], 3), r"net/seeds\.csv .*: the first run is .* row 3 \(\w+/00002\.png\)"),
     (SEEDS, relabel([5], 1), r"net/seeds\.csv .*: id or label .* row 5 "),
     (SEEDS, relabel([7], 5), r"net/predictions\.csv .*: test_accuracy of run 1 is 0"),
+    (SEEDS, forget_groups, r"plots/net/seeds\.csv at workspace: "),
     (SEEDS, repeat_a_run, r": number of runs is 3 by the predictions, 2 in details\.json"),
     (DETAILS, tell("test", accuracy=0.99), r": test\.accuracy is .*, 0\.99 in details\.json"),
     (DETAILS, tell("test", images=9), r": test\.images is 1500 by the predictions, 9 in"),
@@ -656,3 +667,8 @@ def test_contact_sheet_shows_the_images_that_changed(project):
     project.commit()
     text_of(project, report=report)
     assert "not those that head was tested on" in report.read_text(encoding="utf-8")
+    project.write("data/tasks/target/split.csv", "edited")
+    text_of(project, report=report)
+    page = report.read_text(encoding="utf-8")
+    assert "### Images that broke" in page
+    assert "No picture: the images are not here" in page

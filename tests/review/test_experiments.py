@@ -1,11 +1,14 @@
 """Show experiments of a small project, which DVC saved, as a table."""
 
 import json
+import sys
 
 import pytest
 from dvc.repo import Repo
 
+from resnets.cli import app
 from resnets.review.experiments import WIDTH, experiment_table
+from resnets.system.errors import run_app
 from tests.projects import Project
 
 MODELS = ("finetune", "frozen", "scratch", "backbone")
@@ -51,6 +54,25 @@ def test_commit_without_experiments_has_its_scores(project):
     assert models.split() == list(MODELS)
     assert header.split() == ["acc", "F1", "nll", "val"] * 4
     assert row.split() == ["main", *["75.00", "75.00", "0.250", "75.00"] * 4]
+
+
+def test_commit_without_metrics_is_said_in_a_sentence(project):
+    project.git("rm", "-qr", "metrics")
+    project.commit("nothing measured")
+    assert experiment_table(project.root, "HEAD") == "nothing was measured yet, or nothing differs"
+
+
+@pytest.mark.parametrize("place", ["unknown commit", "no project"])
+def test_what_dvc_refuses_is_an_error_in_two_lines(place, project, tmp_path, monkeypatch, capsys):
+    if place == "no project":
+        monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["resnets", "table", "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        run_app(app)
+    assert ended.value.code == 5
+    what, fix = capsys.readouterr().err.splitlines()
+    assert what.startswith("error: DVC: ")
+    assert fix.startswith("fix: run it in a clone of the project")
 
 
 @pytest.mark.slow

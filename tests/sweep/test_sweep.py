@@ -1,7 +1,9 @@
 """Test `resnets sweep`: what it draws, how it ranks, and that it goes on where it was."""
 
+import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
+from resnets.cli import app
 from resnets.params.load import load_params, load_section
 from resnets.sweep.ranges import Range, Sweep
-from resnets.sweep.trials import rank, sweep
-from resnets.system.errors import EnvironmentFault, ParamsError
+from resnets.sweep.trials import _num_images, rank
+from resnets.system.errors import ParamsError, run_app
 from tests.copies import ROOT, make_copy, run
 
 LR = "transfer.finetune.optimizer.lr"
@@ -88,6 +91,7 @@ def test_draws_fill_their_ranges_evenly():
         ({"integers": [2, 2]}, "smaller number first"),
         ({"uniform": [0.1, 0.2], "choices": [1]}, "one of log, uniform, integers, choices"),
         ({}, "one of log, uniform, integers, choices"),
+        ("{log: }", "one of log, uniform, integers, choices"),
         ({"lgo": [0.1, 0.2]}, "did you mean 'log'"),
         ({"choices": []}, "at least one entry"),
     ],
@@ -152,6 +156,15 @@ def test_a_repeat_counts_by_the_mean_of_its_folds():
     assert found["count"].tolist() == [2, 2]
 
 
+@pytest.mark.parametrize(("record", "number"), [({}, 50), ({"folds": 4}, 200)])
+def test_the_validation_images_of_all_folds_count(tmp_path, monkeypatch, record, number):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metrics").mkdir()
+    counts = {"images": {"train": 150, "val": 50}}
+    (tmp_path / "metrics/split_target.json").write_text(json.dumps(counts | record))
+    assert _num_images(make_sweep()) == number
+
+
 def test_more_images_tell_apart_what_few_cannot():
     runs = make_runs(a=[0.90, 0.90, 0.91], b=[0.88, 0.87, 0.88])
     assert rank(runs, images=200)["is_like_best"].tolist() == [True, True]
@@ -179,10 +192,15 @@ def test_equal_settings_are_rarely_told_apart():
 # ---- in a project -------------------------------------------------------------------------------
 
 
-def test_without_a_project_nothing_is_filed(tmp_path, monkeypatch):
+def test_without_a_project_nothing_is_filed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EnvironmentFault, match="DVC: you are not inside of a DVC repository"):
-        next(sweep(ROOT / "sweep.yaml"))
+    monkeypatch.setattr(sys, "argv", ["resnets", "sweep", str(ROOT / "sweep.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        run_app(app)
+    assert ended.value.code == 5
+    what, fix = capsys.readouterr().err.splitlines()
+    assert what.startswith("error: DVC: you are not inside of a DVC repository")
+    assert fix.startswith("fix: run it in a clone of the project")
 
 
 @pytest.fixture(scope="module")

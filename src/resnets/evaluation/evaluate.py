@@ -2,6 +2,7 @@
 
 A metric has one if it is the mean of one term per image: Wilson's for a proportion, else a normal
 one from the spread of the terms within each class, as the split fixes how many images a class has.
+Images of a group stand or fall together, and count as fewer: as many as tell the same alone.
 What cannot be known is None, never NaN.
 """
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from resnets.evaluation.metrics import METRICS, Metric, class_ranks, metrics_for
 from resnets.evaluation.predictions import Predictions, predictions_of
-from resnets.evaluation.significance import Labels, Z, wilson
+from resnets.evaluation.significance import Labels, Z, independent_images, wilson
 from resnets.system.errors import DataError, NumericalError
 
 ScoreRow = dict[str, str | int | float | None]
@@ -58,9 +59,11 @@ def evaluate(
     classes: Sequence[str],
     *,
     temperature: float | NDArray[np.float64] = 1,
+    groups: Sequence[str] = (),
 ) -> Evaluation:
     """Score logits (N, K) against labels (N,); the temperature may be one per image, (N, 1).
 
+    Images with the same word in `groups` (N,) stand or fall together; without any, none do.
     Raises DataError without images and NumericalError for logits that are not finite.
     """
     if not len(labels):
@@ -68,13 +71,14 @@ def evaluate(
     if not np.isfinite(logits).all():
         raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
     exact = np.asarray(logits, np.float64)
+    group = np.unique(groups or np.arange(len(labels)), return_inverse=True)[1]
     uncalibrated, calibrated = (predictions_of([exact / t], labels) for t in (1, temperature))
     scores = {
         metric.name: score
         for metric in METRICS
-        if (score := _score(metric, calibrated if metric.is_calibrated else uncalibrated))
+        if (score := _score(metric, calibrated if metric.is_calibrated else uncalibrated, group))
     }
-    return Evaluation(len(labels), scores, _per_class(calibrated, classes))
+    return Evaluation(len(labels), scores, _per_class(calibrated, classes, group))
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -93,17 +97,19 @@ def _number(text: str) -> int | float | None:
     return None if not text else int(text) if text.isdigit() else float(text)
 
 
-def _score(metric: Metric, predictions: Predictions) -> Score | None:
+def _score(metric: Metric, predictions: Predictions, group: Labels) -> Score | None:
     """Return a metric of the first run with the interval that its terms give it."""
     measured, labels = metric.measure(predictions), predictions.labels
     if not isinstance(measured, np.ndarray):
         return None if measured is None else Score(measured)
     terms = measured[0]
     if terms.dtype == np.bool_:
-        return _proportion(int(terms.sum()), terms.size)
-    support = np.bincount(labels)[labels]
-    rest = terms - np.bincount(labels, terms)[labels] / support
-    variance = float(rest**2 @ (support / np.maximum(support - 1, 1))) / terms.size**2
+        return _proportion(terms, group)
+    rest = terms - np.bincount(labels, terms)[labels] / np.bincount(labels)[labels]
+    pairs = np.unique(labels * labels.size + group)  # of a class and a group of it
+    num_groups = np.bincount(pairs // labels.size)[labels]
+    sums = np.bincount(group, rest * np.sqrt(num_groups / np.maximum(num_groups - 1, 1)))
+    variance = float(sums @ sums) / terms.size**2
     value, half = float(terms.mean()), Z * math.sqrt(variance)
     if half < 1e-9:
         return Score(value)
@@ -111,21 +117,22 @@ def _score(metric: Metric, predictions: Predictions) -> Score | None:
     return Score(value, max(value - half, 0.0), min(value + half, most))
 
 
-def _proportion(successes: int, total: int) -> Score:
-    return Score(successes / total, *wilson(successes, total))
+def _proportion(right: NDArray[np.bool_], group: Labels) -> Score:
+    share, number = float(right.mean()), independent_images(right, group)
+    return Score(share, *wilson(share * number, number))
 
 
-def _per_class(predictions: Predictions, classes: Sequence[str]) -> list[ScoreRow]:
+def _per_class(predictions: Predictions, classes: Sequence[str], group: Labels) -> list[ScoreRow]:
     """Return per class: support; precision and recall with intervals; F1, AUC and AP."""
-    labels, ranks = predictions.labels, class_ranks(predictions)
-    counted = labels[predictions.right()[0]], predictions.runs[0], labels
-    counts = np.stack([np.bincount(x, minlength=len(classes)) for x in counted], 1).tolist()
-    rows = []
-    for k, (hits, picks, support) in enumerate(counts):
-        row: ScoreRow = {"class": classes[k], "support": support}
-        for name, total in (("precision", picks), ("recall", support)):
-            numbers = astuple(_proportion(hits, total)) if total else (None, None, None)
-            row |= zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True)
+    right, ranks, rows = predictions.right()[0], class_ranks(predictions), []
+    for k, name in enumerate(classes):
+        sides = {"precision": predictions.runs[0] == k, "recall": predictions.labels == k}
+        picks, support = (int(side.sum()) for side in sides.values())
+        row: ScoreRow = {"class": name, "support": support}
+        for metric, side in sides.items():
+            known = astuple(_proportion(right[side], group[side])) if side.any() else (None,) * 3
+            row |= zip((metric, f"{metric}_low", f"{metric}_high"), known, strict=True)
+        hits = int(right[sides["recall"]].sum())
         row["f1"] = 2 * hits / (support + picks) if support else None
         rows.append(row | {name: values.get(k) for name, values in ranks.items()})
     return rows

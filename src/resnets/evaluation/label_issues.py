@@ -13,6 +13,7 @@ first give 0.74 (benchmarks/label_issues.py).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,21 @@ def judge_labels(task: Task, features: Describe) -> tuple[pd.DataFrame, dict[str
     has_groups = any(word.startswith(" ") for word in groups)  # not only copies: see data.split
     scores = group_scores(*known, probabilities[:num_known]) if has_groups else {}
     return table.sort_values(["confidence", "id"], kind="stable", ignore_index=True), scores
+
+
+def counts_of(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what rows of `judge_labels`, with their `near_source`, come to.
+
+    That is how many labels of each side are suspected, how many images of train and val count for
+    their label, as a share, and how many are near an image of the source task.
+    """
+    suspected, known = table[table["suspected"]]["side"].value_counts(), table["side"] != "test"
+    agrees = (table["suggested"] == table["label"])[known].mean()
+    return {
+        "suspected": {side: int(suspected.get(side, 0)) for side in SIDES},
+        "agrees": round(float(agrees), 6),
+        "near_source": int((table["near_source"] != "").sum()),
+    }
 
 
 def captions_of(worst: pd.DataFrame, *, has_sides: bool) -> list[str]:
@@ -133,9 +149,11 @@ def suspect(
     """
     rows = np.arange(len(labels))
     values = np.nan_to_num(probabilities, nan=-1)
-    has_label = labels[:num_known, None] == np.arange(values.shape[1])
-    sums = np.where(has_label, values[:num_known], 0).sum(axis=0)
-    reached = np.where(values >= sums / has_label.sum(axis=0).clip(1), values, -1)
+    known = values[:num_known]
+    counted = (labels[:num_known, None] == np.arange(values.shape[1])) & (known >= 0)
+    sums, number = np.where(counted, known, 0).sum(axis=0), counted.sum(axis=0)
+    thresholds = np.where(number > 0, sums / number.clip(1), np.inf)
+    reached = np.where(values >= thresholds, values, -1)
     counts = reached.max(axis=1) > 0
     suggested = np.where(counts, reached.argmax(axis=1), values.argmax(axis=1))
     own = values[rows, labels]

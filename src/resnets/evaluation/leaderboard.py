@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from resnets.evaluation.markdown import code, measured, points, table
+from resnets.evaluation.markdown import code, difference, measured, points, table
 from resnets.evaluation.metrics import metrics_for
 from resnets.evaluation.predictions import DETAILS, Predictions, read_predictions
 from resnets.evaluation.significance import (
@@ -21,6 +21,7 @@ from resnets.evaluation.significance import (
     gap_to_tell,
     holm,
     images_to_tell,
+    independent_images,
     wilson,
 )
 from resnets.system.errors import ArtefactError, ParamsError
@@ -44,8 +45,8 @@ YARDSTICKS = (
 )
 
 SIDE = (
-    "The interval of the test is that of the shipped model over other images; ± is the standard "
-    "deviation from seed to seed."
+    "The interval of the test is that of the shipped model over other images (or groups of them); "
+    "± is the standard deviation from seed to seed."
 )
 FOLDS = (
     "Measured by {}: each image was answered by a model that had not seen it. Intervals are over "
@@ -66,9 +67,10 @@ class Standing:
 
 def read_standing(folder: Path) -> Standing:
     """Read a candidate; the history is that of the shipped repeat, with folds their mean."""
-    details = json.loads((folder / DETAILS).read_text())
+    details = json.loads((folder / DETAILS).read_text("utf-8"))
     runs, history = pd.DataFrame(details["runs"]), pd.read_csv(folder / "history.csv")
-    predictions, seeds = ((folder / f"{name}.csv").read_text() for name in ("predictions", "seeds"))
+    files = (folder / "predictions.csv", folder / "seeds.csv")
+    predictions, seeds = (file.read_text("utf-8") for file in files)
     read = read_predictions(predictions, seeds, details, str(folder / "predictions.csv"))
     shipped = history[history["repeat"] == runs.loc[0, "repeat"]].groupby("epoch", as_index=False)
     return Standing(runs, read, shipped.mean(), details["val"]["images"])
@@ -79,6 +81,21 @@ def remove_others(candidates: Path, variants: Collection[str]) -> None:
     for folder in candidates.iterdir():
         if folder.is_dir() and folder.name not in variants:
             shutil.rmtree(folder)
+
+
+def rank(standings: Mapping[str, Standing], yardsticks: pd.DataFrame) -> tuple[dict[str, Any], str]:
+    """Rank all variants, beside the table of `measure_yardsticks`: return values and a page."""
+    rows = leaderboard(standings)
+    beside = yardstick_rows(yardsticks, standings[rows[0]["variant"]].predictions)
+    power = ranking_power(rows, standings)
+    page = leaderboard_markdown(rows, beside, power)
+    ranking = {
+        "best": rows[0]["variant"],
+        "ranking": power,
+        "variants": {row.pop("variant"): row for row in rows},
+        "yardsticks": {row.pop("yardstick"): row for row in beside},
+    }
+    return ranking, page
 
 
 def leaderboard(standings: Mapping[str, Standing]) -> list[RankedVariant]:
@@ -127,8 +144,11 @@ def yardstick_rows(table: pd.DataFrame, best: Predictions) -> list[RankedVariant
     for name, val in means.sort_values(ascending=False, kind="stable").items():
         runs = table[table["yardstick"] == name]
         rights.append(np.array([list(digits) for digits in runs["right"]]) == "1")
-        scores = _test(runs["test_accuracy"], images=rights[-1].shape[1])
+        scores = _test(runs["test_accuracy"], rights[-1][0], best.groups)
         rows.append({"yardstick": name, "val_accuracy": round(val, 6), **scores})
+    # one run stands for all: no seed plays a part in it
+    size = len(best.runs)
+    rights = [np.repeat(right, size, axis=0) if len(right) == 1 else right for right in rights]
     _add_differences(rows, rights, best)
     return rows
 
@@ -155,25 +175,32 @@ def _order(row: RankedVariant) -> tuple[Any, ...]:
 
 def _row(variant: str, standing: Standing) -> RankedVariant:
     """Return what a row of the leaderboard says of one variant alone."""
-    runs, shipped = standing.runs, standing.runs.to_dict("records")[0]
+    runs, read = standing.runs, standing.predictions
+    shipped = runs.to_dict("records")[0]
     return {
         "variant": variant,
         **{f"val_{name}": round(runs[f"val_{name}"].mean(), 6) for name in metrics_for("rank")},
         "val_leaked": shipped["val_leaked"],
-        **_test(runs["test_accuracy"], images=len(standing.predictions.ids)),
+        **_test(runs["test_accuracy"], read.right()[0], read.groups),
         **{key: shipped[key] for key in OF_THE_SHIPPED},
     }
 
 
-def _test(accuracies: "pd.Series[float]", *, images: int) -> dict[str, Any]:
-    """Return the first run's accuracy with its interval, and mean and spread of all runs."""
+def _test(
+    accuracies: "pd.Series[float]", right: NDArray[np.bool_], groups: Sequence[str]
+) -> dict[str, Any]:
+    """Return the first run's accuracy with its interval, and mean and spread of all runs.
+
+    `right` (N,) are the answers of the first, `groups` (N,) images that stand or fall together.
+    """
     shipped, spread = float(accuracies.iloc[0]), round(float(accuracies.std()), 6)
-    low, high = wilson(round(shipped * images), images)
+    number = independent_images(right, groups)
+    low, high = wilson(shipped * number, number)
     return {
         "test_accuracy": shipped,
         "test_low": round(low, 6),
         "test_high": round(high, 6),
-        "images": images,
+        "images": right.size,
         "seeds": len(accuracies),
         "seeds_mean": round(float(accuracies.mean()), 6),
         "seeds_std": spread if len(accuracies) > 1 else None,
@@ -202,7 +229,8 @@ def leaderboard_markdown(
         "Validation ranks (mean over seeds), the test only reports. Accuracies are in percent, "
         f"the test has {best['images']:,} images. {how}",
         f"≈ may be noise: p ≥ 0.05, after Holm's correction for looking at {len(others)} other "
-        f"variants and at {len(yardsticks)} yardsticks. Test: {(others or yardsticks)[0]['test']}.",
+        f"variants, and for the {len(yardsticks)} yardsticks apart from them. "
+        f"Test: {(others or yardsticks)[0]['test']}.",
         *([_few_images(power)] if power and power["needed"] > power["images"] else []),
         YARDSTICKS,
     ]
@@ -237,10 +265,6 @@ def _few_images(power: Mapping[str, float]) -> str:
 def _cells(row: RankedVariant) -> list[str]:
     """Write the row of a variant, or of a yardstick, which has no rank and no network."""
     spread = "" if row["seeds_std"] is None else f" ± {points(row['seeds_std'])}"
-    gap = "best"
-    if "difference" in row:
-        value, low, high = (points(row[key], signed=True) for key in ("difference", "low", "high"))
-        gap = f"{'≈ ' if row['is_like_best'] else ''}{value} ({low} to {high})"
     rank, name, val, network = "–", f"yardstick: {row.get('yardstick')}", "", ["", "", ""]
     if "variant" in row:
         rank, name = str(row["rank"]), code(row["variant"])
@@ -254,7 +278,7 @@ def _cells(row: RankedVariant) -> list[str]:
         val + points(row["val_accuracy"]),
         f"{points(row['test_accuracy'])} ({points(row['test_low'])} to {points(row['test_high'])})",
         f"{points(row['seeds_mean'])}{spread} (n = {row['seeds']})",
-        gap,
+        difference(row),
         *network,
     ]
 
@@ -265,7 +289,7 @@ def read_choice(ranking: Path, candidates: Path, wanted: str) -> tuple[Path, Ran
     Raises ParamsError for a variant that is not ranked, and ArtefactError where the bundle is not
     the one that was evaluated.
     """
-    ranked = json.loads(ranking.read_text())
+    ranked = json.loads(ranking.read_text("utf-8"))
     name = ranked["best"] if wanted == "best" else wanted
     if name not in ranked["variants"]:
         raise ParamsError(

@@ -44,6 +44,14 @@ def measured(row: Mapping[str, Any]) -> str:
     )
 
 
+def difference(row: Mapping[str, Any]) -> str:
+    """Say how the test accuracy of a row of the leaderboard differs from that of the best."""
+    if "difference" not in row:
+        return "best"
+    value, low, high = (points(row[key], signed=True) for key in ("difference", "low", "high"))
+    return f"{'≈ ' if row['is_like_best'] else ''}{value} ({low} to {high})"
+
+
 def points(share: float, *, signed: bool = False) -> str:
     """Write a share in percent: 0.0123 as 1.23, or as +1.23."""
     return decimal(100 * share, 2, signed=signed)

@@ -108,9 +108,13 @@ def read_predictions(
     try:
         probabilities = cells[:, order].astype(np.float64)
         labels, shipped, *runs = (np.array([place[name] for name in words]) for words in named)
-        losses = np.array([columns[f"nll {repeat}"] for repeat in repeats], np.float64)
     except (KeyError, ValueError):
         raise _broken(where) from None
+    try:
+        losses = np.array([columns[f"nll {repeat}"] for repeat in repeats], np.float64)
+        groups = np.where(columns["group"] == "", ids, columns["group"]).tolist()
+    except (KeyError, ValueError):
+        raise _broken(seeds_where) from None
     likeliest = probabilities.max(1)  # two may be equal, as they are rounded
     _check(
         probabilities[np.arange(len(ids)), shipped] == likeliest,
@@ -121,7 +125,6 @@ def read_predictions(
     _check(is_same, ids, f"{seeds_where}: id or label is not that of predictions.csv")
     problem = f"{seeds_where}: the first run is not that of predictions.csv"
     _check(shipped == runs[0], ids, problem)
-    groups = np.where(columns["group"] == "", ids, columns["group"]).tolist()
     words = {"classes": list(place), "ids": ids.tolist(), "groups": groups}
     read = Predictions(labels, np.array(runs), losses, **words)
     _check_record(record, read, repeats, where)

@@ -74,7 +74,7 @@ def score_nothing(unscored: Path, *, metrics: Path, plots: Path) -> None:
     """
     empty_run = {"val_accuracy": None, "test_accuracy": None}
     write_json(metrics, {})
-    write_json(plots / DETAILS, json.loads(unscored.read_text()) | {"runs": [empty_run]})
+    write_json(plots / DETAILS, json.loads(unscored.read_text("utf-8")) | {"runs": [empty_run]})
     for name in TABLES:
         write_text(plots / f"{name}.csv", "nothing to score\n")
     for name in PICTURES:
@@ -149,19 +149,22 @@ def _score_run(
         seen = fold.redrawn(bundle.meta.training.get("redraw_split"))
         num_leaked += len(set(fold.side("train").ids).intersection(seen.side("val").ids))
         how: dict[str, Any] = {"preprocess": bundle.meta.preprocess, "batch_size": 256}
+        words = {"test": np.array(seen.groups("test")), "val": np.array(seen.groups("val"))}
         for name, side in (("test", seen.side("test")), ("val", seen.side("val"))):
             logits = infer(bundle.model, side.images, device=device, precision="fp32", **how)
             temperatures, numbers = (
                 np.full(len(logits), x) for x in (bundle.meta.temperature, number)
             )
-            answers[name].append((logits, side.labels, temperatures[:, None], numbers))
+            given = logits, side.labels, temperatures[:, None], numbers, words[name]
+            answers[name].append(given)
     test, val = (list(map(np.concatenate, zip(*parts, strict=True))) for parts in answers.values())
     order = np.argsort(np.concatenate([fold.rows("test") for fold in folds]))
-    logits, labels, temperatures, numbers = (values[order] for values in test)
+    test = [values[order] for values in test]
     scores = {
-        "test": evaluate(logits, labels, task.classes, temperature=temperatures),
-        "val": evaluate(val[0], val[1], task.classes, temperature=val[2]),
+        name: evaluate(side[0], side[1], task.classes, temperature=side[2], groups=list(side[4]))
+        for name, side in (("test", test), ("val", val))
     }
+    logits, _, temperatures, numbers, _ = test
     bundle = load_bundle(described)
     row = {
         "repeat": repeat,

@@ -54,8 +54,27 @@ class Difference:
         """Return head - base."""
         return self.head - self.base
 
+    @property
+    def is_spread_assumed(self) -> bool:
+        """Tell whether there are too few runs to measure how much seeds matter."""
+        return sum(self.num_runs) - 2 < MIN_FREEDOM
 
-def wilson(successes: int, total: int) -> tuple[float, float]:
+
+def independent_images(right: NDArray[np.bool_], groups: Labels | Sequence[str]) -> float:
+    """Return how many independent images tell as much as these (N,), some of which are groups.
+
+    That is N over the design effect of cluster samples (Kish 1965, section 5.4).
+    """
+    group = np.unique(groups, return_inverse=True)[1]
+    num_groups, rest = int(group.max()) + 1, right - right.mean()
+    squares = float(rest @ rest)
+    if num_groups in (1, right.size) or not squares:  # one tells nothing of others
+        return num_groups
+    sums = np.bincount(group, rest)
+    return right.size / max(1.0, float(sums @ sums) / squares)
+
+
+def wilson(successes: float, total: float) -> tuple[float, float]:
     """Return Wilson's 95% interval of a proportion (Wilson 1927)."""
     share, shrink = successes / total, 1 + Z**2 / total
     centre = (share + Z**2 / (2 * total)) / shrink
@@ -165,7 +184,8 @@ def least_found(
     shared, answers, seeds = difference.variances
     over_images, over_seeds = shared / images, seeds / runs
     over_answers = answers / (images * runs)
-    freedom = max(1.0, sum(difference.num_runs) * runs - 2)
+    freedom = sum(difference.num_runs) * runs - 2
+    freedom = math.inf if freedom < MIN_FREEDOM else freedom
     squares = (over_images + over_answers) ** 2 / (images * difference.num_groups)
     squares += (over_seeds + over_answers) ** 2 / freedom
     variance = over_images + over_answers + over_seeds

@@ -131,6 +131,8 @@ def _score(
     estimators: Iterable[Any], values: Sequence[Values], labels: Sequence[NDArray[np.int64]]
 ) -> Result:
     """Return C of the estimator that is best on val, and what it has right on val and test."""
+    if np.ptp(labels[0]) == 0:  # all that were drawn are of one class
+        estimators = [DummyClassifier()]
     fitted = [estimator.fit(values[0], labels[0]) for estimator in estimators]
     accuracies = [estimator.score(values[1], labels[1]) for estimator in fitted]
     best = fitted[int(np.argmax(accuracies))]

@@ -176,8 +176,10 @@ def _gap(results: Results) -> Iterator[Advice]:
 
 def _ranking(results: Results) -> Iterator[Advice]:
     rank = results.ranking
-    if rank and rank["needed"] > rank["images"]:
-        first, second = list(results.variants)[:2]
+    if not rank or rank["needed"] <= rank["images"]:
+        return
+    first, second = list(results.variants)[:2]
+    if results.variants[second]["is_like_best"]:  # else the test tells them apart
         yield Advice(
             f"Do not read much into {first} being ahead of {second}",
             f"{number(rank['images'], 'validation image')} can tell variants apart that differ by "

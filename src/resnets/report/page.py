@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from resnets.evaluation.markdown import measured, points
+from resnets.evaluation.markdown import difference, measured, points
 from resnets.report.advice import SIMPLE, Advice, advise, enumerate_words, number, percent
 from resnets.report.results import Results
 from resnets.system.errors import printable
@@ -141,13 +141,15 @@ def _leaderboard(results: Results) -> str:
 
 
 def _score(name: str, row: dict[str, Any]) -> list[str]:
-    gap = "best"
-    if "difference" in row:
-        value, low, high = (points(row[key], signed=True) for key in ("difference", "low", "high"))
-        gap = f"{'≈ ' if row['is_like_best'] else ''}{value} ({low} to {high})"
     leaked = "leaked: " if row.get("val_leaked") else ""
     spread = "" if row["seeds_std"] is None else points(row["seeds_std"])
-    return [name, leaked + points(row["val_accuracy"]), points(row["seeds_mean"]), spread, gap]
+    return [
+        name,
+        leaked + points(row["val_accuracy"]),
+        points(row["seeds_mean"]),
+        spread,
+        difference(row),
+    ]
 
 
 def _recall(results: Results) -> str:

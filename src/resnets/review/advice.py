@@ -51,7 +51,7 @@ def plan(difference: Difference, alpha: float) -> str:
     )
     if found <= WANTED:
         return f"{able}; a smaller one hardly matters, so no more are needed"
-    if min(difference.num_runs) < 3:
+    if difference.is_spread_assumed:
         return f"{able}; train at least 3 seeds (`repeat`), so that their spread is measured"
     ways = [f"{n:,} seeds of each (`repeat`)" for n in _needed(difference, alpha, "runs")]
     ways += [f"{n:,} test images" for n in _needed(difference, alpha, "images")]

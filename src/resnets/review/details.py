@@ -10,6 +10,7 @@ from resnets.evaluation.markdown import chance, code, points, table
 from resnets.evaluation.predictions import Predictions
 from resnets.evaluation.significance import holm, mcnemar
 from resnets.review.compare import ModelComparison, Pair
+from resnets.system.errors import ArtefactError
 
 MOST_ROWS = 12  # of a table
 MOST_PICTURES = 16  # of those that broke, and of those that were fixed
@@ -105,14 +106,16 @@ def _images(
     from resnets.tasks.task import Task
 
     folder = root / "data" / "tasks" / ("source" if model.name == "backbone" else "target")
+    chosen = images[:MOST_PICTURES]
     try:
         test = Task(folder).side("test")
-    except FileNotFoundError:
+        if test.digest() != model.records[1]["measured_on"].get("test_set"):
+            return [as_table, "No picture: the images here are not those that head was tested on."]
+        row_of = {name: row for row, name in enumerate(test.ids)}
+        pictures = [test.images[row_of[names[k]]] for k in chosen]
+    except (FileNotFoundError, ArtefactError):
         return [as_table, "No picture: the images are not here (`dvc repro` brings them)."]
-    if test.digest() != model.records[1]["measured_on"].get("test_set"):
-        return [as_table, "No picture: the images here are not those that head was tested on."]
-    row_of, chosen = {name: row for row, name in enumerate(test.ids)}, images[:MOST_PICTURES]
     captions = ["{}\nbase: {}\nhead: {}".format(names[k], *words[k][1:]) for k in chosen]
-    plot_sheet([test.images[row_of[names[k]]] for k in chosen], captions, path)
+    plot_sheet(pictures, captions, path)
     shown = f"The {len(chosen)} whose probability of the true class moved most:"
     return [shown, f"![Images, and what base and head say of them]({quote(path.name)})"]

@@ -30,6 +30,8 @@ def experiment_table(root: Path, commit: str) -> str:
     shown = [x for x in columns if table[x].nunique() > 1] if len(table) > 1 else scored
     shown.sort(key=lambda x: (models.index(x[0]) if x[0] in models else -1, x in scored))
     keys = {group: [key for other, key in shown if other == group] for group, _ in shown}
+    if not shown:
+        return "nothing was measured yet, or nothing differs"
     header = [(group, _shorten(key, keys[group])) for group, key in shown]
     table = table[shown].set_axis(pd.MultiIndex.from_tuples(header), axis=1)
     return table.to_string(line_width=WIDTH)

@@ -184,8 +184,7 @@ def _counts(judged: Sequence[ModelComparison]) -> list[str]:
             f" in {found.num_groups:,} groups, that count as one each"
             * (found.num_groups < found.images),
             *found.num_runs,
-            f", whose spread is taken to be {100 * SEED_SPREAD:g} points"
-            * (min(found.num_runs) < 3),
+            f", whose spread is taken to be {100 * SEED_SPREAD:g} points" * found.is_spread_assumed,
         )
         lines.setdefault(line, []).append(f"{found.decisive:,} ({code(model.name)})")
     return [f"{line} {', '.join(counts)}." for line, counts in lines.items()]

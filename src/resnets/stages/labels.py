@@ -32,10 +32,10 @@ def main(
     runtime, preprocess = values.runtime, values.preprocess
 
     from resnets.data.duplicates import near_between
-    from resnets.evaluation.label_issues import captions_of, judge_labels
+    from resnets.evaluation.label_issues import captions_of, counts_of, judge_labels
     from resnets.evaluation.yardsticks import backbone_features, thumbnails
     from resnets.system.runtime import make_repeatable, resolve_device
-    from resnets.tasks.manifest import SIDES, read_manifest
+    from resnets.tasks.manifest import read_manifest
     from resnets.tasks.sheet import plot_sheet
     from resnets.tasks.task import PixelStore, Task
 
@@ -49,19 +49,10 @@ def main(
         others = read_manifest(listed)[0] if listed.is_file() else []
         near = near_between(rows, others)
         table["near_source"] = [near.get(name, "") for name in table["id"]]
-        suspects, is_near = table[table["suspected"]], table["near_source"] != ""
-        counts = suspects["side"].value_counts()
-        known = table[table["side"] != "test"]
-        result = {
-            "suspected": {side: int(counts.get(side, 0)) for side in SIDES},
-            "agrees": round(float((known["suggested"] == known["label"]).mean()), 6),
-            "near_source": int(is_near.sum()),
-            "groups": scores,
-        }
-        write_json(metrics, result)
-        kept = table["suspected"] | is_near | (table.index < LISTED)
+        write_json(metrics, counts_of(table) | {"groups": scores})
+        kept = table["suspected"] | (table["near_source"] != "") | (table.index < LISTED)
         write_text(plots / "labels.csv", table[kept].to_csv(index=False, lineterminator="\n"))
-        worst, row_of = suspects.head(SHOWN), {row.id: row for row in rows}
+        worst, row_of = table[table["suspected"]].head(SHOWN), {row.id: row for row in rows}
         images = PixelStore(task / "images.bin", [row_of[name] for name in worst["id"]])
         captions = captions_of(worst, has_sides=not opened.num_folds)
         plot_sheet([images[i] for i in range(len(worst))], captions, plots / "suspected.png")

@@ -30,28 +30,11 @@ def main(
     variants = list(load_params(params).transfer)
     import pandas as pd
 
-    from resnets.evaluation.leaderboard import (
-        leaderboard,
-        leaderboard_markdown,
-        ranking_power,
-        read_standing,
-        remove_others,
-        yardstick_rows,
-    )
+    from resnets.evaluation.leaderboard import rank, read_standing, remove_others
     from resnets.evaluation.plots import plot_curves
 
     standings = {name: read_standing(candidates / name) for name in variants}
-    rows = leaderboard(standings)
-    beside = pd.read_csv(yardsticks, dtype={"right": str})
-    measured = yardstick_rows(beside, standings[rows[0]["variant"]].predictions)
-    power = ranking_power(rows, standings)
-    page = leaderboard_markdown(rows, measured, power)
-    ranking = {
-        "best": rows[0]["variant"],
-        "ranking": power,
-        "variants": {row.pop("variant"): row for row in rows},
-        "yardsticks": {row.pop("yardstick"): row for row in measured},
-    }
+    ranking, page = rank(standings, pd.read_csv(yardsticks, dtype={"right": str}))
     histories = {name: standing.history for name, standing in standings.items()}
     table = pd.concat(histories, names=["variant"]).reset_index(level=0)
     with locked(Path(".state/leaderboard"), "leaderboard"):

@@ -23,7 +23,8 @@ class Range(Section):
 
     @model_validator(mode="after")
     def _is_one_kind_in_order(self) -> Self:
-        if len(self.model_fields_set) != 1:
+        given = self.log, self.uniform, self.integers, self.choices
+        if sum(kind is not None for kind in given) != 1:
             raise ValueError("is no range; give it one of log, uniform, integers, choices")
         for low, high in filter(None, (self.log, self.uniform, self.integers)):
             if low >= high:
@@ -55,8 +56,8 @@ class Sweep(Section):
 
     @property
     def variant(self) -> str:
-        """Return the last word of the training: the name of its files."""
-        return self.training.rpartition(".")[2]
+        """Return the name of the training's files."""
+        return self.training.removeprefix("transfer.")
 
     def draw(self) -> list[Settings]:
         """Return the settings of each trial; with more trials, the first ones stay.

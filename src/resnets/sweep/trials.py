@@ -10,15 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from dvc.api import read
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.scm import SCMError
 
 from resnets.evaluation.markdown import points, table
 from resnets.evaluation.significance import ALPHA, SEED_SPREAD, holm
 from resnets.params.load import choose, load_params, load_section
 from resnets.sweep.ranges import Settings, Sweep
-from resnets.system.errors import EnvironmentFault, ParamsError
+from resnets.system.errors import ParamsError
 
 PARAMS = "params.yaml"
 
@@ -33,18 +31,10 @@ class Trial(NamedTuple):
 def sweep(path: Path) -> Iterator[str]:
     """File what is missing of a sweep; yield tables of what is done, and what to do next.
 
-    Raises ParamsError for a wrong file or setting, and where Git lacks a change of the project;
-    EnvironmentFault where DVC refuses: without a project, or while another command holds its lock.
+    It goes down the rungs as far as their trials are done. Raises ParamsError for a wrong file or
+    setting, and where Git lacks a change of the project.
     """
-    try:
-        yield from _sweep(load_section(path, Sweep), path)
-    except (DvcException, SCMError) as error:
-        fix = "run it in a clone of the project, when no other `dvc` command runs there"
-        raise EnvironmentFault(f"DVC: {error}".replace("\n", " "), fix) from None
-
-
-def _sweep(plan: Sweep, path: Path) -> Iterator[str]:
-    """Go down the rungs, as far as their trials are done."""
+    plan = load_section(path, Sweep)
     with Repo() as repo:
         _refuse_changes(repo, path)
         states = {x["name"]: x["status"] for x in repo.experiments.celery_queue.status()}
@@ -56,7 +46,8 @@ def _sweep(plan: Sweep, path: Path) -> Iterator[str]:
             # few choices are drawn more than once, and by name are one trial
             trials = dict(_trial(plan, settings, rung, repo.scm.get_rev()) for settings in drawn)
             for name in [name for name in trials if name not in states]:
-                states[name] = _queue(repo, plan, name, trials[name].settings)
+                _queue(repo, plan, name, trials[name].settings)
+                states[name] = "Queued"
             done = [name for name in trials if states[name] == "done"]
             failed = [name for name in trials if states[name] == "Failed"]
             if done:
@@ -93,8 +84,8 @@ def _trial(plan: Sweep, drawn: Settings, rung: int, commit: str) -> tuple[str, T
     return f"{plan.variant}-{digest[:8]}", Trial(drawn, settings)
 
 
-def _queue(repo: Repo, plan: Sweep, name: str, settings: Settings) -> str:
-    """Add an experiment to DVC's queue; return its state there."""
+def _queue(repo: Repo, plan: Sweep, name: str, settings: Settings) -> None:
+    """Add an experiment to DVC's queue."""
     repo.experiments.run(
         targets=[plan.training.replace(".", "@", 1)],  # no evaluate, which would touch the test
         params=[f"++{key}={json.dumps(value)}" for key, value in settings.items()],
@@ -102,7 +93,6 @@ def _queue(repo: Repo, plan: Sweep, name: str, settings: Settings) -> str:
         queue=True,
         allow_missing=True,  # of the data, which were prepared before
     )
-    return "Queued"
 
 
 def _runs(plan: Sweep, names: list[str]) -> pd.DataFrame:
@@ -113,10 +103,11 @@ def _runs(plan: Sweep, names: list[str]) -> pd.DataFrame:
 
 
 def _num_images(plan: Sweep) -> int:
-    """Return the number of validation images."""
+    """Return the number of validation images, of all folds together."""
     is_backbone = plan.training == "backbone"
     task = Path(load_params(PARAMS).backbone.input).name if is_backbone else "target"
-    images: int = json.loads(Path(f"metrics/split_{task}.json").read_text())["images"]["val"]
+    counts = json.loads(Path(f"metrics/split_{task}.json").read_text("utf-8"))
+    images: int = counts["images"]["val"] * (counts.get("folds") or 1)
     return images
 
 
