@@ -76,7 +76,7 @@ def params(
 
 @app.command(epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist")
 def check(
-    path: Annotated[Path, Argument(help="A folder, zip or tar of class folders, or IDX.")],
+    path: Annotated[Path, Argument(help="A folder, zip or tar of class folders, a table, IDX.")],
 ) -> None:
     """Judge every image of a dataset: classes, sizes, formats, and all that is wrong.
 
@@ -97,7 +97,7 @@ def check(
     "resnets init ../photos --backbone ../other/artifacts/backbone/model.safetensors"
 )
 def init(
-    photos: Annotated[Path, Argument(help="A folder, zip or tar of class folders, or IDX.")],
+    photos: Annotated[Path, Argument(help="A folder, zip or tar of class folders, a table, IDX.")],
     backbone: Annotated[
         Path | None, Option(help="A bundle or weights file; else data/weights, or fetched.")
     ] = None,
@@ -149,7 +149,7 @@ def import_check(
     from resnets.params import load_params
 
     values = load_params(params)
-    from resnets.predict.import_check import check_import
+    from resnets.predict.import_check import check_import, read_lines
     from resnets.system.runtime import resolve_device
     from resnets.training.publish import full_preprocess
 
@@ -158,7 +158,7 @@ def import_check(
         data,
         network=values.model,
         preprocess=full_preprocess(values.data, values.preprocess, values.model.in_channels),
-        order=order.read_text(encoding="utf-8").splitlines() if order else None,
+        order=read_lines(order) if order else None,
         max_megapixels=values.checks.max_megapixels,
         device=resolve_device(values.runtime.device),
     )
@@ -248,7 +248,9 @@ def predict(
     threshold: Annotated[float, Option(min=0, max=1, help="Below it, answers are unsure.")] = 0.0,
     plot: Annotated[Path | None, Option(help="Folder for titled pictures.")] = None,
     explain: Annotated[Path | None, Option(help="Folder for Grad-CAM overlays.")] = None,
-    features: Annotated[Path | None, Option(help=".npy for the penultimate features.")] = None,
+    features: Annotated[
+        Path | None, Option(help=".npy for the penultimate features, .csv for its names.")
+    ] = None,
     batch_size: Annotated[int, Option(min=1, help="Images computed at once.")] = 32,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps; ONNX uses the CPU.")] = "auto",
     engine: Annotated[Engine, Option(help="For ONNX, auto prefers OpenVINO.")] = "auto",

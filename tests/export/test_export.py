@@ -200,6 +200,18 @@ def test_swapped_classes_fail(
         check_parity(tmp_path / "names.onnx", bundle, images, logits_of(trained), tolerance=1e-4)
 
 
+def test_an_image_whose_class_turns_within_the_tolerance_is_counted_once(
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
+) -> None:
+    bundle, images = load_bundle(trained.bundle), trained.task.side("test").images
+    turned = logits_of(trained)
+    best, second = np.argsort(-turned[4])[:2]
+    turned[4, [best, second]] = turned[4, [second, best]]
+    report = check_parity(plain[0] / "model.onnx", bundle, images, turned, tolerance=100)
+    assert report["top1_mismatches"] == 1  # at each of three batch sizes
+    assert "ties" not in report
+
+
 def test_nothing_is_written_beyond_the_tolerance(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="tolerance 1e-12"):
         export(trained, tmp_path / "out", tolerance=1e-12)

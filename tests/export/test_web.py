@@ -290,6 +290,40 @@ def test_photos_can_be_dropped_and_pasted(open_page: Any) -> None:
 
 
 @pytest.mark.slow
+def test_clearing_in_the_middle_does_not_stop_the_page(open_page: Any, tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(encode(make_photo(index)))
+    files, page = sorted(tmp_path.iterdir()), open_page()
+    page.set_input_files(PICK, files[:1])
+    wait_for(page, "0.png: ")
+    page.evaluate("""() => new MutationObserver(() => {
+        if ($("status").textContent.startsWith("Photo 2 of 3")) clear();
+    }).observe($("status"), {childList: true})""")
+    page.set_input_files(PICK, files)
+    wait_for(page, "2 photos classified")
+    assert page.get_by_role("region", name="1.png").is_visible()
+    page.set_input_files(PICK, files[:1])
+    wait_for(page, "0.png: ")
+
+
+@pytest.mark.slow
+def test_a_photo_dropped_before_the_model_is_there_leaves_the_page_in_its_place(
+    browser: Any, address: str
+) -> None:
+    page = browser.new_page()
+    page.add_init_script("WebAssembly.instantiate = () => new Promise(() => {})")  # never there
+    page.goto(f"{address}/plain/demo/")
+    is_handled = page.evaluate("""() => ["dragover", "drop"].map((kind) => {
+        const event = new DragEvent(kind, {bubbles: true, cancelable: true});
+        document.body.dispatchEvent(event);
+        return event.defaultPrevented;
+    })""")
+    assert is_handled == [True, True]
+    assert "Ready" not in page.get_by_role("status").inner_text()
+    page.close()
+
+
+@pytest.mark.slow
 def test_a_page_on_a_disk_works_offline(
     exported: dict[str, Path], open_page: Any, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from resnets.cli import app
 from resnets.models.bundle import FullPreprocess, load_bundle
 from resnets.models.weights import PUBLISHED
 from resnets.params import load_params
-from resnets.predict.import_check import class_places
+from resnets.predict.import_check import class_places, read_lines
 from resnets.system.errors import DataError, run_app
 from resnets.training.publish import full_preprocess, publish_given
 from tests.bundles import CLASSES, PREPROCESS, make_trained
@@ -100,6 +100,7 @@ def test_classes_by_number_and_by_a_given_order_find_their_places(project, monke
         (["a", "b", "c"], ["a", "b"], "2 classes, but the head has 3"),
         (["a", "d"], ["a", "b", "c"], "class 'd' has no place in a head of 3"),
         (["0", "3"], None, "class '3' has no place in a head of 3"),
+        (["a", "x"], ["x", "a", "x"], "class 'x' has no place in a head of 3, or two"),
     ],
 )
 def test_classes_without_a_place_are_refused(classes, order, message):
@@ -111,6 +112,12 @@ def test_places_are_the_numbers_or_the_order_given_or_that_of_the_names():
     assert class_places(["0", "2"], 3, None, Path()) == {"0": 0, "2": 2}
     assert class_places(["0", "2"], 3, ["2", "1", "0"], Path()) == {"2": 0, "1": 1, "0": 2}
     assert class_places(["a", "b"], 2, None, Path()) == {"a": 0, "b": 1}
+    assert class_places(["a"], 3, ["x", "a", "x"], Path())["a"] == 1  # ImageNet has two cranes
+
+
+def test_blank_lines_and_the_mark_of_an_encoding_are_no_names(tmp_path):
+    (tmp_path / "order.txt").write_text("\ufeffants\r\n\nred bees\n \n", encoding="utf-8")
+    assert read_lines(tmp_path / "order.txt") == ["ants", "red bees"]
 
 
 # What the backbone stage says when it imports

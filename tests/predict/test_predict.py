@@ -26,7 +26,7 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from resnets.evaluation.predictions import prediction_tables, predictions_of
-from resnets.export.classifier import open_classifier
+from resnets.export.classifier import _refusing, open_classifier
 from resnets.export.onnx import to_onnx
 from resnets.models.bundle import KEY, load_bundle
 from resnets.models.inference import infer
@@ -187,6 +187,22 @@ def test_a_shard_of_few_inputs_may_be_empty_but_not_all_may(model: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images found"):
         table([tmp_path / "empty"], model, tmp_path, shard="1/2")
+    (tmp_path / "empty/0 notes.txt").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="no images found"):
+        table([tmp_path / "empty"], model, tmp_path)
+    (tmp_path / "empty/1.png").write_bytes(png())
+    parts = [table([tmp_path / "empty"], model, tmp_path, shard=f"{k}/2") for k in (1, 2)]
+    assert [len(part) for part in parts] == [0, 1]
+
+
+def test_pictures_of_all_shards_fit_into_one_folder(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in "abcde":
+        (tmp_path / f"photos/{name}.png").write_bytes(png())
+    for shard in ("1/2", "2/2"):
+        run([tmp_path / "photos"], model, plot=tmp_path / "plots", shard=shard)
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == [f"{k:05d}_{name}.png.png" for k, name in enumerate("abcde", 1)]
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/", "/2", "1/2/3", "-1/2", "a/b", "²/3"])
@@ -219,6 +235,28 @@ def test_every_way_to_name_inputs_in_the_order_given(
         "http://x/y.png": "not a local file; nothing is downloaded",
     }
     assert table(["./-e.png"], model, tmp_path)[0]["error"] == ""
+
+
+def test_a_pattern_gives_each_photo_once_whatever_links_and_names_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = ["d/a.jpg", "d/test/b.jpg", "d/x/test/c.jpg", "d/x/test/y/test/e.jpg"]
+    for name in (*photos, "links/IMG1.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(png())
+    Path("d/loop").symlink_to(".")
+    for name in ("links/IMG[1].jpg", "links/**"):
+        Path(name).symlink_to("nowhere")
+
+    def names(pattern: str) -> list[str]:
+        return [path for path, _ in find_inputs([pattern], ())]
+
+    assert names("d/**/*.jpg") == photos
+    assert names("d/**/test") == photos[1:]
+    assert names("d/**") == names("d/**/*") == sorted([*photos, "d/loop"])  # it says why
+    assert names("d/loop/**/a.jpg") == ["d/loop/a.jpg"]  # the link is named
+    assert names("./links/*") == ["./links/**", "./links/IMG1.jpg", "./links/IMG[1].jpg"]
 
 
 def test_nothing_to_predict_is_an_error_and_writes_nothing(model: Path, tmp_path: Path) -> None:
@@ -527,6 +565,26 @@ def test_unknown_kinds_of_files_are_refused(model: Path, tmp_path: Path) -> None
         run([tmp_path], model, output=tmp_path / "answers.xlsx")
     with pytest.raises(ParamsError, match="not a model file"):
         run([tmp_path], tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), -0.1, 1.1])
+def test_a_threshold_that_is_no_share_is_refused(threshold: float) -> None:
+    with pytest.raises(ParamsError, match=f"--threshold is {threshold}"):
+        Reports(threshold=threshold)
+
+
+def test_an_engine_that_cannot_be_loaded_is_not_the_files_fault(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # an import of it would raise
+    with pytest.raises(EnvironmentFault, match="onnxruntime") as caught:
+        open_classifier(model, engine="onnxruntime")
+    assert "--engine" in caught.value.fix
+
+
+def test_memory_that_is_missing_is_not_the_files_fault() -> None:
+    with pytest.raises(MemoryError), _refusing("m.onnx: not a whole ONNX file"):
+        raise MemoryError
 
 
 def test_without_a_model_the_export_is_taken_and_its_int8_first(

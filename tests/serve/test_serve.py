@@ -318,6 +318,26 @@ def test_slow_bodies_are_given_up(server: Running, files: dict[str, bytes]) -> N
     assert is_well(server, files)
 
 
+def counters(server: Running) -> dict[str, float]:
+    """Return what the server counted, by name and labels."""
+    lines = server.ask(path="/metrics").body.decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_fault_of_the_server(server: Running) -> None:
+    left, fault = (f'resnets_requests_total{{status="{status}"}}' for status in (400, 500))
+    before = counters(server)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx")
+    for _ in range(1000):  # until it has noticed
+        after = counters(server)
+        if after.get(left, 0) + after.get(fault, 0) > before.get(left, 0) + before.get(fault, 0):
+            break
+    assert after[left] == before.get(left, 0) + 1
+    assert after.get(fault) == before.get(fault)
+
+
 def test_bodies_held_together_are_bounded(server: Running, files: dict[str, bytes]) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"
     with ThreadPoolExecutor(16) as pool:
@@ -427,14 +447,9 @@ def test_every_path_is_described_and_tells_nothing_of_the_machine(
 
 
 def test_metrics_count_what_was_answered(server: Running, files: dict[str, bytes]) -> None:
-    def values() -> dict[str, float]:
-        lines = server.ask(path="/metrics").body.decode().splitlines()
-        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, value in pairs}
-
-    before = values()
+    before = counters(server)
     server.ask(form({**dict(list(files.items())[:3]), "bad.png": b""}), **FORM_KIND)
-    after = values()
+    after = counters(server)
     names = ('resnets_requests_total{status="422"}', 'resnets_images_total{outcome="bad"}')
     names += ('resnets_images_total{outcome="answered"}', "resnets_request_seconds_count")
     grown = [after[name] - before.get(name, 0) for name in names]
@@ -468,6 +483,10 @@ def test_what_stops_the_server_from_starting(server: Running, model: Path) -> No
         serve(model, "127.0.0.1", server.port, LIMITS)
     with pytest.raises(ParamsError, match="--max-waiting 3 is below --max-images 64"):
         Limits(waiting=3)
+    for key in ("megabytes", "megapixels", "seconds"):
+        for number in (float("inf"), float("nan")):
+            with pytest.raises(ParamsError, match=f"--max-{key} is {number}"):
+                Limits(**{key: number})
     program = "import sys; sys.modules['uvicorn'] = None\nfrom resnets.cli import main\nmain()"
     command = [sys.executable, "-c", program, "serve", "--model", str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -54,7 +54,7 @@ def model_card(bundle: Bundle, task: Task, scores: Evaluation, row: Facts, repor
         num_classes=len(meta.classes),
         classes=", ".join(map(code, meta.classes)),
         colours="RGB" if preprocess.channels == 3 else "grey",
-        fit="shorter side" if preprocess.fit == "shorter_side" else "both sides, stretched,",
+        fit="shorter side" if preprocess.fit == "shorter_side" else "two sides, stretched,",
         use=USES[report["output"]].format(p=preprocess, meta=meta),
         images=_count_images(task),
         hashes=_pairs("hash of", {**meta.hashes, "weights": bundle.sha256}),

@@ -18,7 +18,7 @@ from resnets.export import engines
 from resnets.models.bundle import KEY, BundleMeta, load_bundle, parse_meta
 from resnets.models.calibration import log_softmax
 from resnets.models.inference import Float32s, Forward, Output, check_finite, torch_forward
-from resnets.system.errors import ArtefactError, ParamsError
+from resnets.system.errors import ArtefactError, EnvironmentFault, ParamsError
 from resnets.system.runtime import Engine, resolve_device, resolve_precision
 from resnets.tasks.decode import Crops
 
@@ -140,6 +140,11 @@ def _refusing(what: str, fix: str = REMAKE) -> Iterator[None]:
     """Blame the file for what its readers raise: their errors have no common base."""
     try:
         yield
+    except MemoryError:
+        raise
+    except ImportError as error:
+        how = "install it again, or take another one with --engine"
+        raise EnvironmentFault(f"an engine cannot be loaded ({error})", how) from None
     except Exception as error:
         raise ArtefactError(f"{what} ({error})", fix) from None
 

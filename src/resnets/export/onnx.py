@@ -160,7 +160,7 @@ def check_parity(
     difference = np.abs(exported - wanted).max(axis=2)
     absolute = float(difference.max())
     relative = float((difference / np.maximum(np.abs(wanted).max(axis=1), 1)).max())
-    num_turned = int((exported.argmax(axis=2) != wanted.argmax(axis=1)).sum())
+    num_turned = int((exported.argmax(axis=2) != wanted.argmax(axis=1)).any(axis=0).sum())
     if relative > tolerance:
         raise ArtefactError(
             f"{path.name}: differs from the bundle by {absolute:.2g} (relative {relative:.2g}, "
@@ -175,6 +175,5 @@ def check_parity(
         "tolerance": tolerance,
         "max_abs_diff": float(f"{absolute:.2g}"),  # the last digits differ between machines
         "max_rel_diff": float(f"{relative:.2g}"),
-        "top1_mismatches": 0,  # but for ties
-        "ties": num_turned,
+        "top1_mismatches": num_turned,
     }

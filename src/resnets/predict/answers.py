@@ -64,6 +64,8 @@ class Reports:
         for path, kinds in ((self.output, (".csv", ".json")), (self.features, (".npy",))):
             if path and path.suffix not in kinds:
                 raise ParamsError(f"{path}: not a {' or '.join(kinds)} file", "rename the output")
+        if not 0 <= self.threshold <= 1:  # nan, which the command line lets pass
+            raise ParamsError(f"--threshold is {self.threshold}", "give a number from 0 to 1")
 
     @property
     def table(self) -> Path | None:
@@ -73,9 +75,12 @@ class Reports:
 
 @contextmanager
 def open_writers(
-    reports: Reports, classes: Sequence[str], num_features: int
+    reports: Reports, classes: Sequence[str], num_features: int, shard: tuple[int, int] = (1, 1)
 ) -> Iterator[list[Write]]:
-    """Yield what writes the reports; an error on the way leaves no file behind."""
+    """Yield what writes the reports; an error on the way leaves no file behind.
+
+    Pictures of the shards k of n are numbered k, k + n, …, so that none has the name of another.
+    """
     with ExitStack() as stack:
         if reports.table:
             writers = [stack.enter_context(_table(reports.table, reports, classes))]
@@ -84,7 +89,7 @@ def open_writers(
         if reports.features:
             writers.append(stack.enter_context(_npy(reports.features, num_features)))
         if reports.plot or reports.explain:
-            writers.append(_pictures(reports, classes))
+            writers.append(_pictures(reports, classes, count(*shard)))
         yield writers
 
 
@@ -180,12 +185,10 @@ def _npy(path: Path, width: int) -> Iterator[Write]:
         write_header(num_bytes // (4 * width))
 
 
-def _pictures(reports: Reports, classes: Sequence[str]) -> Write:
+def _pictures(reports: Reports, classes: Sequence[str], numbers: Iterator[int]) -> Write:
     """Return what draws each answer into the folders asked for, under its number and its name."""
     from resnets.evaluation.gradcam import overlay
     from resnets.tasks.sheet import draw_prediction
-
-    numbers = count(1)
 
     def add(answer: Answer) -> None:
         photo = Path(answer.path).name

@@ -20,7 +20,6 @@ from resnets.system.errors import ArtefactError, DataError, printable
 from resnets.tasks.task import PixelStore
 from resnets.training.start import import_backbone, look_alikes
 
-BATCH = 64
 ALPHA = 0.01  # of a better look-alike
 OURS = "as params.yaml has it"
 
@@ -56,9 +55,7 @@ def check_import(
         labels = np.array([places[row.label] for row in rows])
         for name, candidate in {OURS: network, **look_alikes(network)}.items():
             model, *_ = import_backbone(weights, candidate, preprocess)
-            logits = infer(
-                model, images, preprocess=form, batch_size=BATCH, device=device, precision="fp32"
-            )
+            logits = infer(model, images, preprocess=form, device=device, precision="fp32")
             right[name] = logits.argmax(1) == labels
     chance = float(np.bincount(labels).max() / len(labels))
     shares = {name: hits.mean() for name, hits in right.items()}
@@ -77,18 +74,25 @@ def check_import(
         raise ArtefactError(f"{weights}: {what}", f"set {best} in params.yaml")
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the names of classes in a text file, without blank lines."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return [line for line in lines if line.strip()]
+
+
 def class_places(
     classes: list[str], num_places: int, order: list[str] | None, data: Path
 ) -> dict[str, int]:
     """Return the place of each class in a head of so many; raise DataError where one has none."""
     fix = "call each class folder by its number in the head, or give all names with --order"
-    places = {name: place for place, name in enumerate(order or classes)}
+    names = order or classes
+    places = {name: place for place, name in enumerate(names)}
     if order is None and all(name.isdecimal() for name in classes):
         places = {name: int(name) for name in classes}
-    elif len(places) != num_places:
-        raise DataError(f"{data}: {len(places)} classes, but the head has {num_places}", fix)
+    elif len(names) != num_places:
+        raise DataError(f"{data}: {len(names)} classes, but the head has {num_places}", fix)
     for name in classes:
-        if places.get(name, num_places) >= num_places:
-            what = f"{data}: class {name!r} has no place in a head of {num_places}"
+        if places.get(name, num_places) >= num_places or names.count(name) > 1:
+            what = f"{data}: class {name!r} has no place in a head of {num_places}, or two"
             raise DataError(what, fix)
     return places

@@ -56,8 +56,8 @@ def _all_inputs(arguments: Iterable[str], lines: Iterable[bytes], *, read: bool)
                 yield from _expand(text, read=read)
 
 
-def _expand(text: str, *, read: bool) -> Iterator[Input]:
-    """Yield what one argument or one line of the list stands for."""
+def _expand(text: str, *, read: bool, is_found: bool = False) -> Iterator[Input]:
+    """Yield what an argument, a line of the list, or a name found by a pattern stands for."""
     path, mode = Path(text), 0
     with suppress(OSError):  # of a pattern; for a file, its decoder says why
         mode = path.stat().st_mode
@@ -65,17 +65,34 @@ def _expand(text: str, *, read: bool) -> Iterator[Input]:
         yield from _walk(text)
     elif stat.S_ISREG(mode) and path.name.lower().endswith(ARCHIVES):
         yield from _open(path, read=read)
-    elif mode or not ("://" in text or glob.has_magic(text)):
+    elif mode or is_found or not ("://" in text or glob.has_magic(text)):
         yield text, path
     elif "://" in text:
         yield text, BadImageError("unreadable", "not a local file; nothing is downloaded")
     else:
-        names = sorted(glob.glob(text, recursive=True), key=os.fsencode)  # noqa: PTH207
-        if not names:
-            yield text, BadImageError("unreadable", "no file matches")
-        for name in names:
-            if "**" not in text or not Path(name).is_dir():  # it lists the files of every folder
-                yield from _expand(name, read=read)
+        yield from _find(text, read=read)
+
+
+def _find(pattern: str, *, read: bool) -> Iterator[Input]:
+    """Yield what a pattern finds, each photo once: `**` goes through links, and so in circles."""
+    names = sorted({*glob.glob(pattern, recursive=True)}, key=os.fsencode)  # noqa: PTH207
+    if not names:
+        yield pattern, BadImageError("unreadable", "no file matches")
+    fixed, done = len(Path(pattern.partition("**")[0]).parts), set[Path]()
+
+    def is_link(path: Path) -> bool:
+        return len(path.parts) > fixed and path.is_symlink() and path.is_dir()
+
+    for name in names:
+        found = Path(name)
+        if done.intersection((found, *found.parents)) or any(map(is_link, found.parents)):
+            continue
+        if found.is_dir():
+            done.add(found)  # all of its files are given
+        if is_link(found):
+            yield name, LINK
+        else:
+            yield from _expand(name, read=read, is_found=True)
 
 
 def _walk(folder: str) -> Iterator[Input]:

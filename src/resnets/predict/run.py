@@ -60,8 +60,8 @@ def predict(
         answers = follow(answers, f"predicting with {path}", "images", total)
     num_inputs = num_bad = num_skipped = 0
     counts: Counter[str] = Counter()
-    width = classifier.head[0].shape[1] if classifier.head else 0
-    with open_writers(reports, classifier.meta.classes, width) as writers:
+    width = classifier.head[0].shape[1]
+    with open_writers(reports, classifier.meta.classes, width, shard) as writers:
         for answer in answers:
             if answer.is_no_image and answer.path not in arguments and "-" not in arguments:
                 num_skipped += 1  # of a folder or an archive: nobody asked about it
@@ -70,7 +70,8 @@ def predict(
             num_inputs, num_bad = num_inputs + 1, num_bad + bool(answer.error)
             for write in writers:
                 write(answer)
-        if not num_inputs and shard[0] == 1:  # of few inputs, the other shards may get none
+        # of few inputs, other shards than the first may get none, and that one what is no image
+        if not num_inputs and (shard == ALL or (shard[0] == 1 and not num_skipped)):
             raise DataError("no images found", f"name image files instead of {arguments}")
     print(summarise(reports, counts, num_skipped), file=sys.stderr)
     if num_bad:
@@ -134,7 +135,7 @@ def score(crops: Crops, classifier: Classifier) -> Iterator[dict[str, Any]]:
     """Run the model once; yield what each answer gets of it."""
     scores = classifier.score(crops)
     columns = {"probabilities": scores.probabilities, "features": scores.features}
-    if scores.feature_map is not None and classifier.head:
+    if scores.feature_map is not None:
         predicted = scores.probabilities.argmax(axis=1)
         columns["heat"] = grad_cam(scores.feature_map, classifier.head[0], predicted)
     for row in range(len(crops)):

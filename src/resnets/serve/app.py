@@ -70,6 +70,9 @@ class Predict:
         except Refused as error:
             status = error.status
             raise
+        except ClientDisconnect:
+            status = 400
+            raise
         finally:
             self.metrics.requests.labels(status).inc()
 

@@ -4,6 +4,7 @@ A body is read whole, within a size and a time, and nothing of it is written to 
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Limits:
     waiting: int = 256
 
     def __post_init__(self) -> None:
+        for key in ("megabytes", "megapixels", "seconds"):
+            if not math.isfinite(value := getattr(self, key)):
+                raise ParamsError(f"--max-{key} is {value}", "give a finite number")
         if self.waiting < self.images:
             what = f"--max-waiting {self.waiting} is below --max-images {self.images}"
             raise ParamsError(what, "give at least as many as one request may have")

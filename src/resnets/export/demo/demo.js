@@ -149,6 +149,8 @@ function softmax(logits) {
 // ---- answers ----
 
 let answers = [], shown = null, queue = Promise.resolve();
+// a photo that is dropped before the model is there shall not take the page's place
+document.ondragover = document.ondrop = (event) => event.preventDefault();
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const isUnsure = ({ best, probabilities }) => probabilities[best[0]] < $("threshold").value / 100;
@@ -168,7 +170,7 @@ function classify(files) {
       }
       answers.push(answer);
       addRow(answer);
-      if (index === 0 || (shown.answer.error && !answer.error)) show(answer);
+      if (!shown || index === 0 || (shown.answer.error && !answer.error)) show(answer);
     }
     $("several").hidden = answers.length < 2;
     say(summary(answers.slice(-files.length)));
