@@ -18,7 +18,7 @@ WORKDIR /home/dev/resnets
 
 FROM tools
 # packages first: a change of the code installs nothing anew
-COPY --chown=1000 Makefile pyproject.toml constraints.txt ./
+COPY --chown=1000 Makefile pyproject.toml constraints.txt LICENSE THIRD-PARTY.md README.md ./
 RUN mkdir src && make setup
 COPY --chown=1000 . .
 # a checkout that is newer than the cached packages is no reason to install them again

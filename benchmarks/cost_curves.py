@@ -4,7 +4,7 @@
     python benchmarks/cost_curves.py --quick    250 and 1,000
 
 Each stage is a process of its own, so the figures hold its start as well (importing torch: seconds,
-and some 500 MB). `backbone` trains a small network for one epoch and scores it. The plot goes to
+and some 500 MB). `backbone` trains a small network for one epoch. The plot goes to
 benchmarks/cost_curves.png, in a quick run to a temporary folder.
 """
 
@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from _timing import PARAMS, ROOT, describe_machine, options, run_measured
+from _timing import ROOT, describe_machine, options, run_measured
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -27,9 +27,9 @@ QUICK_COUNTS, QUICK_SIZES = (250, 1000), (32, 128)
 FEW = 500  # images of every size
 NUMBERS, QUICK_FEW = "number of images, 32 px each", 100
 STAGES = {
-    "prepare": "prepare source --out data --metrics m.json --samples s.png",
+    "prepare": "prepare source --out data --metrics m.json --samples s.png --findings f.png",
     "split": "split source --task data --metrics m.json",
-    "backbone": "backbone --out model --metrics m.json --plots plots",
+    "backbone": "backbone --out model --history h.csv",
 }
 Costs = dict[int, dict[str, tuple[float, float]]]
 
@@ -48,9 +48,9 @@ def write_images(path: Path, count: int, size: int) -> None:
 
 def write_params(path: Path, size: int) -> None:
     """Write parameters for these images: one epoch of a small network."""
-    values = PARAMS.model_dump(mode="json")
+    values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     for task in values["tasks"].values():
-        task.update(path="images.zip", classes=None, num_classes=None)
+        task.update(path="images.zip", classes=None)
     values["data"].update(resize=min(size, 256))
     values["checks"].update(on_bad="quarantine", max_bad_fraction=0.5)
     values["preprocess"].update(crop=min(size, 224), mean=[0.5] * 3, std=[0.25] * 3)

@@ -27,6 +27,7 @@ from _timing import (
     options,
     photos,
     rate,
+    record,
     run_measured,
     spread,
     unpack,
@@ -149,6 +150,14 @@ def measure_speed(folder: Path, quick: bool) -> None:
     ]
     print(f"\nprediction of {len(files)} photos, ResNet-18, 224 px (aim: 4, int8 6)")
     print(table(["", "images/s", "times the plain loop"], rows))
+    for name in opened:
+        record(
+            f"`resnets predict` of {len(files)} photos, ResNet-18 at 224 px: {name}",
+            f"{spread(values[name])} images/s",
+            f"plain fp32 loop, {spread(values['plain loop'])} images/s",
+            divide(values[name], values["plain loop"]),
+            {"ours": "4", "ours, int8": "6"}.get(name, ""),
+        )
     for name in ("ours", "ours, int8"):
         alone = zip(values["decoding alone"], values[f"computing alone, {name}"], strict=True)
         limits = {"the slower one alone": min, "both on the same cores": harmonic}

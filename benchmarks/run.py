@@ -43,7 +43,8 @@ def write_page(results: dict[str, list[dict[str, str]]]) -> None:
     """Put the table between its marks."""
     lines = [[row[key] for key in COLUMNS] for rows in results.values() for row in rows]
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
+    _, end, after = rest.partition(END)
+    assert end, f"{PAGE} has no line {END}"
     text = f"{before}{START}\n\n{table(COLUMNS, lines)}\n\n{END}{after}"
     PAGE.write_text(text, encoding="utf-8")
 
@@ -54,13 +55,14 @@ def main() -> None:
     parser.add_argument("scripts", nargs="*", choices=[*SCRIPTS, []])
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     for script in given.scripts or SCRIPTS:
         found = run(script, *(["--quick"] if given.quick else []))
         if found and not given.quick:
             ordered = {**results, script: found}
             results = {name: ordered[name] for name in SCRIPTS if name in ordered}
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            text = json.dumps(results, indent=1, ensure_ascii=False)
+            RESULTS.write_text(f"{text}\n", encoding="utf-8")
             write_page(results)
 
 

@@ -81,7 +81,7 @@ def main() -> None:
         rows.append(
             row("another lr of the frozen variant: the backbone does not run", "-",
                 lambda: repro(project, "transfer@frozen", runs="transfer@frozen",
-                              leaves=".state/features/transfer-frozen/*.features"), 1)
+                              leaves=".state/transfer-frozen/*.features"), 1)
         )  # fmt: skip
         print(table(["", "target", "seconds"], rows))
 

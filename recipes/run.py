@@ -1,7 +1,7 @@
 """Run a recipe in a clone of the last commit, and keep its numbers as files for Git.
 
     python recipes/run.py fashion_fast    run it, fill recipes/results/fashion_fast, then as below
-    python recipes/run.py                 write the tables of both READMEs from what is kept
+    python recipes/run.py                 write the tables of README.md and recipes/README.md
 
 The clone lies beside the project, so that nothing here is overwritten; a run that was stopped
 continues in it, with the code of its commit, and a finished one removes it. Nothing with pixels of
@@ -27,7 +27,7 @@ from resnets.evaluation.markdown import code, points, table
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE
 from resnets.system.errors import EnvironmentFault, ParamsError, run_app
-from resnets.system.files import write_json, write_text
+from resnets.system.files import write_bytes, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
@@ -45,7 +45,9 @@ LOG = "run.log"
 BEGIN, END = "<!-- written by recipes/run.py -->", "<!-- until here -->"
 # the last line of a training run (training/show.py)
 ENDED = re.compile(
-    r"^(\S+)(?: \d+)?(?: fold \w+)?: epoch .*, (?:(\d+):)?(\d+):(\d\d) in all$", re.MULTILINE
+    r"^(\S+)(?: \d+)?(?: fold \w+)?: epoch [^,]*, "
+    r"(?:(\d+) days?, )?(?:(\d+):)?(\d+):(\d\d) in all$",
+    re.MULTILINE,
 )
 CONTINUED = re.compile(r"^(\S+)(?: \d+)?(?: fold \w+)?: continuing at", re.MULTILINE)
 
@@ -145,12 +147,13 @@ def run_recipe(name: str) -> None:
         shutil.copy(path, results / path.relative_to(clone))
     if name in WEIGHTS:
         (ROOT / "data/weights").mkdir(parents=True, exist_ok=True)
-        shutil.copy(clone / WEIGHTS[name], ROOT / f"data/weights/{name}.safetensors")
+        weights = (clone / WEIGHTS[name]).read_bytes()
+        write_bytes(ROOT / f"data/weights/{name}.safetensors", weights)
     if recipe.with_suffix(".py").exists():
         run_in(clone, sys.executable, f"recipes/{name}.py", "--out", str(results))
     log, training = (clone / LOG).read_text(), dict[str, int]()
-    for variant, hours, minutes, rest in ENDED.findall(log):
-        spent = 3600 * int(hours or 0) + 60 * int(minutes) + int(rest)
+    for variant, days, hours, minutes, rest in ENDED.findall(log):
+        spent = 86400 * int(days or 0) + 3600 * int(hours or 0) + 60 * int(minutes) + int(rest)
         training[variant] = training.get(variant, 0) + spent
     record = {
         "commit": git("rev-parse", "HEAD", cwd=clone),

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ def test_what_git_does_not_have_is_left_out(path):
 def test_packages_are_installed_from_what_make_setup_depends_on():
     (names,) = re.findall(r"^COPY --chown=1000 (Makefile .*) \./$", DOCKERFILE, re.MULTILINE)
     (needed,) = re.findall(r"^\$\(STAMP\): (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(names.split()) == {"Makefile", *needed.split()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    described = {project["readme"], *project["license-files"]}  # the build reads them
+    assert set(names.split()) == {"Makefile", *needed.split(), *described}
     assert DOCKERFILE.splitlines()[-1] == 'CMD ["make", "repro"]'
 
 
