@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from resnets.models.resnet import ResNet
-from resnets.params.architecture import PUBLISHED, network_of
+from resnets.params.architecture import IMAGENET, PUBLISHED, network_of
 from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError, list_kinds
 
 OPTIONS_FIX = "let model in params.yaml have the options that the weights were made with"
@@ -45,9 +45,8 @@ def published_preprocess(name: str, channels: Literal[1, 3]) -> dict[str, Any]:
     """
     _, resize, crop = PUBLISHED[name]
     shape = {"resize": resize, "fit": "shorter_side", "crop": crop, "channels": channels}
-    if channels == 1:
-        return {**shape, "mean": [0.449], "std": [0.226]}
-    return {**shape, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    mean, std = IMAGENET[channels]
+    return {**shape, "mean": mean, "std": std}
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

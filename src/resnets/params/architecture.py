@@ -102,6 +102,8 @@ _FILES = {
     """,  # SSL and SWSL (arXiv:1905.00546)
 }
 PUBLISHED = {f"{name}.pth": row for row, names in _FILES.items() for name in names.split()}
+# mean and standard deviation of ImageNet's pixels; of one channel for a stem summed over RGB
+IMAGENET = {3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), 1: ([0.449], [0.226])}
 
 
 def find_network(name: str) -> Network:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from resnets.data.findings import IMBALANCE
 from resnets.models.bundle import FullPreprocess, load_bundle
-from resnets.params.architecture import PUBLISHED, network_of
+from resnets.params.architecture import IMAGENET, PUBLISHED, network_of
 from resnets.params.schema import NO_BACKBONE, Model
 from resnets.setup.look import Look
 from resnets.system.errors import ArtefactError
@@ -50,7 +50,6 @@ LR = {"finetune": 0.02, "scratch": 0.05, "frozen": 0.05}  # of the recipes, for 
 HEAD_DECAY = 10.0  # the penalty on a head's weights, which all training images share
 LARGE = 4  # times the pixels that are kept: from there on `decode` reads JPEGs at a reduced scale
 SCRATCH_FROM = 5_000  # training images: from here on random weights may catch up
-IMAGENET = {3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), 1: ([0.449], [0.226])}
 
 
 def find_weights(folder: Path, *, is_published: bool) -> Path | None:
