@@ -17,7 +17,7 @@ TUTORIALS = (ROOT / "docs/zh/tutorials.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"−?\d+(?:[.,:]\d+)*")
 KEPT = sorted(
     ROOT / f"recipes/results/{recipe}/metrics/{name}.json"
-    for recipe in ("antsbees_photos", "flowers_offline", "fashion_resnet18", "fashion_fast")
+    for recipe in ("antsbees_photos", "flowers_resnet18", "fashion_resnet18", "fashion_fast")
     for name in load_params(ROOT / f"recipes/{recipe}.yaml").transfer
 )
 
