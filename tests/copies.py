@@ -79,6 +79,13 @@ def run(*command: str, cwd: Path, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def refusal(*arguments: str, cwd: Path, code: int) -> tuple[str, str]:
+    """Run a `resnets` command that ends with this code; return its two lines, what and fix."""
+    command = (sys.executable, "-m", "resnets.cli", *arguments)
+    what, fix = run(*command, cwd=cwd, code=code).splitlines()
+    return what, fix
+
+
 def make_copy(folder: Path) -> None:
     """Make a Git and DVC repository of the project's code, in which nothing ran yet."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")

@@ -1,14 +1,12 @@
 """Show experiments of a small project, which DVC saved, as a table."""
 
 import json
-import sys
 
 import pytest
 from dvc.repo import Repo
 
-from resnets.cli import app
 from resnets.review.experiments import WIDTH, experiment_table
-from resnets.system.errors import run_app
+from tests.copies import refusal
 from tests.projects import Project
 
 MODELS = ("finetune", "frozen", "scratch", "backbone")
@@ -63,14 +61,9 @@ def test_commit_without_metrics_is_said_in_a_sentence(project):
 
 
 @pytest.mark.parametrize("place", ["unknown commit", "no project"])
-def test_what_dvc_refuses_is_an_error_in_two_lines(place, project, tmp_path, monkeypatch, capsys):
-    if place == "no project":
-        monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["resnets", "table", "nowhere"])
-    with pytest.raises(SystemExit) as ended:
-        run_app(app)
-    assert ended.value.code == 5
-    what, fix = capsys.readouterr().err.splitlines()
+def test_what_dvc_refuses_is_an_error_in_two_lines(place, project, tmp_path):
+    folder = tmp_path if place == "no project" else project.root
+    what, fix = refusal("table", "nowhere", cwd=folder, code=5)
     assert what.startswith("error: DVC: ")
     assert fix.startswith("fix: run it in a clone of the project")
 

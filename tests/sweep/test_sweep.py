@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from resnets.cli import app
 from resnets.params.load import load_params, load_section
 from resnets.sweep.ranges import Range, Sweep
 from resnets.sweep.trials import _num_images, rank
-from resnets.system.errors import ParamsError, run_app
-from tests.copies import ROOT, make_copy, run
+from resnets.system.errors import ParamsError
+from tests.copies import ROOT, make_copy, refusal, run
 
 LR = "transfer.finetune.optimizer.lr"
 KINDS = {
@@ -192,13 +190,8 @@ def test_equal_settings_are_rarely_told_apart():
 # ---- in a project -------------------------------------------------------------------------------
 
 
-def test_without_a_project_nothing_is_filed(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["resnets", "sweep", str(ROOT / "sweep.yaml")])
-    with pytest.raises(SystemExit) as ended:
-        run_app(app)
-    assert ended.value.code == 5
-    what, fix = capsys.readouterr().err.splitlines()
+def test_without_a_project_nothing_is_filed(tmp_path):
+    what, fix = refusal("sweep", str(ROOT / "sweep.yaml"), cwd=tmp_path, code=5)
     assert what.startswith("error: DVC: you are not inside of a DVC repository")
     assert fix.startswith("fix: run it in a clone of the project")
 
