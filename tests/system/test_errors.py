@@ -60,3 +60,10 @@ def test_keys_of_an_error_name_the_task_and_patterns_stay():
     with pytest.raises(DataError, match=r"split\.pets\.group_regex: '\.\*\.png'") as caught:
         refuse()
     assert caught.value.fix == "correct tasks.pets.exclude or split.pets.val"
+
+
+def test_help_wraps_at_the_terminal_and_not_where_the_source_does():
+    command = [sys.executable, "-m", "resnets.cli", "check", "--help"]
+    wide = {**os.environ, "COLUMNS": "160"}
+    done = subprocess.run(command, env=wide, capture_output=True, text=True, check=True)
+    assert "Ends with exit code 3 if something would stop `prepare`." in done.stdout

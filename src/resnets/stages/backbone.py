@@ -13,9 +13,8 @@ def main(
     history: Annotated[Path, typer.Option(help="CSV file for the learning curve.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Make the backbone from `backbone.input`: a task folder, a weights file, or none at all.
+    """Make the backbone from `backbone.input`: a task folder, a weights file, or none at all.
 
-    \b
     Example:
       python -m resnets.stages.backbone --out artifacts/backbone
         --history plots/backbone/history.csv

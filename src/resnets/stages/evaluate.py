@@ -19,9 +19,8 @@ def main(
     ] = None,
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Evaluate all repeats of one variant, or the backbone.
+    """Evaluate all repeats of one variant, or the backbone.
 
-    \b
     Example:
       python -m resnets.stages.evaluate artifacts/finetune --task data/tasks/target
         --history plots/finetune/history.csv --metrics metrics/finetune.json

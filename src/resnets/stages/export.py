@@ -17,9 +17,8 @@ def main(
     metrics: Annotated[Path, typer.Option(help="JSON file for the differences found.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Export the best variant, or the one that `export.variant` names.
+    """Export the best variant, or the one that `export.variant` names.
 
-    \b
     Example:
       python -m resnets.stages.export --leaderboard metrics/leaderboard.json
         --candidates artifacts/candidates --task data/tasks/target --out artifacts/export

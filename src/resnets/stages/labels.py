@@ -19,9 +19,8 @@ def main(
     plots: Annotated[Path, typer.Option(help="Folder for labels.csv and suspected.png.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Look for wrong labels, and for images of the task that the backbone was trained on.
+    """Look for wrong labels, and for images of the task that the backbone was trained on.
 
-    \b
     Example:
       python -m resnets.stages.labels --task data/tasks/target --source data/tasks/source
         --backbone artifacts/backbone --metrics metrics/labels.json --plots plots/labels

@@ -17,9 +17,8 @@ def main(
     curves: Annotated[Path, typer.Option(help="PNG file for all learning curves.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Rank all variants of params.yaml.
+    """Rank all variants of params.yaml.
 
-    \b
     Example:
       python -m resnets.stages.leaderboard --candidates artifacts/candidates
         --yardsticks artifacts/yardsticks.csv --metrics metrics/leaderboard.json

@@ -21,9 +21,8 @@ def main(
     findings: Annotated[Path, typer.Option(help="PNG file for the worst of each finding.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Prepare one task.
+    """Prepare one task.
 
-    \b
     Example:
       python -m resnets.stages.prepare target --out data/tasks/target
         --metrics metrics/data_target.json --samples plots/data_target/samples.png

@@ -13,9 +13,8 @@ def main(
     out: Annotated[Path, typer.Option(help="HTML file for the page.")],
     root: Annotated[Path, typer.Option(help="Folder of the project.")] = Path(),
 ) -> None:
-    r"""Write the report on the target task from what the other stages wrote.
+    """Write the report on the target task from what the other stages wrote.
 
-    \b
     Example:
       python -m resnets.stages.report --out reports/index.html
     """

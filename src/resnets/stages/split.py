@@ -15,9 +15,8 @@ def main(
     metrics: Annotated[Path, typer.Option(help="JSON file for the counts.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Split one task.
+    """Split one task.
 
-    \b
     Example:
       python -m resnets.stages.split target --task data/tasks/target
         --metrics metrics/split_target.json

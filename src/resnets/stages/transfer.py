@@ -16,9 +16,8 @@ def main(
     history: Annotated[Path, typer.Option(help="CSV file for the learning curves.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Train one variant, or continue where a stopped run of the same inputs was.
+    """Train one variant, or continue where a stopped run of the same inputs was.
 
-    \b
     Example:
       python -m resnets.stages.transfer finetune --task data/tasks/target --init artifacts/backbone
         --out artifacts/finetune --history plots/finetune/history.csv

@@ -14,9 +14,8 @@ def main(
     out: Annotated[Path, typer.Option(help="CSV file for a row per yardstick and run.")],
     params: Annotated[Path, typer.Option(help="The parameters.")] = Path("params.yaml"),
 ) -> None:
-    r"""Measure the majority class, a linear model and an SVM on pixels, and a linear probe.
+    """Measure the majority class, a linear model and an SVM on pixels, and a linear probe.
 
-    \b
     Example:
       python -m resnets.stages.yardsticks --task data/tasks/target
         --backbone artifacts/backbone --out artifacts/yardsticks.csv

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from inspect import getdoc
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -179,6 +180,8 @@ def run_app(command: Callable[..., object]) -> None:
         app = Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(command)
         command = app
+    for info in command.registered_commands:  # Typer keeps the line breaks of the source
+        info.help = re.sub(r"(?<=\S)\n(?=\S)", " ", getdoc(info.callback) or "")
     before: dict[int, Any] = {}
     try:
         if find_spec("fcntl") is None:
