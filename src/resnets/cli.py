@@ -103,7 +103,7 @@ def init(
     ] = None,
     fast: Annotated[bool, Option("--fast", help="Less than half the steps, smaller.")] = False,
     best: Annotated[bool, Option("--best", help="2.5 times the steps, larger.")] = False,
-    force: Annotated[bool, Option("--force", help="Also where Git lacks params.yaml.")] = False,
+    force: Annotated[bool, Option("--force", help="Also where Git lacks its changes.")] = False,
     offline: Annotated[bool, Option("--offline", help="Fetch no ImageNet weights.")] = False,
     exclude_findings: Annotated[
         bool, Option("--exclude-findings", help="Leave out what `check` lists as odd.")
@@ -169,7 +169,7 @@ def import_check(
     "resnets fetch resnet18-f37072fd.pth"
 )
 def fetch(
-    name: Annotated[str | None, Argument(help="What to fetch; nothing lists it all.")] = None,
+    name: Annotated[str | None, Argument(help="What to fetch; without it, a list of all.")] = None,
     source: Annotated[Path | None, Option("--from", help="A local file or folder.")] = None,
     sha256: Annotated[str | None, Option(help="The checksum to insist on.")] = None,
     about: Annotated[bool, Option("--about", help="Only say where it comes from.")] = False,

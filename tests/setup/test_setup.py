@@ -78,6 +78,8 @@ def test_a_new_user_gets_parameters_and_keeps_the_old_ones(project, tmp_path, ca
     assert (params.split["target"].val, params.split["target"].test) == (2, 2)
     assert list(params.transfer) == ["scratch"]
     first = (project / "params.yaml").read_text()
+    values = [line for line in first.split("\n") if line.lstrip()[:1] not in ("#", "")]
+    assert all(line.index(" # ") >= 23 for line in values if " # " in line)
     with pytest.raises(ResNetsError, match="changes that Git does not hold"):
         run(folder, effort="fast")
     assert (project / "params.yaml").read_text() == first

@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -63,7 +64,7 @@ def init(
     weights = weights or find_weights(WEIGHTS, is_published=False)
     values = choose(seen, read_backbone(weights) if weights else None, effort)
     template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
-    text = Template(template).substitute(values)
+    text = "\n".join(_fill(line, values) for line in template.split("\n"))
     with tempfile.TemporaryDirectory() as folder:
         write_text(Path(folder) / TARGET, text)
         params = load_params(Path(folder) / TARGET)
@@ -80,6 +81,13 @@ def init(
     for topic, line in (_found(seen) | _chosen(params) | said).items():
         table.add_row(topic, escape(printable(line)))
     Console(highlight=False).print(table)
+
+
+def _fill(line: str, values: dict[str, Any]) -> str:
+    """Put values into a line of the template, and its comment below the others."""
+    value, mark, comment = line.partition(" # ") if "$" in line else (line, "", "")
+    filled = Template(value).substitute(values)
+    return f"{filled:<23} # {comment}" if mark else filled
 
 
 def _fetch() -> Path | None:
@@ -117,7 +125,8 @@ def _found(seen: Look) -> dict[str, str]:
         lines["noted"] = f"{notes} (resnets check names them, tasks.target.exclude drops them)"
     if kinds := Counter(finding.kind for finding in seen.odd.values()):
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-        what = "in tasks.target.exclude" if seen.excluded else "--exclude-findings leaves them out"
+        leave = "--exclude-findings --force leaves them out"
+        what = "in tasks.target.exclude" if seen.excluded else leave
         lines["odd"] = f"{shown} (resnets check names them; {what})"
     if copies := sum(found["duplicates"].values()):
         lines["copies"] = f"{copies} of other photos: they stay on one side"

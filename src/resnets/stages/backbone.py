@@ -15,7 +15,7 @@ def main(
 ) -> None:
     """Make the backbone from `backbone.input`: a task folder, a weights file, or none at all.
 
-    Example:
+    For example:
       python -m resnets.stages.backbone --out artifacts/backbone
         --history plots/backbone/history.csv
     """

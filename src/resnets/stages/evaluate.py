@@ -21,7 +21,7 @@ def main(
 ) -> None:
     """Evaluate all repeats of one variant, or the backbone.
 
-    Example:
+    For example:
       python -m resnets.stages.evaluate artifacts/finetune --task data/tasks/target
         --history plots/finetune/history.csv --metrics metrics/finetune.json
         --plots plots/finetune --candidate artifacts/candidates/finetune

@@ -19,7 +19,7 @@ def main(
 ) -> None:
     """Export the best variant, or the one that `export.variant` names.
 
-    Example:
+    For example:
       python -m resnets.stages.export --leaderboard metrics/leaderboard.json
         --candidates artifacts/candidates --task data/tasks/target --out artifacts/export
         --metrics metrics/export.json

@@ -21,7 +21,7 @@ def main(
 ) -> None:
     """Look for wrong labels, and for images of the task that the backbone was trained on.
 
-    Example:
+    For example:
       python -m resnets.stages.labels --task data/tasks/target --source data/tasks/source
         --backbone artifacts/backbone --metrics metrics/labels.json --plots plots/labels
     """

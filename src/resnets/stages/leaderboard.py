@@ -19,7 +19,7 @@ def main(
 ) -> None:
     """Rank all variants of params.yaml.
 
-    Example:
+    For example:
       python -m resnets.stages.leaderboard --candidates artifacts/candidates
         --yardsticks artifacts/yardsticks.csv --metrics metrics/leaderboard.json
         --report reports/leaderboard.md --curves reports/curves.png

@@ -23,7 +23,7 @@ def main(
 ) -> None:
     """Prepare one task.
 
-    Example:
+    For example:
       python -m resnets.stages.prepare target --out data/tasks/target
         --metrics metrics/data_target.json --samples plots/data_target/samples.png
         --findings plots/data_target/findings.png

@@ -15,7 +15,7 @@ def main(
 ) -> None:
     """Write the report on the target task from what the other stages wrote.
 
-    Example:
+    For example:
       python -m resnets.stages.report --out reports/index.html
     """
     from resnets.report.page import write_page

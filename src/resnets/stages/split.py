@@ -17,7 +17,7 @@ def main(
 ) -> None:
     """Split one task.
 
-    Example:
+    For example:
       python -m resnets.stages.split target --task data/tasks/target
         --metrics metrics/split_target.json
     """

@@ -18,7 +18,7 @@ def main(
 ) -> None:
     """Train one variant, or continue where a stopped run of the same inputs was.
 
-    Example:
+    For example:
       python -m resnets.stages.transfer finetune --task data/tasks/target --init artifacts/backbone
         --out artifacts/finetune --history plots/finetune/history.csv
     """

@@ -16,7 +16,7 @@ def main(
 ) -> None:
     """Measure the majority class, a linear model and an SVM on pixels, and a linear probe.
 
-    Example:
+    For example:
       python -m resnets.stages.yardsticks --task data/tasks/target
         --backbone artifacts/backbone --out artifacts/yardsticks.csv
     """
