@@ -68,7 +68,7 @@ def measure(path, found):
             decoded = decode(content, channels=3, max_megapixels=64)
         except BadImageError:
             continue
-        photo = Image.fromarray(decoded.pixels)
+        photo = decoded.picture
         photo.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
         names.append(member.name)
         hashes.append(words(photo))

@@ -18,7 +18,7 @@ from _timing import PARAMS, compare, describe_machine, options, pack, photos, ra
 from resnets.models import build_model
 from resnets.models.inference import infer
 from resnets.models.resnet import ResNet
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.params.training import CenterCrop
 from resnets.tasks.task import Side
 from resnets.training.features import EVAL_BATCH

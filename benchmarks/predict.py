@@ -37,10 +37,11 @@ from torchvision.transforms import v2
 
 from resnets.evaluation.markdown import table
 from resnets.export.classifier import Classifier, open_classifier
-from resnets.export.int8 import normalise_on_host, quantize_int8
+from resnets.export.int8 import quantize_int8
 from resnets.export.onnx import to_onnx
 from resnets.models import build_model
 from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle, save_bundle
+from resnets.models.inference import normalise
 from resnets.predict.inputs import find_inputs
 from resnets.predict.run import classify, prepare
 from resnets.system.progress import map_ahead
@@ -185,8 +186,9 @@ def measure_latency(
 ) -> None:
     """Print how long single images take, beside bare ONNX Runtime on the same file."""
     session = onnxruntime.InferenceSession(path)
-    planes = [normalise_on_host(c[None], opened["ours"].meta.preprocess) for c in crops[:16]]
-    sides = {"bare ONNX Runtime": lambda k: session.run(None, {"images": planes[k]})}
+    form, tensors = opened["ours"].meta.preprocess, torch.from_numpy(crops[:16])
+    planes = normalise(tensors.permute(0, 3, 1, 2).contiguous(), form.mean, form.std).numpy()
+    sides = {"bare ONNX Runtime": lambda k: session.run(None, {"images": planes[k : k + 1]})}
     for name in ("ours", "ours, int8"):
         sides[name] = lambda k, name=name: opened[name].score(crops[k : k + 1])
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -17,7 +17,7 @@ from PIL import Image
 from resnets.data.sources import open_source
 from resnets.evaluation.markdown import table
 from resnets.export.classifier import open_classifier
-from resnets.tasks.decode import BadImageError, center_crop, decode, resize
+from resnets.tasks.decode import BadImageError, center_crop, decode, resize, to_pixels
 
 NUM = 40
 
@@ -35,7 +35,10 @@ def small(photos, size, *, scaled):
     """Return the photos at this size, and the milliseconds that each took."""
     start = time.process_time()
     options = {"channels": 3, "max_megapixels": 64, "size": size if scaled else None}
-    images = [resize(decode(photo, **options).pixels, size, "shorter_side") for photo in photos]
+    images = [
+        resize(to_pixels(decode(photo, **options).picture), size, "shorter_side")
+        for photo in photos
+    ]
     return np.stack(images), 1000 * (time.process_time() - start) / len(photos)
 
 
@@ -48,7 +51,9 @@ def main(path, model=None):
     photos = []
     for content in contents:
         if not isinstance(content, BadImageError):
-            photos.append(enlarge(decode(content, channels=3, max_megapixels=64).pixels, rng))
+            photos.append(
+                enlarge(to_pixels(decode(content, channels=3, max_megapixels=64).picture), rng)
+            )
     classifier = model and open_classifier(Path(model))
     own = classifier.meta.preprocess.resize if classifier else 256
     rows = []

@@ -31,7 +31,7 @@ from training_step import AUGMENT, Case, network
 from resnets.data.split import split_task
 from resnets.evaluation.markdown import table
 from resnets.models import build_model
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.system.runtime import resolve_device
 from resnets.tasks.task import Task
 from resnets.training.identity import flatten

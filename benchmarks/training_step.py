@@ -35,7 +35,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from resnets.models import build_model
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.params.training import RandomResizedCrop
 from resnets.system.runtime import resolve_device
 from resnets.tasks.task import Side

@@ -28,7 +28,7 @@ from pillow_heif import register_heif_opener
 
 from resnets.data.sources import open_source
 from resnets.evaluation.markdown import points, table
-from resnets.tasks.decode import BadImageError, decode
+from resnets.tasks.decode import BadImageError, decode, to_pixels
 from tests.copies import environment, make_copy, run
 from tests.data.photos import encode
 
@@ -44,7 +44,7 @@ def read_photos(path: Path, most: int) -> Photos:
     source, photos = open_source(path), defaultdict[str, list[Image.Image]](list)
     for member, content in source.read(source.members):
         if len(photos[member.label]) < most and not isinstance(content, BadImageError):
-            pixels = decode(content, channels=3, max_megapixels=64).pixels
+            pixels = to_pixels(decode(content, channels=3, max_megapixels=64).picture)
             photos[member.label].append(Image.fromarray(pixels))
     return dict(photos)
 

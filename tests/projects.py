@@ -8,7 +8,7 @@ import numpy as np
 
 from resnets.evaluation.evaluate import evaluate
 from resnets.evaluation.predictions import prediction_tables, predictions_of
-from resnets.evaluation.scoring import details_of, mean_scores
+from resnets.evaluation.scoring import mean_scores
 
 MEASURED_ON = {"data": "d0", "split": "s0", "classes": "c0", "test_set": "t0"}
 MEASURED_ON |= {"preprocess": "p0", "weights": "w0"}
@@ -74,7 +74,8 @@ class Project:
         labels = np.asarray(labels)
         scores = [evaluate(logits, labels, classes) for logits in runs]
         rows = [run_row(repeat, run, run) for repeat, run in enumerate(scores)]
-        details = details_of(rows, scores[0], scores[0], MEASURED_ON | dict(measured_on))
+        sides = {"test": scores[0].details(), "val": scores[0].details()}
+        details = {**sides, "measured_on": MEASURED_ON | dict(measured_on), "runs": rows}
         self.write(f"metrics/{name}.json", json.dumps(mean_scores(rows), indent=2))
         self.write(f"plots/{name}/details.json", json.dumps(details, indent=2))
         words = {"classes": classes, "ids": ids, "groups": groups or ids}

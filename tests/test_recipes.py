@@ -176,7 +176,7 @@ def test_recipe_runs_from_photos_to_leaderboard(tmp_path, monkeypatch, recipe):
     assert set(ranked["variants"]) == set(values.transfer)
     classes = Task(Path("data/tasks/target")).classes
     for name, row in ranked["variants"].items():
-        network = build_model(**values.transfer[name].model.options(), num_classes=len(classes))
+        network = build_model(**values.transfer[name].model.model_dump(), num_classes=len(classes))
         record = json.loads(Path(f"metrics/{name}.json").read_text())
         details = json.loads(Path(f"plots/{name}/details.json").read_text())
         assert details["runs"][0]["parameters"] == sum(p.numel() for p in network.parameters())

@@ -175,12 +175,9 @@ def fetch(
     about: Annotated[bool, Option("--about", help="Only say where it comes from.")] = False,
 ) -> None:
     """Bring a dataset or published weights to data/, verified; lists what there is."""
-    from resnets.data.fetch import describe, fetch_by_name
+    from resnets.data.fetch import fetch_by_name
 
-    if name is None or about:
-        describe(name)
-    else:
-        fetch_by_name(name, Path("data"), source=source, sha256=sha256)
+    fetch_by_name(name, Path("data"), source=source, sha256=sha256, about=about)
 
 
 @app.command(epilog="Example:\n\nresnets sweep sweep.yaml && dvc queue start")

@@ -4,12 +4,14 @@ import io
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from resnets.data.prepare import Summary, prepare_task
+from resnets.data.prepare import prepare_task
 from resnets.params.schema import Checks, Data, Split, TaskSection
+from resnets.tasks.manifest import ManifestRow, Rejected
 
 DATA = {"resize": 32}
 CHECKS = {"max_bad_fraction": 0.0, "max_megapixels": 1.0}
@@ -20,13 +22,21 @@ def split_options(**changes: object) -> Split:
     return Split(**{"val": 0.2, "test": 0.2, **changes})
 
 
-def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Summary:
+class Prepared(NamedTuple):
+    """Hold what `prepare_task` returns."""
+
+    rows: list[ManifestRow]
+    rejected: list[Rejected]
+    metrics: dict[str, Any]
+
+
+def prepare(source: Path, out: Path, *, channels: int = 3, **options: object) -> Prepared:
     """Prepare a task; `options` are keys of `tasks.*`, `checks` and `data` in params.yaml."""
     selection = {key: options.pop(key) for key in TaskSection.model_fields if key in options}
     task = TaskSection(path=str(source), **selection)
     limits = {key: options.pop(key) for key in Checks.model_fields if key in options}
     checks, data = Checks(**{**CHECKS, **limits}), Data(**{**DATA, **options})
-    return prepare_task(task, data, checks, channels, out)
+    return Prepared(*prepare_task(task, data, checks, channels, out))
 
 
 def make_photo(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:

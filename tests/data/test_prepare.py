@@ -24,7 +24,7 @@ from resnets.data.split import split_task
 from resnets.models.bundle import FullPreprocess
 from resnets.predict.run import prepare as prepare_input
 from resnets.system.errors import ArtefactError, DataError, StoppedBySignal
-from resnets.tasks.decode import center_crop, decode, resize
+from resnets.tasks.decode import center_crop, decode, resize, to_pixels
 from resnets.tasks.manifest import ManifestRow, read_table
 from resnets.tasks.task import PixelStore, Task
 from tests.data.photos import (
@@ -114,7 +114,9 @@ def test_real_photos_packed_and_predicted_equal_torchvision(insects, shared_data
         for row, packed in zip(rows, images, strict=True):
             data = archive.read(f"hymenoptera_data/{row.id}")
             upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-            pixels = resize(decode(data, channels=3, max_megapixels=64).pixels, 256, "shorter_side")
+            pixels = resize(
+                to_pixels(decode(data, channels=3, max_megapixels=64).picture), 256, "shorter_side"
+            )
             expected = np.asarray(reference(upright))
             assert np.array_equal(center_crop(packed, 224), expected)
             assert np.array_equal(center_crop(pixels, 224), expected)
@@ -554,7 +556,9 @@ def test_a_task_gives_each_side_its_images_and_labels(tmp_path):
             label = ("cat", "dog")[side.labels[row]]
             assert side.ids[row].startswith(label)
             file = decode(tmp_path / "x" / side.ids[row], channels=3, max_megapixels=1)
-            assert np.array_equal(side.images[row], resize(file.pixels, 32, "shorter_side"))
+            assert np.array_equal(
+                side.images[row], resize(to_pixels(file.picture), 32, "shorter_side")
+            )
         assert np.array_equal(side.images.uniform[2], side.images[2])
         with pytest.raises(ValueError, match="read-only"):
             side.images[0][0, 0, 0] = 1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnets.export.classifier import open_classifier
 from resnets.export.engines import settle
-from resnets.export.int8 import normalise_on_host, quantize_int8
+from resnets.export.int8 import quantize_int8
 from resnets.export.onnx import to_onnx
 from resnets.models.bundle import load_bundle
 from resnets.models.inference import Output, infer
@@ -24,6 +24,7 @@ from resnets.system.errors import EnvironmentFault, ParamsError
 from resnets.system.runtime import Engine
 from resnets.tasks.decode import crop_batch
 from tests.bundles import PREPROCESS, Trained, make_trained, need
+from tests.export.test_export import normalised
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_pixels_are_normalised_in_the_graph_to_the_bit(
 ) -> None:
     path = trained.bundle.parent / "plain.onnx"
     session = onnxruntime.InferenceSession(path)
-    [wanted] = session.run(None, {"images": normalise_on_host(crops, PREPROCESS)})
+    [wanted] = session.run(None, {"images": normalised(crops, PREPROCESS)})
     assert np.array_equal(open_classifier(path, engine="onnxruntime").forward(crops), wanted)
 
 
@@ -130,7 +131,7 @@ def test_an_int8_file_runs_in_every_engine(
     difference = np.abs(small - exact.score(crops).probabilities)
     assert 0 < difference.max() < 0.2
     wanted = onnxruntime.InferenceSession(folder / "int8.onnx")
-    [logits] = wanted.run(None, {"images": normalise_on_host(crops, PREPROCESS)})
+    [logits] = wanted.run(None, {"images": normalised(crops, PREPROCESS)})
     found = open_classifier(folder / "int8.onnx", engine=engine).forward(crops)
     assert np.abs(found - logits).max() < 0.1 * np.abs(logits).max()
 

@@ -52,6 +52,13 @@ def export(trained: Trained, out: Path, row: Any = ROW, **changes: Any) -> dict[
     return export_bundle(trained.bundle, out, task=task, **given)
 
 
+def normalised(crops: NDArray[np.uint8], preprocess: Any) -> NDArray[np.float32]:
+    """Do with numpy what `normalise` does with torch; returns (N, C, crop, crop)."""
+    batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
+    center, scale = np.array([preprocess.mean, preprocess.std], np.float32)[..., None, None]
+    return (batch / np.float32(255) - center) / scale
+
+
 @pytest.fixture(scope="module")
 def plain(trained: Trained) -> tuple[Path, dict[str, Any]]:
     """Export normalised floats to logits, with int8."""

@@ -20,14 +20,13 @@ import pytest
 from PIL import Image
 
 from resnets.export.classifier import open_classifier
-from resnets.export.int8 import normalise_on_host
 from resnets.export.web import RUNTIME
 from resnets.predict.answers import Reports
 from resnets.predict.run import predict
-from resnets.tasks.decode import center_crop, crop_batch, decode, resize
+from resnets.tasks.decode import center_crop, crop_batch, decode, resize, to_pixels
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained
 from tests.data.photos import encode, make_photo
-from tests.export.test_export import export
+from tests.export.test_export import export, normalised
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WASM = "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
@@ -195,7 +194,7 @@ def test_pixels_are_those_of_pillow(open_page: Any, channels: Any, fit: Any) -> 
     }"""
     for name, content in FILES.items():
         found = page.evaluate(program, [b64encode(content).decode(), form])
-        pixels = decode(content, channels=channels, max_megapixels=10).pixels
+        pixels = to_pixels(decode(content, channels=channels, max_megapixels=10).picture)
         crop = center_crop(resize(pixels, 33, fit), 28)
         away = np.abs(np.array(found).reshape(crop.shape) - crop.astype(int))
         assert away.max() <= 1, (name, away.max())
@@ -377,7 +376,7 @@ def test_the_page_has_the_whole_model_and_class_maps_that_add_up_to_its_logits(
     assert values["temperature"] == 1.5
     session = onnxruntime.InferenceSession(b64decode(values["onnx"]))
     crops = crop_batch(trained.task.side("test").images, range(9), PREPROCESS.crop)
-    images = {"images": normalise_on_host(crops, PREPROCESS)}
+    images = {"images": normalised(crops, PREPROCESS)}
     logits, maps = session.run(["logits", "class_maps"], images)
     exact = open_classifier(exported["plain"] / "model.onnx", engine="onnxruntime")
     np.testing.assert_allclose(logits, exact.forward(crops), atol=1e-5)

@@ -11,7 +11,7 @@ from torchvision.transforms import functional
 
 from resnets.models.inference import infer, normalise
 from resnets.models.resnet import ResNet, build_model
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.system.errors import NumericalError
 
 PREPROCESS = Preprocess(crop=28, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])

@@ -18,15 +18,13 @@ import torchvision
 from torch import Tensor, nn
 
 from resnets.models import build_model
-from resnets.models.bundle import FullPreprocess
 from resnets.models.resnet import ResNet
 from resnets.models.weights import (
     PUBLISHED,
     import_weights,
     load_weights,
-    published_preprocess,
 )
-from resnets.params.architecture import USUAL, network_of
+from resnets.params.architecture import IMAGENET, USUAL, network_of
 from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError, ResNetsError
 
 NAME = "resnet8"
@@ -149,26 +147,14 @@ def test_the_table_of_published_files_is_torchvisions():
             file = version.url.rpartition("/")[2]
             preset = version.transforms()
             found[file] = preset.resize_size
-            assert published_preprocess(file, 3) == {
-                "resize": preset.resize_size[0],
-                "fit": "shorter_side",
-                "crop": preset.crop_size[0],
-                "mean": preset.mean,
-                "std": preset.std,
-                "channels": 3,
-            }
+            assert PUBLISHED[file][1:] == (preset.resize_size[0], preset.crop_size[0])
+            assert IMAGENET[3] == (preset.mean, preset.std)
     first = {"resnet18-5c106cde.pth", "resnet34-333f7ec4.pth", "resnet50-19c8e357.pth"}
     first |= {"resnet101-5d3b4d8f.pth", "resnet152-b121ed2d.pth"}  # not in torchvision any more
     ours = {file for file, (publisher, *_) in PUBLISHED.items() if publisher == "torchvision"}
     assert ours - found.keys() == first
     assert not found.keys() - ours
     assert {PUBLISHED[file][1:] for file in first} == {(256, 224)}
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_preprocessing_of_published_weights_is_what_a_bundle_takes(name, channels):
-    assert FullPreprocess.model_validate(published_preprocess(name, channels)).crop in (160, 224)
 
 
 def test_a_published_name_on_other_content_is_refused(weights, model, tmp_path):
@@ -186,7 +172,6 @@ def test_published_weights_are_known_by_their_content(weights, model, tmp_path, 
     assert import_weights(model, file).published == f"resnet8-{prefix}.pth"
     file = file.rename(tmp_path / f"resnet8-{prefix}.pth")
     assert import_weights(model, file).published == file.name
-    assert published_preprocess(file.name, 3)["resize"] == 232
 
 
 # What is refused

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from resnets.params import load_params
-from resnets.params.load import print_params
+from resnets.params.load import explain, print_params
 from resnets.params.schema import Params
 from resnets.params.training import Optimizer
-from resnets.params.wording import explain
 from resnets.system.errors import ParamsError
 from tests.copies import edit_params
 
@@ -96,7 +95,7 @@ def test_no_senseless_value_of_any_key_passes(where):
         values = replaced(where, value)
         with pytest.raises(ValidationError) as caught:
             pytest.fail(f"{where} accepts {name}: {Params.model_validate(values)}")
-        assert where[-1] in str(explain(caught.value, Params, values, PARAMS)), name
+        assert where[-1] in str(explain(caught.value, values, PARAMS)), name
 
 
 def test_message_names_key_value_and_what_is_allowed(tmp_path):
@@ -321,7 +320,7 @@ def test_no_variant_takes_the_name_of_another_result(name):
     ) as caught:
         Params.model_validate(values)
     word = re.sub("_.*", "_*", name.lower())
-    assert word in explain(caught.value, Params, values, PARAMS).fix
+    assert word in explain(caught.value, values, PARAMS).fix
 
 
 def test_variants_whose_names_differ_in_case_only_are_refused():

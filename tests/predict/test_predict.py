@@ -801,7 +801,7 @@ def test_the_first_answer_waits_for_no_package_that_it_does_not_need(
     command = [sys.executable, "-X", "importtime", "-m", "resnets.cli", "predict", photo]
     done = subprocess.run([*command, "--model", model], capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert {"onnx", "pydantic", "resnets.params.preprocess", "rich.cells"} <= loaded
+    assert {"onnx", "pydantic", "resnets.params.section", "rich.cells"} <= loaded
     late = {"joblib", "matplotlib", "pandas", "rich.console", "scipy", "sklearn", "torch"}
     late |= {f"resnets.params.{part}" for part in ("architecture", "load", "schema", "training")}
     assert not late & loaded

@@ -232,21 +232,6 @@ def test_new_and_gone_models_are_named(project):
     assert "nothing to compare the new `other` with; gone: `net`." in text
 
 
-def test_older_revisions_have_the_details_among_the_metrics(project):
-    project.write_model("net", runs(0.8, 1, 2), labels_of(), CLASSES)
-    details = project.root / "plots/net/details.json"
-    record = json.loads(details.read_text())
-    del record["runs"]
-    project.write("metrics/net.json", json.dumps(record))
-    details.unlink()
-    project.commit()
-    project.git("switch", "-q", "-c", "change")
-    project.write_model("net", runs(0.8, 1, 2), labels_of(), CLASSES)
-    project.commit()
-    (model,) = compared(project)
-    assert model.is_unchanged
-
-
 def test_missing_predictions_are_said(project):
     two_states(project, runs(0.8, 1), runs(0.8, 1))
     (project.root / "plots/net/predictions.csv").unlink()
@@ -548,6 +533,32 @@ CONTRADICTIONS = [
 ]
 
 
+def drop(key):
+    def edit(record):
+        (record["runs"][1] if key == "test_accuracy" else record).pop(key)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("path", "edit"),
+    [
+        (METRICS, drop("test")),
+        (METRICS, tell("test", f2=1.0)),
+        (METRICS, tell("test", accuracy=None)),
+        (DETAILS, drop("test_accuracy")),
+        (DETAILS, drop("runs")),
+        (DETAILS, lambda record: record.update(test=None)),
+    ],
+)
+def test_numbers_that_are_no_numbers_or_missing_are_refused(project, path, edit):
+    two_states(project, runs(0.8, 1, 2), runs(0.8, 1, 2))
+    edited(project.root / path, edit)
+    with pytest.raises(ArtefactError, match="of net are not whole") as error:
+        text_of(project, head=None)
+    assert error.value.exit_code == 4
+
+
 @pytest.mark.parametrize(("path", "edit", "message"), CONTRADICTIONS)
 def test_files_that_contradict_each_other_are_refused(project, path, edit, message):
     two_states(project, runs(0.8, 1, 2), runs(0.8, 1, 2))
@@ -561,9 +572,13 @@ def test_probabilities_that_are_equal_as_written_may_predict_either():
     header = "id,label,predicted,ants,bees\n"
     for predicted in ("ants", "bees"):
         predictions = f"{header}x,ants,{predicted},0.500000,0.500000\n"
-        read = read_predictions(
-            predictions, f"id,label,group,0,nll 0\nx,ants,,{predicted},0.69315\n", {}, "p.csv"
+        seeds, accuracy = (
+            f"id,label,group,0,nll 0\nx,ants,,{predicted},0.69315\n",
+            predicted == "ants",
         )
+        runs = [{"repeat": 0, "test_accuracy": accuracy}]
+        record = {"test": {"images": 1, "accuracy": accuracy}, "runs": runs}
+        read = read_predictions(predictions, seeds, record, "p.csv")
         assert read.runs.tolist() == [[["ants", "bees"].index(predicted)]]
 
 

@@ -26,6 +26,7 @@ from resnets.tasks.decode import (
     center_crop,
     decode,
     resize,
+    to_pixels,
 )
 from tests.data.photos import encode, make_photo
 
@@ -34,7 +35,7 @@ register_heif_opener()  # for writing
 
 
 def read(data: bytes, channels: int = 3) -> np.ndarray:
-    return decode(data, channels=channels, max_megapixels=1).pixels
+    return to_pixels(decode(data, channels=channels, max_megapixels=1).picture)
 
 
 def reason(data: bytes, **options: float) -> str:
@@ -70,11 +71,11 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_that_hardly_shows(size, redu
     exact, scaled = (
         decode(data, channels=3, max_megapixels=9, size=wanted) for wanted in (None, size)
     )
-    height, width = exact.pixels.shape[:2]
-    assert scaled.pixels.shape[:2] == (-(-height // reduced), -(-width // reduced))
+    height, width = to_pixels(exact.picture).shape[:2]
+    assert to_pixels(scaled.picture).shape[:2] == (-(-height // reduced), -(-width // reduced))
     assert (scaled.width, scaled.height) == (exact.width, exact.height) == (width, height)
-    difference = resize(scaled.pixels, size, "shorter_side").astype(int) - resize(
-        exact.pixels, size, "shorter_side"
+    difference = resize(to_pixels(scaled.picture), size, "shorter_side").astype(int) - resize(
+        to_pixels(exact.picture), size, "shorter_side"
     )
     assert np.abs(difference).mean() < (1 if reduced > 1 else 1e-9)
     for end in range(0, len(data) - 10, len(data) // 20):
@@ -86,7 +87,7 @@ def test_only_a_jpeg_is_decoded_at_a_reduced_scale():
     for kind in ("PNG", "WEBP", "TIFF", "HEIF", "AVIF"):
         data = encode(PHOTO, kind)
         scaled = decode(data, channels=3, max_megapixels=1, size=4)
-        assert np.array_equal(scaled.pixels, read(data))
+        assert np.array_equal(to_pixels(scaled.picture), read(data))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -117,8 +118,8 @@ def test_photos_of_phones_are_read_upright_and_near_what_was_saved(kind):
     options = {"exif": exif} if kind == "AVIF" else {}
     found = decode(encode(photo, kind, quality=95, **options), channels=3, max_megapixels=1)
     wanted = np.asarray(PHOTO.rotate(270, expand=True)).astype(int)
-    assert (found.format, found.note, found.pixels.shape) == (kind, "", (61, 43, 3))
-    assert np.abs(found.pixels - wanted).mean() < 12  # a wrong turn: 80
+    assert (found.format, found.note, to_pixels(found.picture).shape) == (kind, "", (61, 43, 3))
+    assert np.abs(to_pixels(found.picture) - wanted).mean() < 12  # a wrong turn: 80
     assert reason(encode(PHOTO, kind), max_megapixels=0.001) == "too_large"
 
 
@@ -197,7 +198,7 @@ def test_animations_give_their_first_frame_with_a_note(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     found = decode(data, channels=3, max_megapixels=1)
-    assert (found.pixels == (255, 0, 0)).all()
+    assert (to_pixels(found.picture) == (255, 0, 0)).all()
     assert found.note == "first image of several"
 
 
@@ -314,7 +315,7 @@ def test_a_file_is_decoded_or_its_fault_named(tmp_path: Path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(encode(PHOTO, "JPEG"))
     assert np.array_equal(
-        decode(path, channels=3, max_megapixels=1).pixels, read(path.read_bytes())
+        to_pixels(decode(path, channels=3, max_megapixels=1).picture), read(path.read_bytes())
     )
     path.write_bytes(encode(PHOTO, "JPEG")[:-40])
     for file, words in (

@@ -12,8 +12,8 @@ import torch
 from resnets.models import build_model
 from resnets.models.resnet import ResNet
 from resnets.params.architecture import Shortcut
-from resnets.params.preprocess import Preprocess
 from resnets.params.schema import Model, Runtime, Variant
+from resnets.params.section import Preprocess
 from resnets.params.training import Loss, Optimizer, PadCrop, Step
 from resnets.tasks.task import Side
 from resnets.training.augment import View

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.params.training import CenterCrop, PadCrop, RandomResizedCrop
 from resnets.tasks.task import Side
 from resnets.training.augment import View

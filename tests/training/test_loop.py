@@ -219,7 +219,7 @@ def test_cached_features_train_the_head_of_the_long_way(tmp_path, augment):
 def test_few_views_are_of_all_sides(tmp_path):
     train(tmp_path, train="head", views=2, augment=GROWING)
     sealed = [read_sealed(file) for file in sorted(tmp_path.glob("*.features"))]
-    inputs = [json.loads(plain["inputs"]) for _, plain in sealed]
+    inputs = [json.loads(values["inputs"]) for values in sealed]
     assert [of["preprocess"]["crop"] for of in inputs] == [PREPROCESS.crop, 8, 16]
 
 

@@ -115,8 +115,6 @@ def label_conflicts(rows: list[ManifestRow]) -> list[Rejected]:
     for group in copies(rows, "group"):
         for row in group if len({row.label for row in group}) > 1 else ():
             others = [other for other in group if other.label != row.label]
-            if others:
-                detail = f"the same picture is labelled {others[0].label!r}: {others[0].id}"
-                error = BadImageError("label_conflict", detail)
-                conflicts.append(refuse(row.id, row.label, error))
+            detail = f"the same picture is labelled {others[0].label!r}: {others[0].id}"
+            conflicts.append(refuse(row.id, row.label, BadImageError("label_conflict", detail)))
     return sorted(conflicts, key=lambda conflict: conflict.id)

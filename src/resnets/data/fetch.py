@@ -25,37 +25,28 @@ BLOCK = 2**18
 TIMEOUT = 30.0  # seconds without a byte
 
 
-def describe(name: str | None) -> None:
-    """Print address, checksum, licence and citation of an item; for None, a line for each.
+def fetch_by_name(
+    name: str | None, root: Path, *, source: Path | None, sha256: str | None, about: bool = False
+) -> None:
+    """Fetch what has this name in the catalogue, or say where it comes from; for None, list all.
 
     Raises ParamsError for an unknown name.
     """
+    items = all_items()
     if name is None:
-        for known, item in all_items().items():
+        for known, item in items.items():
             print(f"{known:54}{item.megabytes:4} MB  {item.licence}")
         return
-    item = find_item(name)
-    print(f"{name}, {item.megabytes} MB\nlicence: {item.licence}\ncite: {item.citation}")
-    for url, sha256 in item.files.items():
-        print(f"{url}\n  SHA-256 {sha256 or 'not published: give --sha256'}")
-
-
-def find_item(name: str) -> Item:
-    """Return what has this name in the catalogue; raises ParamsError where nothing has."""
-    items = all_items()
     if name not in items:
         raise ParamsError(f"nothing is called {name!r}", "see what there is: resnets fetch")
-    return items[name]
-
-
-def fetch_by_name(name: str, root: Path, *, source: Path | None, sha256: str | None) -> None:
-    """Fetch what has this name in the catalogue, and print where it is and whose it is.
-
-    Raises ParamsError for an unknown name.
-    """
-    item = find_item(name)
-    for path in fetch(item, root, source=source, sha256=sha256):
-        print(f"{path}  verified")
+    item = items[name]
+    if about:
+        print(f"{name}, {item.megabytes} MB")
+        for url, digits in item.files.items():
+            print(f"{url}\n  SHA-256 {digits or 'not published: give --sha256'}")
+    else:
+        for path in fetch(item, root, source=source, sha256=sha256):
+            print(f"{path}  verified")
     print(f"licence: {item.licence}\ncite: {item.citation}")
 
 

@@ -3,7 +3,6 @@
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,22 +16,14 @@ from resnets.tasks.decode import BadImageError
 from resnets.tasks.manifest import ManifestRow, Rejected, digest, refuse, write_table
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Hold what `prepare_task` found; `metrics` is ready for JSON."""
-
-    rows: list[ManifestRow]
-    rejected: list[Rejected]
-    metrics: dict[str, Any]
-
-
 def prepare_task(
     task: TaskSection, data: Data, checks: Checks, channels: Literal[1, 3], out_folder: Path
-) -> Summary:
+) -> tuple[list[ManifestRow], list[Rejected], dict[str, Any]]:
     """Judge and pack a dataset into `out_folder`: images.bin, manifest.csv and rejected.csv.
 
-    Raises DataError when the classes are not the expected ones, or when more is wrong than
-    `checks` allow; rejected.csv lists it all even then.
+    Returns the good images, the refused ones and the metrics. Raises DataError when the classes are
+    not the expected ones, or when more is wrong than `checks` allow; rejected.csv lists it all even
+    then.
     """
     source = open_source(Path(task.path))
     members = select_members(source, task.classes, task.num_classes, task.exclude)
@@ -49,7 +40,7 @@ def prepare_task(
         "ignored": len(source.ignored) + len(task.exclude),
         "hashes": {"data": digest(manifest.read_bytes())},
     }
-    return Summary(rows, rejected, metrics)
+    return rows, rejected, metrics
 
 
 def judge_all(

@@ -44,27 +44,22 @@ Quotas = dict[str, Counter[str]]  # per side and class, the number of images
 def split_task(folder: Path, options: Split, repeats: Sequence[int] = (0,)) -> dict[str, Any]:
     """Split the packed task in `folder`, write its split.csv and return the counts for metrics."""
     rows, data = read_manifest(folder / "manifest.csv")
-    sides, groups, metrics = draw_sides(rows, options, repeats)
+    sides, groups, metrics = split_rows(rows, options, repeats)
     triples = zip(rows, sides, groups, strict=True)
     write_table(folder / "split.csv", SplitRow, [assign(*triple, data) for triple in triples])
     return metrics
 
 
-def draw_sides(
-    rows: list[ManifestRow], options: Split, repeats: Sequence[int]
-) -> tuple[list[str], list[str], dict[str, Any]]:
-    """Return the sides of each row, its group, and the metrics, with folds or without."""
-    return fold_rows(rows, options, repeats) if options.folds else split_rows(rows, options)
-
-
 def split_rows(
-    rows: list[ManifestRow], options: Split
+    rows: list[ManifestRow], options: Split, repeats: Sequence[int] = (0,)
 ) -> tuple[list[str], list[str], dict[str, Any]]:
     """Return the side (train, val, test or unused) and the group of each row, and the metrics.
 
     Raises DataError when a class is too small for a side, ParamsError when the regular expression
     is not one.
     """
+    if options.folds:
+        return fold_rows(rows, options, repeats)
     groups = group_words(rows, options)
     sides = _given_sides(rows, groups)
     num_leaks = sides.count("unused")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from resnets.evaluation.metrics import METRICS, Metric, class_ranks, metrics_for
 from resnets.evaluation.predictions import Predictions, predictions_of
 from resnets.evaluation.significance import Labels, Z, independent_images, wilson
-from resnets.system.errors import DataError, NumericalError
+from resnets.system.errors import DataError
 
 ScoreRow = dict[str, str | int | float | None]
 
@@ -64,12 +64,10 @@ def evaluate(
     """Score logits (N, K) against labels (N,); the temperature may be one per image, (N, 1).
 
     Images with the same word in `groups` (N,) stand or fall together; without any, none do.
-    Raises DataError without images and NumericalError for logits that are not finite.
+    Raises DataError without images.
     """
     if not len(labels):
         raise DataError("there are no images to evaluate", "check the split: one side is empty")
-    if not np.isfinite(logits).all():
-        raise NumericalError("the logits are not finite", "lower the learning rate and retrain")
     exact = np.asarray(logits, np.float64)
     group = np.unique(groups or np.arange(len(labels)), return_inverse=True)[1]
     uncalibrated, calibrated = (predictions_of([exact / t], labels) for t in (1, temperature))

@@ -6,6 +6,8 @@ from typing import Any
 
 from resnets.system.errors import printable
 
+MOST_ROWS = 40  # of a section
+
 
 def code(text: object, most_letters: int = 60) -> str:
     """Quote a name that somebody else made up as code, where GitHub interprets nothing.
@@ -31,6 +33,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: int
         first, *others = (align(cell, width) for cell in column)
         columns.append([first, rule, *others])
     return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+
+
+def section(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1
+) -> list[str]:
+    """Return a title and a table, if it has rows, and how many beyond MOST_ROWS there are."""
+    more = [f"and {len(rows) - MOST_ROWS:,} more"] * (len(rows) > MOST_ROWS)
+    return [title, table(header, rows[:MOST_ROWS], words=words), *more] if rows else []
 
 
 def measured(row: Mapping[str, Any]) -> str:

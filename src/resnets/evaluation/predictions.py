@@ -147,12 +147,12 @@ def _check_record(
     computed = {"test.images": len(read.ids), "test.accuracy": accuracies[0]}
     computed |= zip((f"test_accuracy of run {x}" for x in repeats), accuracies, strict=True)
     computed["number of runs"] = len(repeats)
-    test, runs = record.get("test", {}), record.get("runs", [])
-    recorded = {f"test.{key}": test.get(key) for key in ("images", "accuracy")}
+    test, runs = record["test"], record["runs"]
+    recorded = {f"test.{key}": test[key] for key in ("images", "accuracy")}
     recorded |= {f"test_accuracy of run {run['repeat']}": run["test_accuracy"] for run in runs}
-    recorded["number of runs"] = len(runs) or None
+    recorded["number of runs"] = len(runs)
     for key, value in recorded.items():
-        if value is not None and not abs(value - computed.get(key, math.nan)) <= 1e-6:
+        if not abs(value - computed.get(key, math.nan)) <= 1e-6:
             numbers = f"{computed.get(key)} by the predictions, {value} in {DETAILS}"
             raise ArtefactError(f"{where}: {key} is {numbers}", FIX)
 

@@ -30,21 +30,14 @@ from resnets.models.calibration import log_softmax
 from resnets.models.inference import infer
 from resnets.system.files import write_bytes, write_json, write_text
 from resnets.tasks.decode import center_crop
+from resnets.tasks.manifest import SideName
 from resnets.tasks.sheet import plot_sheet
 from resnets.tasks.task import Side, Task
 
 MOST_MISTAKES = 24
 TABLES = ("scores", "per_class", "predictions", "seeds")
 PICTURES = ("confusion", "reliability", "mistakes", "mistakes_explained")
-PASSED_ON = (
-    DETAILS,
-    "predictions.csv",
-    "seeds.csv",
-    "scores.csv",
-    "per_class.csv",
-    "confusion.png",
-    "mistakes_explained.png",
-)
+PASSED_ON = (*(f"{name}.csv" for name in TABLES), "confusion.png", "mistakes_explained.png")
 TRAINING = ("epochs", "chosen_epoch", "parameters", "parameters_trained")
 
 Logits = NDArray[np.float32]
@@ -63,7 +56,7 @@ def pass_on(model: Path, history: Path, plots: Path, candidate: Path) -> None:
 
     DVC knows no stage whose dependencies are files of all variants; it can depend on that folder.
     """
-    for file in (model / SHIPPED, history, *(plots / name for name in PASSED_ON)):
+    for file in (model / SHIPPED, history, *(plots / name for name in (DETAILS, *PASSED_ON))):
         write_bytes(candidate / file.name, file.read_bytes())
 
 
@@ -115,16 +108,15 @@ def score_models(
     bundle = load_bundle(model / SHIPPED)
     check_origin(bundle.meta, task.pooled().hashes(), model / SHIPPED)
     write_json(metrics, mean_scores(runs))
-    how: dict[str, Any] = {"folds": task.num_folds, "seeds": len(runs), "images": len(test.ids)}
-    by = {"by": measured(how), "folds": str(task.num_folds)}
-    measured_on = by | _measured_on(bundle, task, test)
-    write_json(plots / DETAILS, details_of(runs, shipped.test, shipped.val, measured_on))
+    scores = {"test": shipped.test.details(), "val": shipped.val.details()}
+    measured_on = _measured_on(bundle, task, test, len(runs))
+    write_json(plots / DETAILS, {**scores, "measured_on": measured_on, "runs": runs})
     calibrated = [run.logits / run.temperatures for run in scored]
     words = {"classes": task.classes, "ids": test.ids, "groups": task.groups("test")}
     predictions = predictions_of(calibrated, test.labels, **words)
-    scores = [{"metric": name, **asdict(score)} for name, score in shipped.test.scores.items()]
+    rows = [{"metric": name, **asdict(score)} for name, score in shipped.test.scores.items()]
     tables = {
-        "scores": pd.DataFrame(scores).round(6),
+        "scores": pd.DataFrame(rows).round(6),
         "per_class": pd.DataFrame(shipped.test.per_class).round(6),
         **prediction_tables(predictions, repeats),
     }
@@ -141,30 +133,28 @@ def _score_run(
 
     The row describes another one where the shipped model is trained on all images.
     """
-    answers, num_leaked = {"test": list[Any](), "val": list[Any]()}, 0
-    folds = task.folds(repeat)
+    answers: dict[SideName, list[Any]] = {"test": [], "val": []}
+    folds, num_leaked = task.folds(repeat), 0
     for number, (path, fold) in enumerate(zip(paths, folds, strict=True)):
         bundle = load_bundle(path)
         check_origin(bundle.meta, fold.hashes(), path)
         seen = fold.redrawn(bundle.meta.training.get("redraw_split"))
         num_leaked += len(set(fold.side("train").ids).intersection(seen.side("val").ids))
         how: dict[str, Any] = {"preprocess": bundle.meta.preprocess, "batch_size": 256}
-        words = {"test": np.array(seen.groups("test")), "val": np.array(seen.groups("val"))}
-        for name, side in (("test", seen.side("test")), ("val", seen.side("val"))):
-            logits = infer(bundle.model, side.images, device=device, precision="fp32", **how)
-            temperatures, numbers = (
-                np.full(len(logits), x) for x in (bundle.meta.temperature, number)
-            )
-            given = logits, side.labels, temperatures[:, None], numbers, words[name]
-            answers[name].append(given)
-    test, val = (list(map(np.concatenate, zip(*parts, strict=True))) for parts in answers.values())
+        for name in answers:
+            side = seen.side(name)
+            logits = infer(bundle.model, side.images, device=device, **how)
+            temperatures = np.full((len(logits), 1), bundle.meta.temperature)
+            given = logits, side.labels, temperatures, np.full(len(logits), number)
+            answers[name].append((*given, np.array(seen.groups(name))))
     order = np.argsort(np.concatenate([fold.rows("test") for fold in folds]))
-    test = [values[order] for values in test]
+    sides = {k: list(map(np.concatenate, zip(*x, strict=True))) for k, x in answers.items()}
+    sides["test"] = [values[order] for values in sides["test"]]
     scores = {
-        name: evaluate(side[0], side[1], task.classes, temperature=side[2], groups=list(side[4]))
-        for name, side in (("test", test), ("val", val))
+        name: evaluate(logits, labels, task.classes, temperature=temperatures, groups=list(groups))
+        for name, (logits, labels, temperatures, _, groups) in sides.items()
     }
-    logits, _, temperatures, numbers, _ = test
+    logits, _, temperatures, numbers, _ = sides["test"]
     bundle = load_bundle(described)
     row = {
         "repeat": repeat,
@@ -177,7 +167,7 @@ def _score_run(
         "model": described.as_posix(),
         "weights": bundle.sha256,
         # share of val images that were trained on
-        "val_leaked": round(num_leaked / len(val[0]), 6),
+        "val_leaked": round(num_leaked / len(sides["val"][0]), 6),
     }
     return ScoredRun(logits, temperatures, numbers, scores["test"], scores["val"], row)
 
@@ -191,24 +181,13 @@ def mean_scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
     }
 
 
-def details_of(
-    runs: Sequence[Mapping[str, Any]],
-    test: Evaluation,
-    val: Evaluation,
-    measured_on: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return what details.json holds: scores of the shipped run, which is the first, and all runs.
-
-    It has but one list, which DVC draws.
-    """
-    scores = {"test": test.details(), "val": val.details()}
-    return {**scores, "measured_on": measured_on, "runs": runs}
-
-
-def _measured_on(bundle: Bundle, task: Task, test: Side) -> dict[str, str]:
-    """Return what a reviewer must know to compare two numbers, as short hashes."""
+def _measured_on(bundle: Bundle, task: Task, test: Side, num_runs: int) -> dict[str, str]:
+    """Return what a reviewer must know to compare two numbers, most of it as short hashes."""
     preprocess = bundle.meta.preprocess.model_dump_json()
+    how = {"folds": task.num_folds, "seeds": num_runs, "images": len(test.ids)}
     return {
+        "by": measured(how),
+        "folds": str(task.num_folds),
         **task.hashes(),
         "test_set": test.digest(),
         "preprocess": hashlib.sha256(preprocess.encode()).hexdigest()[:16],

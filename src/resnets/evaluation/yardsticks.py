@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from resnets.models.bundle import load_bundle
 from resnets.models.inference import infer
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.tasks.decode import Images, resize
 from resnets.tasks.task import PixelStore, Task
 

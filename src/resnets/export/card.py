@@ -15,6 +15,7 @@ from resnets.evaluation.evaluate import Evaluation
 from resnets.evaluation.markdown import code, measured, table
 from resnets.evaluation.metrics import metrics_for
 from resnets.models.bundle import Bundle
+from resnets.tasks.manifest import SIDES
 from resnets.tasks.task import Task
 
 Facts = Mapping[str, Any]
@@ -79,16 +80,12 @@ def _pairs(title: str, values: Facts) -> str:
 
 def _count_images(task: Task) -> str:
     """Count the images of each class on each side; with folds, all are trained on and tested."""
-    if task.num_folds:
-        labels = task.pooled().side("train").labels
-        counted = [*np.bincount(labels, minlength=len(task.classes)), len(labels)]
-        return table(
-            ("class", "images"), zip((*map(code, task.classes), "all"), counted, strict=True)
-        )
-    sides = (task.side(side).labels for side in ("train", "val", "test"))
-    counts = np.stack([np.bincount(labels, minlength=len(task.classes)) for labels in sides], 1)
+    sides = SIDES[:1] if task.num_folds else SIDES
+    sets = (task.pooled().side(side).labels for side in sides)
+    counts = np.stack([np.bincount(labels, minlength=len(task.classes)) for labels in sets], 1)
     rows = [(code(name), *numbers) for name, numbers in zip(task.classes, counts, strict=True)]
-    return table(("class", "train", "validation", "test"), [*rows, ("all", *counts.sum(0))])
+    header = ("images",) if task.num_folds else ("train", "validation", "test")
+    return table(("class", *header), [*rows, ("all", *counts.sum(0))])
 
 
 def _results(scores: Evaluation) -> str:

@@ -4,17 +4,19 @@ With folds there are none, as the shipped model is trained on all images, which 
 place: report and card say so.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+import torch
+from onnxruntime.quantization import QuantType, quantize_static
 
 from resnets.export.classifier import INPUT, Classifier, open_classifier
-from resnets.models.bundle import FullPreprocess
-from resnets.models.inference import Float32s, run_batches
-from resnets.tasks.decode import Crops, Images, crop_batch
+from resnets.models.inference import normalise, run_batches
+from resnets.tasks.decode import Images, crop_batch
 from resnets.tasks.manifest import SideName
 from resnets.tasks.task import Task
 
@@ -23,33 +25,29 @@ BATCH = 8
 QUANTISED = ["Conv", "Add", "MaxPool"]  # not the head: it costs nothing and decides the class
 
 
-class Calibration(CalibrationDataReader):  # type: ignore[misc]  # has no types
-    """Feed evenly spaced images to the calibration, in batches."""
-
-    def __init__(self, images: Images, model: Classifier) -> None:
-        preprocess = model.meta.preprocess
-        rows = range(0, len(images), max(-(-len(images) // CALIBRATION_IMAGES), 1))
-        batches = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
-        crops = (crop_batch(images, batch, preprocess.crop) for batch in batches)
-        inside = model.output == "probabilities"
-        self.inputs = ({INPUT: c if inside else normalise_on_host(c, preprocess)} for c in crops)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Return the next batch, None after the last."""
-        return next(self.inputs, None)
+def calibration_inputs(images: Images, model: Classifier) -> Iterator[dict[str, Any]]:
+    """Yield evenly spaced images, in batches, as the graph of the model takes them."""
+    form = model.meta.preprocess
+    rows = range(0, len(images), max(-(-len(images) // CALIBRATION_IMAGES), 1))
+    for start in range(0, len(rows), BATCH):
+        batch = torch.from_numpy(crop_batch(images, rows[start : start + BATCH], form.crop))
+        if model.output != "probabilities":
+            planes = batch.permute(0, 3, 1, 2).contiguous()
+            batch = normalise(planes, form.mean, form.std)
+        yield {INPUT: batch.numpy()}
 
 
 def quantize_int8(exact: Path, small: Path, images: Images) -> None:
     """Write a statically quantised copy: int8 weights per channel, uint8 activations."""
     model = onnx.load_model(exact)
     props = list(model.metadata_props)
-    calibration = Calibration(images, open_classifier(exact, engine="onnxruntime"))
+    inputs = calibration_inputs(images, open_classifier(exact, engine="onnxruntime"))
     # what this flag promises (batch norms folded) the exporter has done; without it, a warning
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantize_static(
         model,
         str(small),
-        calibration,
+        SimpleNamespace(get_next=partial(next, inputs, None)),  # the next batch, None at the end
         per_channel=True,
         activation_type=QuantType.QUInt8,
         op_types_to_quantize=QUANTISED,
@@ -86,13 +84,3 @@ def compare_int8(exact: Path, small: Path, task: Task, *, max_drop: float) -> di
     drop = round(deciding["fp32_accuracy"] - deciding["accuracy"], 6)
     sizes = {"bytes": small.stat().st_size, "fp32_bytes": exact.stat().st_size}
     return report | sizes | {"drop": drop, "is_default": drop <= max_drop}
-
-
-def normalise_on_host(crops: Crops, preprocess: FullPreprocess) -> Float32s:
-    """Do with numpy what `normalise` does with torch, to the bit; returns (N, C, crop, crop)."""
-    batch = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
-    center, scale = np.array([preprocess.mean, preprocess.std], np.float32)[..., None, None]
-    batch /= np.float32(255)
-    batch -= center
-    batch /= scale
-    return batch

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from resnets.models.calibration import TEMPERATURES
-from resnets.params.preprocess import Preprocess
-from resnets.params.section import Section, SideLength
+from resnets.params.section import Preprocess, Section, SideLength
 from resnets.system.errors import ArtefactError
 from resnets.system.files import write_bytes
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.system.errors import NumericalError
 from resnets.system.runtime import forbid_tf32
 from resnets.tasks.decode import Crops, Images, crop_batch

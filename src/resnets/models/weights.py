@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal, TypeGuard
+from typing import TypeGuard
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from resnets.models.resnet import ResNet
-from resnets.params.architecture import IMAGENET, PUBLISHED, network_of
+from resnets.params.architecture import PUBLISHED, network_of
 from resnets.system.errors import ArtefactError, EnvironmentFault, NumericalError, list_kinds
 
 OPTIONS_FIX = "let model in params.yaml have the options that the weights were made with"
@@ -36,17 +36,6 @@ class Report:
 
     def __str__(self) -> str:
         return list_kinds(self.keys)
-
-
-def published_preprocess(name: str, channels: Literal[1, 3]) -> dict[str, Any]:
-    """Return the evaluation preprocessing of a published file, for three channels or for one.
-
-    One channel, for a stem summed over RGB, has the means of the three channels' numbers.
-    """
-    _, resize, crop = PUBLISHED[name]
-    shape = {"resize": resize, "fit": "shorter_side", "crop": crop, "channels": channels}
-    mean, std = IMAGENET[channels]
-    return {**shape, "mean": mean, "std": std}
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -1,18 +1,20 @@
-"""Read params.yaml; nothing else in the project reads that file."""
+"""Read params.yaml, as nothing else in the project does, and word what pydantic finds wrong."""
 
+import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from resnets.params.schema import Params
-from resnets.params.wording import explain
 from resnets.system.errors import ParamsError
 
 MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
@@ -42,7 +44,10 @@ def load_params(path: Path | str, changes: Mapping[str, object] = MappingProxyTy
                     task[key] = written[key]
     for dotted, value in changes.items():
         *sections, last = dotted.split(".")
-        reduce(lambda section, key: section.setdefault(key, {}), sections, values)[last] = value
+        try:
+            reduce(lambda section, key: section.setdefault(key, {}), sections, values)[last] = value
+        except (AttributeError, TypeError):
+            raise ParamsError(f"{path}: {dotted} is no key", "see `resnets params`") from None
     return _checked(Params, values, Path(path))
 
 
@@ -55,7 +60,7 @@ def _checked(schema: type[Other], values: dict[str, Any], path: Path) -> Other:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise explain(error, schema, values, path) from None
+        raise explain(error, values, path) from None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,7 +71,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ParamsError(f"{path}: larger than {MAX_BYTES} bytes", "this is no params file")
     try:
         text = path.read_text(encoding="utf-8")
-        if "&" in text and "*" in text and any("<<" in x or "*" in x for x in text.split("\n")):
+        if "<<" in text or ("&" in text and "*" in text):
             _refuse_aliases(text, path)
         values = YAML(typ="safe", pure=True).load(text)
         plain = YAML(typ="base", pure=True).load(text)
@@ -97,5 +102,51 @@ def print_params(path: Path, section: str = "") -> None:
 def _refuse_aliases(text: str, path: Path) -> None:
     """Refuse YAML aliases: they can grow without bound, and a sweep would change every copy."""
     for event in YAML(typ="safe", pure=True).parse(text):
-        if type(event).__name__ == "AliasEvent":
-            raise ParamsError(f"{path}: uses the YAML alias *{event.anchor}", "write the value out")
+        is_merge = getattr(event, "value", "") == "<<"
+        if is_merge or type(event).__name__ == "AliasEvent":
+            used = "merge <<" if is_merge else f"alias *{event.anchor}"
+            raise ParamsError(f"{path}: uses the YAML {used}", "write the value out")
+
+
+def _key_of(fault: ErrorDetails, values: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Return where in the file a fault is; pydantic adds the names of types, which go."""
+    where: list[str] = []
+    for part in fault["loc"]:
+        with suppress(KeyError, IndexError, TypeError):
+            values = values[part]
+            where.append(str(part))
+    if fault["type"] == "missing":
+        where.append(str(fault["loc"][-1]))
+    return tuple(where)
+
+
+def explain(error: ValidationError, values: object, path: Path) -> ParamsError:
+    """Word the first fault of a params file, as key, value and what is allowed."""
+    # a misspelt key is reported as missing too; its own fault says more
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "unknown")
+    fault, where = faults[0], _key_of(faults[0], values)
+    key = ".".join(where) or "the file"
+    start = f"{path}: {key}"
+    match fault["type"]:
+        case "unknown":
+            name, known = str(fault["ctx"]["key"]), fault["ctx"]["known"]
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            what = f"{path}: unknown key {'.'.join([*where, name])}"
+            return ParamsError(what, f"{hint}known: {', '.join(known)}")
+        case "missing":
+            return ParamsError(f"{start} is missing", f"add it to {path.name}")
+        case "value_error":
+            what = str(fault["ctx"]["error"])
+            fix = getattr(fault["ctx"]["error"], "fix", f"change it in {path.name}")
+            is_named = not where or what.startswith(key)
+            return ParamsError(f"{path}: {what}" if is_named else f"{start}: {what}", fix)
+        case "union_tag_invalid":
+            tag = fault["ctx"]["discriminator"].strip("'")
+            start, given = f"{start}.{tag}", fault["ctx"]["tag"]
+            return ParamsError(f"{start} is {given!r}", f"allowed: {fault['ctx']['expected_tags']}")
+    # a value that may be of several types has one fault for each
+    same = [x for x in faults if _key_of(x, values) == where]
+    words = ["at least one entry" if x["type"] == "too_short" else x["msg"] for x in same]
+    fix = " or ".join(dict.fromkeys(word.replace("Input should be ", "") for word in words))
+    return ParamsError(f"{start} is {fault['input']!r}", f"allowed: {fix} (change {path.name})")

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from resnets.params.architecture import Architecture, Init, Shortcut, Stem, StrideOn, find_network
-from resnets.params.preprocess import Preprocess
 from resnets.params.section import (
     CHANGES_NO_RESULT,
     Count,
@@ -20,6 +19,7 @@ from resnets.params.section import (
     Name,
     Natural,
     Positive,
+    Preprocess,
     Section,
     SideLength,
     Size,
@@ -161,10 +161,6 @@ class Model(Section):
     def _can_be_built(self) -> Self:
         Architecture(**self.model_dump(), num_classes=2, include_top=True)
         return self
-
-    def options(self) -> dict[str, Any]:
-        """Return the keyword arguments of `build_model`, all but the number of classes."""
-        return self.model_dump()
 
 
 class Backbone(Training):

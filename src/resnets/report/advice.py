@@ -113,7 +113,7 @@ def _classes(results: Results) -> Iterator[Advice]:
     row = min(known, key=lambda row: float(row["recall"]))
     name, support, recall = row["class"], int(row["support"]), float(row["recall"])
     missed = Counter(answer for label, answer, _ in results.answers if answer != label == name)
-    sizes = results.learned
+    sizes = results.data["classes"] if results.folds else results.split["classes"]["train"]
     if missed:
         [(other, times)], total = missed.most_common(1), missed.total()
         part = "All" if times == total else f"{times:,} of the"

@@ -134,32 +134,19 @@ def _rejected(results: Results) -> str:
 
 
 def _leaderboard(results: Results) -> str:
-    rows = [*results.variants.items()]
-    rows += [(SIMPLE.get(name, name), row) for name, row in results.yardsticks.items()]
-    header = ["", "validation", "test", "±", "test − best (95% interval)"]
-    return _table(header, [_score(name, row) for name, row in rows])
-
-
-def _score(name: str, row: dict[str, Any]) -> list[str]:
-    leaked = "leaked: " if row.get("val_leaked") else ""
-    spread = "" if row["seeds_std"] is None else points(row["seeds_std"])
-    return [
-        name,
-        leaked + points(row["val_accuracy"]),
-        points(row["seeds_mean"]),
-        spread,
-        difference(row),
-    ]
+    simple = {SIMPLE[name]: row for name, row in results.yardsticks.items()}
+    rows = []
+    for name, row in {**results.variants, **simple}.items():
+        val = ("leaked: " if row.get("val_leaked") else "") + points(row["val_accuracy"])
+        spread = "" if row["seeds_std"] is None else points(row["seeds_std"])
+        rows.append([name, val, points(row["seeds_mean"]), spread, difference(row)])
+    return _table(["", "validation", "test", "±", "test − best (95% interval)"], rows)
 
 
 def _recall(results: Results) -> str:
     """Return a table of the classes, the least recognised first."""
     rows = [
-        [
-            row["class"],
-            f"{int(row['support']):,}",
-            *(_share(row[x]) for x in ("recall", "precision")),
-        ]
+        [row["class"], f"{int(row['support']):,}", _share(row["recall"]), _share(row["precision"])]
         for row in sorted(results.classes, key=lambda row: float(row["recall"] or 2))
     ]
     return _table(["class", "test images", "recognised", "right when named"], rows)

@@ -41,12 +41,6 @@ class Results:
         """Return the number of folds, 0 where a fixed side is tested."""
         return int(self.split.get("folds") or 0)
 
-    @property
-    def learned(self) -> dict[str, int]:
-        """Return how many images of each class there are to learn from; with folds, all."""
-        images = self.data["classes"] if self.folds else self.split["classes"]["train"]
-        return dict(images)
-
 
 def read_results(root: Path) -> Results:
     """Read the results of the project in `root`."""

@@ -1,15 +1,14 @@
 """Say what differs between two revisions before anything was measured: parameters, code, data."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dvc.utils.flatten import flatten
 
-from resnets.evaluation.markdown import code, table
+from resnets.evaluation.markdown import code, section
 from resnets.review.revisions import Record, Revision
 
 MOST_NAMED = 3  # in a sentence
-MOST_ROWS = 40
 OF_DATA = ("data_", "split_")  # metrics that count images
 
 
@@ -19,9 +18,9 @@ def sentence(base: Revision, head: Revision) -> str:
     parts = [f"{code(key)} {' → '.join(values)}" for key, *values in moves]
     if len(moves) > MOST_NAMED:
         parts = [f"{len(moves):,} parameters (below)"]
-    inputs = sorted(_changed_inputs(base, head))
+    inputs = _moves(*(_inputs(side.files.get("dvc.lock") or {}) for side in (base, head)))
     for word, is_code in (("code in ", True), ("data in ", False)):
-        if paths := [path for path in inputs if path.startswith("src/") == is_code]:
+        if paths := [path for path, *_ in inputs if path.startswith("src/") == is_code]:
             parts.append(word + listed(map(code, paths)))
     if parts:
         return f"Changed: {', '.join(parts)}."
@@ -37,24 +36,17 @@ def listed(words: Iterable[str], most: int = MOST_NAMED) -> str:
 
 def tables(base: Revision, head: Revision) -> list[str]:
     """Return the changed parameters, where the sentence does not hold them all, and counts."""
-    moves, blocks = _moves(base.params, head.params), []
-    if len(moves) > MOST_NAMED:
-        blocks += _table("## Changed parameters", moves)
+    moves = _moves(base.params, head.params)
     counts = (
         {name: record for name, record in side.metrics.items() if name.startswith(OF_DATA)}
         for side in (base, head)
     )
     new = [move for move in _moves(*counts) if not set(move[1:]) <= {"–", "0"}]
-    return blocks + _table("## Changed data", new)
-
-
-def _table(title: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a title and a table of all values that differ, by their dotted keys."""
-    if not rows:
-        return []
-    cells = [[code(key), *values] for key, *values in rows[:MOST_ROWS]]
-    more = [f"and {len(rows) - MOST_ROWS} more"] * (len(rows) > MOST_ROWS)
-    return [title, table(["key", "base", "head"], cells, words=3), *more]
+    blocks = []
+    for what, rows in (("parameters", moves if len(moves) > MOST_NAMED else []), ("data", new)):
+        cells = [[code(key), *values] for key, *values in rows]
+        blocks += section(f"## Changed {what}", ["key", "base", "head"], cells, words=3)
+    return blocks
 
 
 def _moves(base: Record, head: Record) -> list[list[str]]:
@@ -72,16 +64,8 @@ def _written(value: object) -> str:
     return f"{value}" if isinstance(value, int | float) else code(value)
 
 
-def _changed_inputs(base: Revision, head: Revision) -> Iterator[str]:
-    """Yield the files and folders that stages read, none made by a stage, and that differ."""
-    sides = [_inputs(revision.files.get("dvc.lock") or {}) for revision in (base, head)]
-    for path in sides[0] | sides[1]:
-        if sides[0].get(path) != sides[1].get(path):
-            yield path
-
-
 def _inputs(lock: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what identifies the content of each input of the pipeline, by its path."""
+    """Return what identifies the files and folders that stages read and none makes, by path."""
     stages = lock.get("stages", {}).values()
     made = {out["path"] for stage in stages for out in stage.get("outs", [])}
     deps = [dep for stage in stages for dep in stage.get("deps", [])]

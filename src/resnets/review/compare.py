@@ -13,7 +13,7 @@ import numpy as np
 
 from resnets.evaluation.markdown import code
 from resnets.evaluation.metrics import metrics_for
-from resnets.evaluation.predictions import FIX, Predictions, read_predictions
+from resnets.evaluation.predictions import DETAILS, FIX, Predictions, read_predictions
 from resnets.evaluation.significance import (
     LOSS_SPREAD,
     SEED_SPREAD,
@@ -111,9 +111,12 @@ def _read(side: str, revision: Revision, name: str) -> Predictions | str:
         return f"{side} has no {code(missing[0])}"
     where, record = f"{tables[0]} at {revision.name}", revision.models[name]
     predictions, seeds = (revision.files[table] for table in tables)
-    results = read_predictions(predictions, seeds, record, where)
-    if "runs" in record:  # older revisions have no means over them
+    try:
+        results = read_predictions(predictions, seeds, record, where)
         _check_means(results, record["means"]["test"], where)
+    except (AttributeError, KeyError, TypeError):  # of a number that is no number, or missing
+        what = f"{where}: {DETAILS} or the metrics of {name} are not whole"
+        raise ArtefactError(what, FIX) from None
     if f"metrics/{name}.json" in revision.stale:
         return f"{side} is out of date"
     return results
@@ -124,10 +127,8 @@ def _check_means(results: Predictions, means: Mapping[str, float], where: str) -
     for name, value in means.items():
         mean = float(METRICS[name].terms(results).mean())
         if not abs(mean - value) <= 1e-5:  # seeds.csv has five decimals
-            what = (
-                f"{where}: the mean {name} is {mean:g} by the predictions, {value} in the metrics"
-            )
-            raise ArtefactError(what, FIX)
+            numbers = f"{mean:g} by the predictions, {value} in the metrics"
+            raise ArtefactError(f"{where}: the mean {name} is {numbers}", FIX)
 
 
 def _obstacles(

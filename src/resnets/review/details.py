@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from resnets.evaluation.markdown import chance, code, points, table
+from resnets.evaluation.markdown import chance, code, points, section, table
 from resnets.evaluation.predictions import Predictions
 from resnets.evaluation.significance import holm, mcnemar
 from resnets.review.compare import ModelComparison, Pair
@@ -39,13 +39,6 @@ def details(model: ModelComparison, root: Path, report: Path | None) -> list[str
             blocks.append(f"### Images that {word}: {len(images):,}")
             blocks += _images(model, images, root, path)
     return blocks
-
-
-def section(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1
-) -> list[str]:
-    """Return a title and a table, if it has rows."""
-    return [title, table(header, rows, words=words)] if rows else []
 
 
 def _words(pair: Pair, k: int) -> list[str]:

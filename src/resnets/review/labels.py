@@ -9,14 +9,12 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from resnets.evaluation.markdown import code
+from resnets.evaluation.markdown import code, section
 from resnets.evaluation.predictions import FIX
-from resnets.review.details import section
 from resnets.review.revisions import Revision
 from resnets.system.errors import ArtefactError
 
 TABLE = "plots/labels/labels.csv"
-MOST_ROWS = 40
 STATES = {(True, False): "no longer", (False, True): "newly", (True, True): "still"}
 
 LabelByName = dict[str, str]  # by the image's name
@@ -50,9 +48,7 @@ def label_changes(base: Revision, head: Revision) -> tuple[list[str], list[str]]
         f"**Labels**: {len(changed):,} changed, of {len(name_at_head):,} images whose label both "
         f"show; {states['no longer']:,} are no longer suspected, {states['newly']:,} newly."
     )
-    more = [f"and {len(rows) - MOST_ROWS:,} more"] * (len(rows) > MOST_ROWS)
-    header = ["image", "base", "head", "suspected"]
-    return [said], [*section("## Labels", header, rows[:MOST_ROWS], words=4), *more]
+    return [said], section("## Labels", ["image", "base", "head", "suspected"], rows, words=4)
 
 
 def labels_of(revision: Revision) -> LabelByName:

@@ -10,7 +10,7 @@ from resnets.review import changes
 from resnets.review.advice import more_measurements, repair
 from resnets.review.changes import listed
 from resnets.review.compare import FIRST, METRICS, OTHERS, ModelComparison, compare_revisions
-from resnets.review.details import details, section
+from resnets.review.details import details
 from resnets.review.gates import Faults, GateError, check_gates
 from resnets.review.labels import label_changes
 from resnets.review.revisions import Revision, read_revision
@@ -195,8 +195,8 @@ def _other_measures(judged: Sequence[ModelComparison]) -> list[str]:
     looks = [(model, metric) for model in judged for metric in OTHERS]
     rows = [[code(model.name), metric, *_numbers(model, metric)] for model, metric in looks]
     terms = [f"- {metric}: {TERMS[metric]}." for metric in OTHERS]
-    blocks = section("## Other measures", ["model", "measure", *HEADER], rows, words=2)
-    return [*blocks, "\n".join(terms)] if rows else []
+    shown = table(["model", "measure", *HEADER], rows, words=2)
+    return ["## Other measures", shown, "\n".join(terms)] if rows else []
 
 
 def _gates(faults: Faults) -> str:

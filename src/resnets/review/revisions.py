@@ -65,9 +65,8 @@ class Revision:
         }
 
     def _details(self, name: str) -> Record:
-        """Return what is known of a model; older revisions have it in metrics/<model>.json."""
-        paths = f"plots/{name}/{DETAILS}", f"metrics/{name}.json"
-        return next((self.files[path] for path in paths if path in self.files), {})
+        details: Record = self.files.get(f"plots/{name}/{DETAILS}", {})
+        return details
 
     def _is_of_model(self, name: str) -> bool:
         return {"test", "measured_on"} <= set(self._details(name))

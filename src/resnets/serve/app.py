@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -41,59 +42,46 @@ def build_app(model: Path, limits: Limits, engine: Engine = "auto") -> Starlette
         "/openapi.json": JSONResponse(description),
         "/docs": HTMLResponse(_write_page(description, meta.classes, limits)),
     }
-    predict = Predict(batcher, limits, metrics).answer
+    predict = partial(_predict, batcher, Bodies(limits))
     routes: list[BaseRoute] = [Route("/predict", predict, methods=["POST"])]
     if demo.is_dir():
         routes.append(Mount("/", StaticFiles(directory=demo, html=True)))
     else:
         constant["/"] = PlainTextResponse(HOME)
     routes[1:1] = [Route(path, page, methods=["GET"]) for path, page in constant.items()]
-    handlers: dict[Any, Any] = {Refused: _refuse, ClientDisconnect: _refuse}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=batcher.run)
+    return Starlette(routes=routes, lifespan=batcher.run)
 
 
-class Predict:
-    """Answer requests of /predict."""
-
-    def __init__(self, batcher: Batcher, limits: Limits, metrics: Metrics) -> None:
-        self.batcher, self.limits, self.metrics = batcher, limits, metrics
-        self.bodies, self.classes = Bodies(limits), batcher.classifier.meta.classes
-
-    async def answer(self, request: Request) -> Response:
-        """Answer with one row per image; the status is 422 if some are bad."""
-        status = 500
-        try:
-            with self.metrics.seconds.time():
-                rows = await self._rows(request)
-            status = 422 if any(row["error"] for row in rows) else 200
-            return JSONResponse(rows, status)
-        except Refused as error:
-            status = error.status
-            raise
-        except ClientDisconnect:
-            status = 400
-            raise
-        finally:
-            self.metrics.requests.labels(status).inc()
-
-    async def _rows(self, request: Request) -> list[dict[str, Any]]:
-        kind, rows = request.headers.get("content-type", ""), []
-        async with self.bodies.read(request) as body:
-            images = split_body(kind, body, self.limits.images)
-            answers = await self.batcher.answer(images)
-        for answer in answers:
-            self.metrics.images.labels("bad" if answer.error else "answered").inc()
-            fix = answer.fix.replace("checks.max_megapixels", "--max-megapixels of the server")
-            rows.append(to_object(answer, self.classes) | ({"fix": fix} if answer.error else {}))
-        return rows
+async def _predict(batcher: Batcher, bodies: Bodies, request: Request) -> Response:
+    """Answer with one row per image (422 if some are bad), or why there is no answer."""
+    status, metrics = 500, batcher.metrics
+    try:
+        with metrics.seconds.time():
+            rows = await _rows(batcher, bodies, request)
+        status = 422 if any(row["error"] for row in rows) else 200
+        return JSONResponse(rows, status)
+    except Refused as error:
+        status = error.status
+        headers = {408: {"Connection": "close"}, 429: BUSY, 503: BUSY}.get(status)
+        return JSONResponse({"error": error.what, "fix": error.fix}, status, headers)
+    except ClientDisconnect:  # who left hears nothing
+        status = 400
+        return Response(status_code=status)
+    finally:
+        metrics.requests.labels(status).inc()
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
-    """Say why a request is refused and what to do; one who left hears nothing."""
-    if not isinstance(error, Refused):
-        return Response(status_code=400)
-    headers = {408: {"Connection": "close"}, 429: BUSY, 503: BUSY}.get(error.status)
-    return JSONResponse({"error": error.what, "fix": error.fix}, error.status, headers)
+async def _rows(batcher: Batcher, bodies: Bodies, request: Request) -> list[dict[str, Any]]:
+    kind, rows = request.headers.get("content-type", ""), []
+    async with bodies.read(request) as body:
+        images = split_body(kind, body, batcher.limits.images)
+        answers = await batcher.answer(images)
+    classes = batcher.classifier.meta.classes
+    for answer in answers:
+        batcher.metrics.images.labels("bad" if answer.error else "answered").inc()
+        fix = answer.fix.replace("checks.max_megapixels", "--max-megapixels of the server")
+        rows.append(to_object(answer, classes) | ({"fix": fix} if answer.error else {}))
+    return rows
 
 
 def _describe(classes: list[str]) -> dict[str, Any]:

@@ -77,27 +77,23 @@ class Bodies:
 
 
 def split_body(content_type: str, body: bytearray, max_images: int) -> list[Image]:
-    """Return the images of a body: the files of a form, or else the whole of it."""
+    """Return the images of a body: the files of a form, all held in memory, or the whole of it."""
     kind, options = parse_options_header(content_type)
     if kind != "multipart/form-data":
         if kind.startswith("image/") or kind in ("", "application/octet-stream"):
             return [("image", bytes(body))]
         fix = "send multipart/form-data (curl -F image=@photo.jpg) or an image/… type"
         raise Refused(415, f"a body of the type {kind[:100]!r}", fix)
+    limits = {"memory_limit": len(body), "spool_limit": len(body), "disk_limit": 0}
+    limits["part_limit"] = max_images
+    boundary = options.get("boundary", "")
     try:
-        return _split_form(body, options.get("boundary", ""), max_images)
+        parts = list(MultipartParser(BytesIO(body), boundary, strict=True, **limits))
     except ParserLimitReached as error:
         what = f"at most {max_images} images in a request ({error})"
         raise Refused(413, what, "send several requests") from None
     except MultipartError as error:
         raise Refused(400, f"not a whole form: {error}", "let a library write the form") from None
-
-
-def _split_form(body: bytearray, boundary: str, max_images: int) -> list[Image]:
-    """Return the files of a form, all held in memory; raise what the parser raises."""
-    sizes = {"memory_limit": len(body), "spool_limit": len(body), "disk_limit": 0}
-    stream = BytesIO(body)
-    parts = list(MultipartParser(stream, boundary, part_limit=max_images, strict=True, **sizes))
     if not parts or any(part.filename is None for part in parts):
         raise Refused(400, "a form whose fields are not files", "send curl -F image=@photo.jpg")
     return [(part.filename, part.raw) for part in parts]

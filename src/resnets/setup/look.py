@@ -14,7 +14,7 @@ from resnets.data.check import STORE, examine
 from resnets.data.findings import Finding
 from resnets.data.prepare import check_classes, list_bad, select_members
 from resnets.data.sources import open_source
-from resnets.data.split import draw_sides
+from resnets.data.split import split_rows
 from resnets.params.schema import Split
 from resnets.system.errors import DataError
 from resnets.tasks.decode import resize
@@ -94,7 +94,7 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
     for regex, folds in product(patterns, [None] if is_plain else [FOLDS, None]):
         split = Split(val=size, test=size, group_regex=regex, folds=folds)
         try:
-            return split, draw_sides(rows, split, [0])[2]["images"]
+            return split, split_rows(rows, split, [0])[2]["images"]
         except DataError as error:  # of a class with too few groups
             fault = error
     raise DataError(f"{path}: {fault.what}", "add photos of this class, or take it away")

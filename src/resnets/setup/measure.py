@@ -63,7 +63,7 @@ def _measure(values: Params) -> tuple[float, float, float]:
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
     with tempfile.TemporaryDirectory() as folder:
         side = _generated_side(Path(folder), values, STEPS * section.batch_size)
-        model = build_model(**values.model.options(), num_classes=len(side.classes)).train()
+        model = build_model(**values.model.model_dump(), num_classes=len(side.classes)).train()
         trainer = Trainer(side, side, section, preprocess, values.runtime, Path(folder))
         course = trainer.course(model, 0)
         optimizer = build_optimizer(course.groups, section.optimizer)

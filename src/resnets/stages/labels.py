@@ -54,7 +54,7 @@ def main(
         worst, row_of = table[table["suspected"]].head(SHOWN), {row.id: row for row in rows}
         images = PixelStore(task / "images.bin", [row_of[name] for name in worst["id"]])
         captions = captions_of(worst, has_sides=not opened.num_folds)
-        plot_sheet([images[i] for i in range(len(worst))], captions, plots / "suspected.png")
+        plot_sheet(images, captions, plots / "suspected.png")
 
 
 if __name__ == "__main__":

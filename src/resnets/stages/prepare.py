@@ -40,23 +40,19 @@ def main(
     from resnets.tasks.task import PixelStore
 
     with about_task(task), locked(Path(".state") / f"prepare-{task}", f"preparation of {task}"):
-        channels = values.model.in_channels
-        summary = prepare_task(dataset, values.data, values.checks, channels, out)
-        rows, store = summary.rows, out / "images.bin"
+        channels, store = values.model.in_channels, out / "images.bin"
+        rows, rejected, counts = prepare_task(dataset, values.data, values.checks, channels, out)
         found = [*find_odd(rows, PixelStore(store, rows)), *find_across(rows)]
-        write_json(metrics, summary.metrics | {"findings": count(found)})
-        if summary.rejected:
-            bad = printable(list_bad(summary.rejected))
+        write_json(metrics, counts | {"findings": count(found)})
+        if rejected:
+            bad = printable(list_bad(rejected))
             typer.echo(f"left out {bad}; see {out}/rejected.csv", err=True)
-        rows = sorted(rows, key=lambda row: (row.label, row.pixel_sha256))
-        classes = islice(groupby(rows, lambda row: row.label), MOST_CLASSES)
+        by_label = sorted(rows, key=lambda row: (row.label, row.pixel_sha256))
+        classes = islice(groupby(by_label, lambda row: row.label), MOST_CLASSES)
         shown = [row for _, members in classes for row in islice(members, PER_CLASS)]
-        for path, chosen, captions in (
-            (samples, shown, [row.label for row in shown]),
-            (findings, *worst_first(found, summary.rows)),
-        ):
-            images = PixelStore(store, chosen)
-            plot_sheet([images[i] for i in range(len(chosen))], captions, path)
+        plot_sheet(PixelStore(store, shown), [row.label for row in shown], samples)
+        worst, captions = worst_first(found, rows)
+        plot_sheet(PixelStore(store, worst), captions, findings)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnets.system.errors import DataError
 from resnets.system.runtime import Room
@@ -92,11 +92,6 @@ class Decoded:
     width: int  # of the file, upright; the picture may be of a reduced scale
     height: int
 
-    @property
-    def pixels(self) -> Pixels:
-        """Return the picture as an array."""
-        return to_pixels(self.picture)
-
 
 def read_file(path: Path) -> bytes:
     """Read a regular file of an acceptable size; pipes and devices are never opened."""
@@ -138,12 +133,11 @@ def decode(
             with ROOM.hold(image.width * image.height):
                 if size and image.format in ("JPEG", "MPO"):  # MPO: a phone's, with a second view
                     image.draft(None, (2 * size, 2 * size))
-                drafted = image.size
                 image.load()
-                _turn_upright(image)
+                is_turned = _turn_upright(image)
                 picture = convert(image, channels)
             note = "first image of several" if getattr(image, "is_animated", False) else ""
-            width, height = full if image.size == drafted else full[::-1]
+            width, height = full[::-1] if is_turned else full
             return Decoded(picture, image.format or "", note, width, height)
     except (BadImageError, MemoryError):
         raise
@@ -198,14 +192,19 @@ def _check_size(width: int, height: int, max_megapixels: float) -> None:
         raise BadImageError("too_thin", f"{size}: more than {MAX_ASPECT} times longer")
 
 
-def _turn_upright(image: Image.Image) -> None:
-    """Apply the EXIF orientation; broken EXIF data does not spoil the picture."""
+def _turn_upright(image: Image.Image) -> bool:
+    """Apply the EXIF orientation, and say if width and height change places.
+
+    Broken EXIF data does not spoil the picture.
+    """
     try:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
     except Exception:
-        return
+        return False
+    return is_turned
 
 
 def convert(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from resnets.system.files import atomic_path
 from resnets.system.fonts import legible, split_by_font
-from resnets.tasks.decode import Pixels, to_picture
+from resnets.tasks.decode import Images, Pixels, to_picture
 
 BAR_COLOUR = "#0072B2"
 COLUMNS = 8  # of a sheet
@@ -21,19 +21,19 @@ TILE, GAP, LINE = 128, 6, 14  # pixels: an image's longer side, space, a line of
 BARS = 10  # classes shown beside a picture
 
 
-def plot_sheet(images: Sequence[Pixels], captions: Sequence[str], path: Path) -> None:
+def plot_sheet(images: Images, captions: Sequence[str], path: Path) -> None:
     """Paste images (H, W, C), C 1 or 3, into a grid, each below its caption."""
     columns = min(COLUMNS, max(len(images), 1))
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     width, height = TILE + GAP, TILE + GAP + LINE * lines
     num_rows = max(-(-len(images) // columns), 1)
     sheet = Image.new("RGB", (columns * width + GAP, num_rows * height + GAP), "white")
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    for place, caption in enumerate(captions):
         left, top = GAP + place % columns * width, GAP + place // columns * height
         for number, line in enumerate(caption.split("\n")):
             _write(sheet, (left + TILE // 2, top + LINE * number), line, "ma", TILE)
-        _paste(sheet, image, left, top + LINE * lines, TILE)
-    if not images:
+        _paste(sheet, images[place], left, top + LINE * lines, TILE)
+    if not len(images):
         _write(sheet, (sheet.width // 2, sheet.height // 2), "none", "mm", TILE)
     with atomic_path(path) as part:
         sheet.save(part, "PNG")

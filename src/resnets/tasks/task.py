@@ -33,7 +33,8 @@ class PixelStore:
 
     def __init__(self, path: Path, rows: Sequence[ManifestRow]) -> None:
         self.path, self.rows = path, rows
-        self._bytes = np.memmap(path, np.uint8, "r")
+        # an empty file cannot be mapped
+        self._bytes = np.memmap(path, np.uint8, "r") if rows else np.empty(0, np.uint8)
         self._is_checked = np.zeros(len(rows), bool)
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.params.training import Augment, CenterCrop, PadCrop, RandomResizedCrop
 from resnets.tasks.decode import Crops, Images, Pixels, crop_batch
 from resnets.training.batches import (
@@ -128,10 +128,8 @@ def erase(views: Tensor, draws: Draws, probability: float, fill: Pixels) -> None
             ratio = 0.3 ** (1 - 2 * drawn[ASPECT])
             h, w = (round(math.sqrt(area * r)) for r in (ratio, 1 / ratio))
             h, w = min(h, height), min(w, width)
-            top, left = (
-                int(drawn[ERASE_Y] * (height - h + 1)),
-                int(drawn[ERASE_X] * (width - w + 1)),
-            )
+            top = int(drawn[ERASE_Y] * (height - h + 1))
+            left = int(drawn[ERASE_X] * (width - w + 1))
             view[:, top : top + h, left : left + w] = colour
 
 

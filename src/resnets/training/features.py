@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnets.models.inference import Output, infer
 from resnets.models.resnet import ResNet
-from resnets.params.preprocess import Preprocess
+from resnets.params.section import Preprocess
 from resnets.system.runtime import process_number
 from resnets.tasks.decode import Images
 from resnets.tasks.task import Side
@@ -89,9 +89,10 @@ class Features:
             "images": side.packed_digest(),
         }
         file, text = self.folder / f"{name}.features", json.dumps(inputs)
-        tensors, plain = read_sealed(file) or ({}, {})
-        if plain.get("inputs") != text:
-            features = run_over(images, self.model, preprocess, self.machine, "features")
-            tensors = {"features": features}
-            write_sealed(file, tensors, {"inputs": text})
-        return share(tensors["features"])
+        known = read_sealed(file)
+        if not known or known["inputs"] != text:
+            computed = run_over(images, self.model, preprocess, self.machine, "features")
+            known = {"inputs": text, "features": computed}
+            write_sealed(file, known)
+        features: Tensor = share(known["features"])
+        return features

@@ -5,10 +5,10 @@ following the imports. What is new counts; only a key that the schema marks as C
 does not.
 """
 
-import ast
 import hashlib
 import json
 from functools import cache
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -69,48 +69,13 @@ def code_digest(script: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def closure(file: Path, *, late: bool = True) -> set[Path]:
+def closure(file: Path) -> set[Path]:
     """Return the files of this package that a file can import, itself included.
 
-    `late` follows the imports within functions too.
+    Imports within functions count too, and of a.b.c the __init__ of a and a.b.
     """
-    reached: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        current = waiting.pop()
-        if current in reached:
-            continue
-        reached.add(current)
-        for module in imports_of(current, late=late):
-            target = _file_of(module)
-            if target:
-                # importing a.b.c runs the __init__ of a and a.b too
-                packages = target.parents[: len(target.relative_to(SRC).parts) - 1]
-                waiting += [target, *(package / "__init__.py" for package in packages)]
-    return reached
-
-
-@cache
-def imports_of(file: Path, *, late: bool = True) -> frozenset[str]:
-    """Return the modules, of any package, that a file imports when it runs."""
-    names: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += node.orelse
-        elif late or not isinstance(node, ast.FunctionDef):
-            waiting += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(names)
-
-
-def _file_of(module: str) -> Path | None:
-    """Return the file of a module of this package, None for anything else."""
-    path = SRC / Path(*module.split("."))
-    files = (path.with_suffix(".py"), path / "__init__.py")
-    is_ours = module.split(".")[0] == __name__.split(".")[0]
-    return next((file for file in files if is_ours and file.is_file()), None)
+    others = {path.name.partition(".")[0] for path in SRC.iterdir()} - {"resnets"}
+    finder = ModuleFinder([str(SRC)], excludes=others)
+    finder.run_script(str(file))  # reads it and runs nothing
+    paths = (vars(module)["__file__"] for module in finder.modules.values())
+    return {Path(path) for path in paths if path}  # what is built into Python has none

@@ -48,11 +48,12 @@ def build_loss(
 ) -> tuple[nn.Module, NDArray[np.float64]]:
     """Return the loss, (logits, labels) to a sum over images, and each image's weight in it.
 
-    "balanced" weights of classes are scikit-learn's: n / (number of classes × count).
+    "balanced" weights of classes are scikit-learn's: n / (number of classes × count); a class that
+    a redrawn split leaves without images counts as one.
     """
     weights = torch.ones(num_classes)
     if section.class_weights == "balanced":
-        counts = np.bincount(labels, minlength=num_classes)
+        counts = np.maximum(np.bincount(labels, minlength=num_classes), 1)
         weights = torch.from_numpy(len(labels) / (num_classes * counts)).float()
     loss = nn.CrossEntropyLoss(
         weight=None if section.class_weights == "none" else weights,

@@ -17,8 +17,8 @@ from resnets.models.bundle import (
     save_bundle,
 )
 from resnets.models.calibration import fit_temperature
-from resnets.params.preprocess import Preprocess
 from resnets.params.schema import NO_BACKBONE, Data, Model
+from resnets.params.section import Preprocess
 from resnets.system.files import write_json, write_text
 from resnets.system.runtime import process_number
 from resnets.tasks.manifest import digest
@@ -68,7 +68,7 @@ def publish_bundle(
         logits = run_over(val.images, trained.model, preprocess, machine).numpy()
         temperature = fit_temperature(logits, val.labels)
     meta = BundleMeta(
-        architecture={**network.options(), "num_classes": len(part.task.classes)},
+        architecture={**network.model_dump(), "num_classes": len(part.task.classes)},
         classes=part.task.classes,
         preprocess=preprocess,
         temperature=round(temperature, 4),

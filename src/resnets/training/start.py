@@ -7,8 +7,8 @@ import torch
 
 from resnets.models.bundle import BundleMeta, FullPreprocess, load_bundle
 from resnets.models.resnet import ResNet, build_model
-from resnets.models.weights import Report, import_weights, load_weights, published_preprocess
-from resnets.params.architecture import ALIKE
+from resnets.models.weights import Report, import_weights, load_weights
+from resnets.params.architecture import ALIKE, IMAGENET, PUBLISHED
 from resnets.params.schema import Model
 from resnets.system.errors import ArtefactError
 
@@ -24,14 +24,14 @@ def initial_model(
     tells other classes apart. Raises ArtefactError where the bundle's network is another one.
     """
     torch.manual_seed(seed)
-    model = build_model(**network.options(), num_classes=len(classes))
+    model = build_model(**network.model_dump(), num_classes=len(classes))
     if init == "random":
         return model, "random"
     bundle = load_bundle(file)
     given = bundle.meta.architecture
     differing = [
         f"{key} is {given[key]}, not {value}"
-        for key, value in network.options().items()
+        for key, value in network.model_dump().items()
         if key not in ONLY_AT_THE_START and given.get(key, value) != value
     ]
     if differing:
@@ -48,7 +48,7 @@ def initial_model(
 
 def look_alikes(network: Model) -> dict[str, Model]:
     """Return the networks whose weights have the same names and shapes, by what differs."""
-    networks, options = {}, network.options()
+    networks, options = {}, network.model_dump()
     for key, values in ALIKE.items():
         for value in values if options[key] in values else ():
             with suppress(ValueError):  # options that contradict each other are no network
@@ -70,13 +70,15 @@ def import_backbone(
         what = f"{source}: has no head (fc.weight) of two classes or more"
         raise ArtefactError(what, "give the weights of a classifier")
     torch.manual_seed(0)
-    model = build_model(**network.options(), num_classes=len(head))
+    model = build_model(**network.model_dump(), num_classes=len(head))
     report = import_weights(model, source)
     if report.published:
-        published = published_preprocess(report.published, network.in_channels)
-        preprocess = FullPreprocess.model_validate(published)
+        channels, (_, resize, crop) = network.in_channels, PUBLISHED[report.published]
+        size = {"resize": resize, "fit": "shorter_side", "crop": crop, "channels": channels}
+        mean, std = IMAGENET[channels]
+        preprocess = FullPreprocess.model_validate({**size, "mean": mean, "std": std})
     meta = BundleMeta(
-        architecture={**network.options(), "num_classes": len(head)},
+        architecture={**network.model_dump(), "num_classes": len(head)},
         classes=[f"class {index}" for index in range(len(head))],
         preprocess=preprocess,
         training={"variant": "backbone", "imported": report.published or source.name},

@@ -9,15 +9,14 @@ parameters can continue it.
 import hashlib
 import json
 import shutil
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from resnets.system.errors import EnvironmentFault
@@ -26,7 +25,8 @@ from resnets.system.runtime import process_number
 from resnets.training.identity import difference
 from resnets.training.processes import share
 
-PLAIN = ("epoch", "batch", "sums", "history")  # what of the progress is no tensor
+PLAIN = ("epoch", "batch", "sums", "history", "chosen")  # what of the progress is a value
+PARTS = ("model", "optimizer", "average")  # what has a state_dict
 DIGEST_SIZE = 32
 KEEP = 2  # the newest may be torn by a crash that outlives fsync; the one before is then used
 
@@ -60,22 +60,22 @@ class Progress:
         return [row for row in self.history if row["is_chosen"]][-1]
 
 
-def write_sealed(path: Path, tensors: Tensors, plain: dict[str, Any]) -> None:
-    """Write tensors, and plain values as JSON, behind a hash, so that damage is noticed."""
-    # one text, because safetensors would forget the order of its keys
-    payload = save({k: v.contiguous() for k, v in tensors.items()}, {"plain": json.dumps(plain)})
-    write_bytes(path, hashlib.sha256(payload).digest() + payload)
+def write_sealed(path: Path, values: dict[str, Any]) -> None:
+    """Write tensors and plain values behind a hash, so that damage is noticed."""
+    buffer = BytesIO()
+    torch.save(values, buffer)
+    payload = buffer.getvalue()
+    write_bytes(path, hashlib.blake2b(payload, digest_size=DIGEST_SIZE).digest() + payload)
 
 
-def read_sealed(path: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """Return what was written, or None where the file is missing or damaged."""
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """Return what was written, on the CPU, or None where the file is missing or damaged."""
     content = path.read_bytes() if path.exists() else b""
     seal, payload = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
-    if hashlib.sha256(payload).digest() != seal:
+    if hashlib.blake2b(payload, digest_size=DIGEST_SIZE).digest() != seal:
         return None
-    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    (text,) = header["__metadata__"].values()
-    return load(payload), json.loads(text)
+    values: dict[str, Any] = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
+    return values
 
 
 class StateFolder:
@@ -89,14 +89,9 @@ class StateFolder:
         """Write a checkpoint, then forget all but the newest few."""
         if process_number():
             return
-        parts = {"model": progress.model.state_dict(), "chosen": progress.chosen}
-        if progress.average:
-            parts["average"] = progress.average.state_dict()
-        for index, values in progress.optimizer.state_dict()["state"].items():
-            parts[f"optimizer-{index}"] = {k: v for k, v in values.items() if torch.is_tensor(v)}
-        tensors = {f"{part}.{key}": v for part, of in parts.items() for key, v in of.items()}
-        plain = {key: getattr(progress, key) for key in PLAIN} | {"identity": self.identity}
-        write_sealed(self.folder / f"checkpoint-{step:09d}.state", tensors, plain)
+        values = {key: getattr(progress, key) for key in PLAIN} | {"identity": self.identity}
+        values |= {key: part.state_dict() for key in PARTS if (part := getattr(progress, key))}
+        write_sealed(self.folder / f"checkpoint-{step:09d}.state", values)
         for old in self._newest_first()[KEEP:]:
             old.unlink()
 
@@ -107,11 +102,11 @@ class StateFolder:
         """
         files = [] if process_number() else self._newest_first()
         newest = next(filter(None, map(read_sealed, files)), None)
-        reason = difference(newest[1]["identity"], self.identity) if newest else ""
+        reason = difference(newest["identity"], self.identity) if newest else ""
         for file in files if reason or not newest else ():
             file.unlink()
         if newest := share(None if reason else newest):
-            _restore(progress, *newest)
+            _restore(progress, newest)
         return reason
 
     def _newest_first(self) -> list[Path]:
@@ -119,24 +114,13 @@ class StateFolder:
         return sorted(files, key=lambda file: int(file.stem.split("-")[1]), reverse=True)
 
 
-def _restore(progress: Progress, tensors: Tensors, plain: dict[str, Any]) -> None:
-    """Fill the progress with what a checkpoint holds."""
+def _restore(progress: Progress, values: dict[str, Any]) -> None:
+    """Fill the progress with what a checkpoint holds; memory formats come back with the tensors."""
     for key in PLAIN:
-        setattr(progress, key, plain[key])
-    parts: dict[str, Tensors] = defaultdict(dict)
-    for name, value in tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = value
-    progress.model.load_state_dict(parts["model"])
-    progress.chosen = parts["chosen"]
-    if progress.average:
-        progress.average.load_state_dict(parts["average"])
-    state = {int(k.split("-")[1]): v for k, v in parts.items() if k.startswith("optimizer-")}
-    progress.optimizer.load_state_dict({**progress.optimizer.state_dict(), "state": state})
-    for weight, values in progress.optimizer.state.items():
-        for key, value in values.items():
-            if value.shape == weight.shape:  # channels last again: a fused step asks for it
-                values[key] = torch.empty_like(weight).copy_(value)
+        setattr(progress, key, values[key])
+    for key in PARTS:
+        if part := getattr(progress, key):
+            part.load_state_dict(values[key])
 
 
 @contextmanager

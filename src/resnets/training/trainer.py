@@ -13,8 +13,8 @@ from torch.backends.cpu import get_cpu_capability
 
 from resnets.models.inference import normalise
 from resnets.models.resnet import ResNet, layer_groups
-from resnets.params.preprocess import Preprocess
 from resnets.params.schema import Runtime, Variant
+from resnets.params.section import Preprocess
 from resnets.params.training import Training, lr_schedule
 from resnets.system.runtime import make_repeatable, resolve_device, resolve_precision
 from resnets.tasks.decode import crop_batch
