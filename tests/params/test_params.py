@@ -223,7 +223,7 @@ def test_a_task_that_is_called_by_a_number_is_refused(tmp_path):
     path.write_text(PARAMS.read_text().replace("  source:", "  01:", 1))
     with pytest.raises(ParamsError, match=r"tasks\.1 is 1") as caught:
         load_params(path)
-    assert "valid string" in caught.value.fix
+    assert "text" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -355,3 +355,21 @@ def test_resolved_values_are_printed_as_an_experiment_would_set_them(capsys):
     assert "transfer.finetune.views=1\n" in printed  # by default
     with pytest.raises(ParamsError, match=r"transfer\.fine is no key"):
         print_params(PARAMS, "transfer.fine")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what", "fix"),
+    [
+        ("seed: 0", "seed: yes", "seed is 'yes'", "a whole number"),
+        ("seed: 0", "seed:", "seed is empty", "a whole number"),
+        ("seed: 0", "seed: 0\nseed: 1", "duplicate key", "keep one of the two lines"),
+        ("repeat: [", "repeat: 5 # [", "repeat is 5", "a list, as [a, b]"),
+        ("\n  target:", "\n\ttarget:", "found character", "indent with blanks, not tabs"),
+    ],
+)
+def test_faults_are_worded_for_who_knows_no_python(tmp_path, old, new, what, fix):
+    file, text = tmp_path / "params.yaml", PARAMS.read_text(encoding="utf-8")
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ParamsError, match=what) as caught:
+        load_params(file)
+    assert fix in caught.value.fix

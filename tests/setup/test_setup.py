@@ -77,17 +77,41 @@ def test_a_new_user_gets_parameters_and_keeps_the_old_ones(project, tmp_path, ca
     assert (params.model.name, params.model.in_channels) == ("resnet20", 3)
     assert (params.split["target"].val, params.split["target"].test) == (2, 2)
     assert list(params.transfer) == ["scratch"]
+    assert "the one before is kept as params.yaml.old" in " ".join(output.split())
     first = (project / "params.yaml").read_text()
     values = [line for line in first.split("\n") if line.lstrip()[:1] not in ("#", "")]
     assert all(line.index(" # ") >= 23 for line in values if " # " in line)
-    with pytest.raises(ResNetsError, match="changes that Git does not hold"):
-        run(folder, effort="fast")
-    assert (project / "params.yaml").read_text() == first
-    run(folder, effort="fast", force=True)
+    run(folder, effort="fast")  # over what it wrote itself, as often as one likes
     assert (project / "params.yaml.old1").read_text() == first
     assert load_params(project / "params.yaml").training.epochs < params.training.epochs
+    edited = (project / "params.yaml").read_text().replace("seed: 0", "seed: 1")
+    (project / "params.yaml").write_text(edited)
+    with pytest.raises(ResNetsError, match="changes that Git does not hold"):
+        run(folder)
+    assert (project / "params.yaml").read_text() == edited
+    run(folder, force=True)
+    assert (project / "params.yaml.old2").read_text() == edited
 
 
+def test_a_backbone_that_the_pipeline_writes_itself_is_refused(project, tmp_path):
+    folder = photos(tmp_path, pets(8))
+    path = Path("artifacts/finetune/model.safetensors")
+    with pytest.raises(ResNetsError, match="which `dvc repro` writes anew") as caught:
+        init(folder, backbone=path, effort="normal", force=False, offline=True)
+    assert "data/weights" in caught.value.fix
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(project, tmp_path):
+    folder = photos(tmp_path, pets(8))
+    with pytest.raises(ResNetsError, match="its name is not UTF-8"):
+        run(folder.rename(tmp_path / "ros\udce9"))
+
+
+TINY = {
+    f"{x}/{n}.png": encode(make_photo(10 * n + k, (3, 3)))
+    for k, x in enumerate("ab")
+    for n in range(9)
+}
 TWINS = {name.replace("dog", "Cat "): data for name, data in pets().items()}
 
 
@@ -101,8 +125,10 @@ TWINS = {name.replace("dog", "Cat "): data for name, data in pets().items()}
         ({f"{number}/1.png": b"" for number in range(1001)}, "1001 class folders; at most 1000"),
         ({**pets(), "cat/bad.png": b"", "dog/bad.png": b""}, "2 images are bad, 8 good: 2 empty"),
         ({**pets(20), "owl/1.png": b"", "owl/2.png": b""}, "class 'owl' has 0 good images"),
+        ({"cat/1.jpg": b"a text", "dog/1.jpg": b"a text"}, "2 images are bad, 0 good"),
+        (TINY, "photos of 3 pixels"),
     ],
-    ids=["empty", "one class", "one photo", "twins", "too many", "bad", "a bad class"],
+    ids=["empty", "one", "a photo", "twins", "many", "bad", "a bad class", "all bad", "tiny"],
 )
 def test_bad_photos_are_refused_and_nothing_changes(project, tmp_path, files, message):
     folder = photos(tmp_path, files)
@@ -157,7 +183,9 @@ def grouped(name: str, groups: int) -> dict[str, bytes]:
 
 def test_no_groups_are_proposed_where_a_class_has_too_few(tmp_path):
     files = grouped("patient_{group}_{number}.png", groups=2)
-    assert look(photos(tmp_path, files)).split.group_regex is None
+    seen = look(photos(tmp_path, files))
+    assert seen.split.group_regex is None
+    assert "patient" in seen.torn
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,22 @@ from resnets.system.errors import ParamsError
 
 MAX_BYTES = 1_000_000  # a params file is small; a huge one is a mistake or an attack
 
+YAML_FIXES = (
+    ("duplicate key", "keep one of the two lines"),
+    (r"'\t'", "indent with blanks, not tabs"),
+)
+WORDS = {  # of pydantic's kinds of fault, where its own words are a programmer's
+    "too_short": "at least one entry",
+    "list_type": "a list, as [a, b]",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "none_required": "null",
+}
+
 Entry = TypeVar("Entry")
 Other = TypeVar("Other", bound=BaseModel)
 
@@ -81,7 +97,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = error.problem if isinstance(error, MarkedYAMLError) else error
-        raise ParamsError(f"{path}{line}: {problem}", "correct the YAML there") from error
+        fix = next(
+            (fix for word, fix in YAML_FIXES if word in str(problem)), "correct the YAML there"
+        )
+        raise ParamsError(f"{path}{line}: {problem}", fix) from error
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: not a mapping of sections", "restore it from Git")
     return values, plain
@@ -147,6 +166,7 @@ def explain(error: ValidationError, values: object, path: Path) -> ParamsError:
             return ParamsError(f"{start} is {given!r}", f"allowed: {fault['ctx']['expected_tags']}")
     # a value that may be of several types has one fault for each
     same = [x for x in faults if _key_of(x, values) == where]
-    words = ["at least one entry" if x["type"] == "too_short" else x["msg"] for x in same]
-    fix = " or ".join(dict.fromkeys(word.replace("Input should be ", "") for word in words))
-    return ParamsError(f"{start} is {fault['input']!r}", f"allowed: {fix} (change {path.name})")
+    words = [WORDS.get(x["type"], x["msg"].replace("Input should be ", "")) for x in same]
+    given = "empty" if fault["input"] is None else repr(fault["input"])
+    fix = " or ".join(dict.fromkeys(words))
+    return ParamsError(f"{start} is {given}", f"allowed: {fix} (change {path.name})")

@@ -152,7 +152,7 @@ def _odd(results: Results) -> Iterator[Advice]:
         yield Advice(
             f"Look at {number(sum(kinds.values()), 'odd image')}",
             f"They differ from the rest: {shown}. They were used. `resnets check` names them; "
-            "`resnets init PHOTOS --exclude-findings --force` leaves them out.",
+            "`resnets init PHOTOS --exclude-findings` leaves them out.",
         )
 
 

@@ -1,6 +1,7 @@
 """Look at photos as `resnets check` does, and split them, so that parameters can be chosen."""
 
 import re
+import shlex
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from resnets.tasks.manifest import ManifestRow, Rejected
 from resnets.tasks.task import PixelStore
 
 MOST_CLASSES, MOST_BAD = 1000, 0.1
+SMALLEST = 4  # pixels, as data.resize
 FOLDS, FOLDS_BELOW = 5, 100  # photos per class: a fifth of fewer says little as a test
 FRACTION_FROM = 25  # photos of the largest class: a fraction of fewer is a handful
 GREY_LEVELS, MOSTLY = 8, 0.95  # between the channels of a grey photo after JPEG; of all photos
@@ -44,6 +46,7 @@ class Look:
     is_grey: bool
     split: Split
     num_images: dict[str, int]  # per side, of the first fold if there are folds
+    torn: str | None  # a pattern of groups of which a class has too few to keep each on one side
     seconds: float
 
 
@@ -52,12 +55,19 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
 
     With `exclude_findings` the odd ones are not among them.
     """
+    if str(path).encode(errors="ignore").decode() != str(path):
+        raise DataError(f"{path}: its name is not UTF-8, as params.yaml is", "rename it")
     start, source = time.monotonic(), open_source(path)
     if len(source.classes) > MOST_CLASSES:
         what = f"{path}: {len(source.classes)} class folders; at most {MOST_CLASSES} are trained on"
         raise DataError(what, "point it at the folder whose own folders are the classes")
     with tempfile.TemporaryDirectory() as folder:
         rows, rejected, found = examine(source, select_members(source), Path(folder))
+        if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
+            what = f"{path}: {len(rejected)} images are bad, {len(rows)} good: {list_bad(rejected)}"
+            raise DataError(
+                what, f"see `resnets check {shlex.quote(str(path))}`, repair or remove them"
+            )
         pixels = PixelStore(Path(folder) / STORE, rows)
         colours = [resize(pixels[row], 4, "stretch") for row in range(len(rows))]
         greys = [np.ptp(colour, axis=2).max() <= GREY_LEVELS for colour in colours]
@@ -65,18 +75,17 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
     excluded = list(odd) if exclude_findings else []
     rows = [row for row in rows if row.id not in excluded]
     check_classes(path, set(source.classes), rows)
-    if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
-        what = f"{path}: {len(rejected)} images are bad, {len(rows)} good: {list_bad(rejected)}"
-        raise DataError(what, f"see `resnets check {path}`, and repair or remove them")
     side = int(np.median([min(row.width, row.height) for row in rows]))
+    if side < SMALLEST:
+        raise DataError(f"{path}: photos of {side} pixels", f"take photos of {SMALLEST} or more")
     sides, is_grey = _split(path, rows), bool(np.mean(greys) > MOSTLY)
     return Look(
         path, rows, rejected, odd, excluded, side, is_grey, *sides, time.monotonic() - start
     )
 
 
-def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
-    """Return how to split, and the images of each side; with a pattern where all classes allow it.
+def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int], str | None]:
+    """Return how to split, the images of each side, and a pattern that some class does not allow.
 
     Raises DataError for a class that is too small.
     """
@@ -94,7 +103,7 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int]]:
     for regex, folds in product(patterns, [None] if is_plain else [FOLDS, None]):
         split = Split(val=size, test=size, group_regex=regex, folds=folds)
         try:
-            return split, split_rows(rows, split, [0])[2]["images"]
+            return split, split_rows(rows, split, [0])[2]["images"], None if regex else patterns[0]
         except DataError as error:  # of a class with too few groups
             fault = error
     raise DataError(f"{path}: {fault.what}", "add photos of this class, or take it away")

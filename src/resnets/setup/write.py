@@ -1,5 +1,6 @@
 """Write params.yaml for photos, and say on one screen what was found, chosen and why."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from resnets.system.files import write_bytes, write_text
 TARGET, WEIGHTS = Path("params.yaml"), Path("data/weights")
 PUBLISHED = "resnet18-f37072fd.pth"  # of ImageNet, 45 MB
 BETTER = f"`resnets fetch {PUBLISHED}` (45 MB) gets better ones, --backbone names your own"
+SEAL = "# as `resnets init` wrote it: "
 NO_WEIGHTS = (  # ants and bees: 72% without weights of ImageNet, published with them 94%
     f"random weights: on few photos that costs some 20 points of accuracy. {BETTER}"
 )
@@ -54,9 +56,12 @@ def init(
     """
     if not Path("dvc.yaml").is_file():
         raise EnvironmentFault("dvc.yaml: no such file", "run it in the project's folder")
-    if not force and TARGET.is_file() and _has_changes(TARGET):
+    if not force and TARGET.is_file() and not _is_sealed(TARGET) and _has_changes(TARGET):
         what = f"{TARGET}: has changes that Git does not hold"
         raise ParamsError(what, "commit them, or give --force, which keeps it beside the new one")
+    if backbone and backbone.resolve().is_relative_to(Path("artifacts").resolve()):
+        what = f"{backbone}: lies in artifacts/, which `dvc repro` writes anew"
+        raise ParamsError(what, f"copy it to {WEIGHTS}/ first, and name the copy")
     seen = look(photos, exclude_findings=exclude_findings)
     weights = backbone
     if weights is None and seen.shorter_side >= SMALL:  # small images have other networks
@@ -64,19 +69,22 @@ def init(
     weights = weights or find_weights(WEIGHTS, is_published=False)
     values = choose(seen, read_backbone(weights) if weights else None, effort)
     template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
-    text = "\n".join(_fill(line, values) for line in template.split("\n"))
+    text = _sealed("\n".join(_fill(line, values) for line in template.split("\n")))
     with tempfile.TemporaryDirectory() as folder:
         write_text(Path(folder) / TARGET, text)
         params = load_params(Path(folder) / TARGET)
     from resnets.setup.measure import estimate_seconds  # imports torch
 
     minutes = estimate_seconds(params, seen.num_images, seen.seconds) / 60
+    said = {"written": str(TARGET)}
     if TARGET.is_file():
         names = (Path(f"{TARGET}.old{number or ''}") for number in count())
-        write_bytes(next(path for path in names if not path.exists()), TARGET.read_bytes())
+        old = next(path for path in names if not path.exists())
+        write_bytes(old, TARGET.read_bytes())
+        said["written"] += f"; the one before is kept as {old}"
     write_text(TARGET, text)
     time = str(timedelta(minutes=max(1, round(minutes))))[:-3]
-    said = {"time": f"about {time} (hours:minutes) for `dvc repro` on this machine"}
+    said["time"] = f"about {time} (hours:minutes) for `dvc repro` on this machine"
     table = Table.grid(padding=(0, 2))
     for topic, line in (_found(seen) | _chosen(params) | said).items():
         table.add_row(topic, escape(printable(line)))
@@ -88,6 +96,17 @@ def _fill(line: str, values: dict[str, Any]) -> str:
     value, mark, comment = line.partition(" # ") if "$" in line else (line, "", "")
     filled = Template(value).substitute(values)
     return f"{filled:<23} # {comment}" if mark else filled
+
+
+def _sealed(text: str) -> str:
+    """Add a last line by which the next `init` sees whether anybody has edited the file."""
+    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n"
+
+
+def _is_sealed(path: Path) -> bool:
+    """Tell whether a file is as `init` has written it."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return SEAL in text and text == _sealed(text.rpartition(SEAL)[0])
 
 
 def _fetch() -> Path | None:
@@ -125,8 +144,7 @@ def _found(seen: Look) -> dict[str, str]:
         lines["noted"] = f"{notes} (resnets check names them, tasks.target.exclude drops them)"
     if kinds := Counter(finding.kind for finding in seen.odd.values()):
         shown = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-        leave = "--exclude-findings --force leaves them out"
-        what = "in tasks.target.exclude" if seen.excluded else leave
+        what = "in tasks.target.exclude" if seen.excluded else "--exclude-findings leaves them out"
         lines["odd"] = f"{shown} (resnets check names them; {what})"
     if copies := sum(found["duplicates"].values()):
         lines["copies"] = f"{copies} of other photos: they stay on one side"
@@ -134,6 +152,9 @@ def _found(seen: Look) -> dict[str, str]:
         lines["groups"] = f"{len(groups)} in the table: each stays on one side"
     if seen.split.group_regex:
         lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
+    if seen.torn:
+        why = "a class has too few such groups to keep each on one side: scores may be too good"
+        lines["groups"] = f"names look like {seen.torn}, but {why}"
     return lines | {"split": _split(seen, has_given=bool(found["given_sides"]))}
 
 

@@ -23,6 +23,7 @@ def main(
 
     with locked(Path(".state/report"), "report"):
         write_text(out, write_page(read_results(root)))
+    print(f"open {out} in a browser")
 
 
 if __name__ == "__main__":
