@@ -181,7 +181,7 @@ def test_a_folder_without_the_right_to_write_is_named(photos):
         assert code == "5"
         assert what.startswith(f"error: {photos}")
         assert "Permission denied" in what
-        assert "that you may write there" in fix
+        assert "that you may read or write there" in fix
 
 
 def test_too_many_open_files_say_how_many_are_allowed(photos):

@@ -124,7 +124,7 @@ def leaderboard_of_other_model(folder: Path) -> None:
 PARAMETERS = [  # the rest is in tests/params
     ({"backbone.lerning_rate": 0.1}, "unknown key backbone.lerning_rate"),
     ({"trasfer": {}}, "unknown key trasfer; did you mean 'transfer'"),
-    ({"backbone.epochs": True}, "backbone.epochs is True; integer"),
+    ({"backbone.epochs": True}, "backbone.epochs is True; a whole number"),
     ({"training.epochs": ...}, "training.epochs is missing"),
     ({"backbone.batch_size": 1}, "backbone.batch_size is 1; greater than or equal to 2"),
     ({"backbone.schedule": {"name": "cosin", "warmup_epochs": 0}}, "schedule.name is 'cosin'"),
@@ -143,7 +143,7 @@ PARAMETERS = [  # the rest is in tests/params
     ({"export": ...}, "export is missing"),
     (remove("params.yaml"), "params.yaml: no such file"),
     (write("params.yaml", "seed: 0\n\trepeat: [0]\n"), "params.yaml line 2"),
-    (write("params.yaml", "seed: 0\nseed: 1\n"), "duplicate key; correct the YAML"),
+    (write("params.yaml", "seed: 0\nseed: 1\n"), "duplicate key; keep one of the two lines"),
     (write("params.yaml", "a: &x [1]\nb: *x\n"), "YAML alias; write the value out"),
     (write("params.yaml", b"\xff\xfe\x00"), "params.yaml; correct the YAML"),
 ]
@@ -186,13 +186,13 @@ DATA = [
     (PREPARE, lambda f: shutil.copytree(f / "photos/rose", f / "photos/tulips"), "label_conflict"),
     (PREPARE, {"tasks.target.path": "params.yaml"}, "params.yaml: neither a folder"),
     (PREPARE, bad_zip, "need at least 2 classes, found 1 (evil)"),
-    (SPLIT, {"split.target.val": 500}, "500 on val, 1 on train: 28 images; split.target.val"),
+    (SPLIT, {"split.target.val": 500}, "at least 507 different ones; 500 on val; split.target.val"),
     (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
     ("resnets check nowhere", nothing, "nowhere: no such folder"),
     ("resnets check params.yaml", nothing, "neither a folder nor a readable zip"),
     (f"resnets {PREDICT.replace('photos', 'typo.jpg')}", nothing, "1 of 1 inputs could not be"),
     ("resnets predict none --model model/model.safetensors", lambda f: (f / "none").mkdir(),
-     "no images found"),
+     "none: no photos; name a folder with JPEG"),
 ]  # fmt: skip
 
 ARTEFACTS = [
@@ -231,7 +231,7 @@ ENVIRONMENT = [
     (LEADERBOARD, nothing, "details.json: No such file; dvc repro"),
     (EXPORT, nothing, "l.json: No such file; dvc repro"),
     (SPLIT.replace("m.json", "photos"), nothing, "photos: not a file"),
-    (SPLIT.replace("m.json", "params.yaml/m.json"), nothing, "params.yaml; may write there"),
+    (SPLIT.replace("m.json", "params.yaml/m.json"), nothing, "params.yaml; read or write there"),
     ("resnets compare HEAD", nothing, "project: not a Git repository; clone"),
     ("resnets predict photos", nothing, "model.onnx: no such file; --model"),
     ("resnets fetch fashion_mnist --from nowhere", nothing, "nowhere: No such file"),

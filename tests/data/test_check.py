@@ -73,6 +73,8 @@ def test_findings_are_named_and_escaped_and_stop(tmp_path):
     }.items():
         (found,) = lines_below(done.stdout, title)
         assert found.startswith(line)
+    title = "put this in place of `exclude:` under tasks.target in params.yaml (1)\n"
+    assert f"To leave all of them out, {title}" in done.stdout
     assert "\x1b]0;" not in done.stdout + done.stderr
     assert done.stderr.splitlines()[-2].endswith("3 of 13 images are bad, as listed")
     assert done.stderr.splitlines()[-1].startswith("fix: ")
@@ -107,7 +109,7 @@ def test_classes_too_small_or_much_smaller_and_odd_names_are_named(tmp_path):
     done = run(write_folder(tmp_path / "x", files))
     assert done.returncode == 0, done.stderr
     assert lines_below(done.stdout, "Too small for 3 sides: add images") == [
-        "owl: 4 images, 1 of them no copies"
+        "owl: 4 images of 1 picture"
     ]
     assert lines_below(
         done.stdout, "Few: cat has 14, over 3 times as many: add images, and set training.loss.cl"
@@ -144,7 +146,32 @@ def test_given_sides_need_fewer_images(tmp_path):
     assert "Too small" not in run(write_folder(tmp_path / "x", files)).stdout
     files = {name: data for name, data in files.items() if not name.startswith("test/")}
     lines = lines_below(run(write_folder(tmp_path / "y", files)).stdout, "Too small for 2")
-    assert [line.split(":")[0] for line in lines] == ["cat", "dog"]
+    assert lines == ["cat: 1 image", "dog: 1 image"]
+
+
+def test_photos_that_a_camera_leaves_raw_are_bad_and_not_ignored(tmp_path):
+    """Some hold a small TIFF of the photo, which would pass as the photo itself."""
+    names = [f"rose/{i}{x}" for i, x in enumerate((".NEF", ".dng", ".cr2", ".psd", ".jxl", ".jp2"))]
+    preview = encode(make_photo(1), "TIFF")
+    files = {**pets(3), **dict.fromkeys(names, preview), "rose/7.arw": b"no image"}
+    done = run(write_folder(tmp_path / "x", files))
+    assert done.returncode == 3
+    assert table(done.stdout)[-1] == ["rose", "0", "7"]
+    lines = lines_below(done.stdout, "Bad, other_format: export it as JPEG")
+    assert lines[0] == "rose/0.NEF: .NEF files are not read"
+    assert len(lines) == 7
+    assert "Ignored" not in done.stdout
+    assert "7 of 13 images are bad" in done.stderr
+
+
+def test_images_beside_a_table_of_labels_are_told_to_name_it(tmp_path):
+    files = {name.replace("cat/", "images/"): data for name, data in pets(3).items()}
+    files = {name: data for name, data in files.items() if name.startswith("images")}
+    root = write_folder(tmp_path / "kag", {**files, "labels.csv": b"path,label\nimages/0.png,cat"})
+    done = run(root)
+    assert "need at least 2 classes, found 1 (images)" in done.stderr
+    assert done.stderr.strip().endswith(f", or name the table: {root}/labels.csv")
+    assert "found 1 (cat)\nfix: give at least two labels\n" in run(root / "labels.csv").stderr
 
 
 def test_a_class_of_notes_alone_stops_as_it_stops_prepare(tmp_path):

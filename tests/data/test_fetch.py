@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import ipaddress
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -83,9 +84,35 @@ def test_without_a_published_checksum_one_must_be_given(tmp_path):
             fetch(thing(""), tmp_path / "data", sha256=wrong)
 
 
-def test_missing_local_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"thing\.zip"):
-        fetch(thing(SHA256), tmp_path / "data", source=tmp_path)
+@pytest.mark.parametrize(("given", "named"), [(".", "thing.zip"), ("none", "none")])
+def test_missing_local_files_are_named(tmp_path, given, named):
+    with pytest.raises(EnvironmentFault, match=f"{tmp_path / named}: No such file") as caught:
+        fetch(thing(SHA256), tmp_path / "data", source=tmp_path / given)
+    assert caught.value.fix == "let --from name thing.zip, or a folder that has it"
+
+
+def test_a_wrong_local_file_is_blamed_and_not_its_copy(tmp_path):
+    source = local(tmp_path, b"another", "0.jpg")
+    with pytest.raises(ArtefactError, match=f"{source}: not the published file: 7 b") as caught:
+        fetch(thing(SHA256), tmp_path / "data", source=source)
+    assert caught.value.fix == "name the right file"
+    assert source.read_bytes() == b"another"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("resnet18", "did you mean resnet18-f37072fd.pth? see"),
+        ("fashion-mnist", "did you mean fashion_mnist? see"),
+        ("flowers102.tgz", "did you mean flowers? see"),
+        ("resnet50.pth", "did you mean resnet50-11ad3fa6.pth? see"),
+        ("photos", "see"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_corrected(name, hint):
+    with pytest.raises(ParamsError, match="nothing is called") as caught:
+        fetch_by_name(name, Path(), source=None, sha256=None)
+    assert caught.value.fix == f"{hint} what there is: resnets fetch"
 
 
 def test_the_debian_package_passes_and_can_be_opened(tmp_path):
@@ -248,6 +275,17 @@ def test_plain_http_is_refused_also_after_a_redirect(tmp_path, server):
             with pytest.raises(EnvironmentFault, match="which is not https"):
                 download(url, tmp_path / "x.part")
     assert not (tmp_path / "x.part").exists()
+
+
+def test_a_machine_without_a_network_is_told_so(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    url = "https://nowhere.invalid/thing.zip"
+    with pytest.raises(EnvironmentFault) as caught:
+        download(url, tmp_path / "thing.zip.part")
+    assert caught.value.what == f"{url}: no network? (Name or service not known)"
 
 
 def test_a_stranger_and_a_closed_port_are_refused(tmp_path, server, monkeypatch):

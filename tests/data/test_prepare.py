@@ -204,6 +204,15 @@ def test_what_is_no_image_by_name_and_content_is_ignored_and_counted(tmp_path):
     refuse(root, tmp_path / "out", r"1 not_an_image \(cat/page\.jpg\)")
 
 
+def test_raw_photos_count_as_bad_wherever_they_lie(tmp_path):
+    extra = {"cat/IMG_1.NEF": b"II*\0 of a camera", "lost.cr3": b"x"}
+    root = write_folder(tmp_path / "x", {**pets(3), **extra})
+    refuse(root, tmp_path / "out", r"2 of 8 images are bad: 1 no_class .*; 1 other_format")
+    refuse(root, tmp_path / "out", "max_bad_fraction", on_bad="quarantine", max_bad_fraction=0.2)
+    found = prepare(root, tmp_path / "out", on_bad="quarantine", max_bad_fraction=0.25)
+    assert found.rejected[0].fix == "export it as JPEG"
+
+
 def test_groups_and_sides_of_a_table_hold_in_the_split(tmp_path):
     folder, out = write_folder(tmp_path / "x", pets(20)), tmp_path / "out"
     lines = [f"{name};{name[:3]};{int(name[4:-4]) // 4}" for name in pets(20)]
@@ -289,7 +298,8 @@ def test_classes_must_be_the_expected_ones(tmp_path, options, words):
 def test_a_class_whose_images_are_all_bad_stops(tmp_path):
     root = write_folder(tmp_path / "x", {**pets(), "bird/1.jpg": b"x"})
     options = {"on_bad": "quarantine", "max_bad_fraction": 0.5}
-    refuse(root, tmp_path / "out", "class 'bird' has 0 good images", **options)
+    error = refuse(root, tmp_path / "out", "class 'bird' has 0 good images", **options)
+    assert "repair what `resnets check` lists" in error.fix
 
 
 def test_excluded_images_are_left_out_by_name(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -97,6 +98,7 @@ def test_a_class_may_be_called_like_a_side():
     [
         ([], "no images found"),
         (["1.jpg", "2.jpg"], "expected one folder per class, found 2 files directly in it"),
+        (["1.jpg"], "found 1 file directly in it"),
         (["x/1.jpg", "x/2.jpg"], None),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "other/1.jpg"],
@@ -106,12 +108,17 @@ def test_a_class_may_be_called_like_a_side():
         (["val/a/1.jpg", "test/b/1.jpg"], "do not make up"),
         (["x/a/1.jpg", "y/b/1.jpg"], "no images in x and beside it"),
         (["x/a/1.jpg", "x/readme.txt", "y/b/1.jpg"], "no images in x and beside it"),
-        (["a/1.jpg", "A/1.jpg"], "differ only in case, blanks or Unicode form"),
+        (["a/1.jpg", "A/1.jpg"], "'A' and 'a' differ only in case, blanks or Unicode form$"),
+        (
+            ["Daisy/1.jpg", "Rose/1.jpg", "daisy/1.jpg", "rose/1.jpg"],
+            r"the classes 'Daisy' and 'daisy' differ only in case, .* form \(and 1 more\)$",
+        ),
         (["a b/1.jpg", "a  b/1.jpg"], "differ only in case, blanks"),
-        (["=cmd()/1.jpg", "b/1.jpg"], "formula"),
-        (["a\x1b]0;/1.jpg", "b/1.jpg"], "control characters"),
-        (["a\udcff/1.jpg", "b/1.jpg"], "UTF-8"),
-        (["a\nb/1.jpg", "b/1.jpg"], "control characters"),
+        (["=cmd()/1.jpg", "b/1.jpg"], r"the class name '=cmd\(\)' starts like a formula$"),
+        (["a\x1b]0;/1.jpg", "b/1.jpg"], r"0;' has control characters$"),
+        (["a\udcff/1.jpg", "b/1.jpg"], "' is not UTF-8$"),
+        (["a\nb/1.jpg", "b/1.jpg"], "' has control characters$"),
+        ([" /1.jpg", "b/1.jpg"], "the class name ' ' is empty$"),
     ],
 )
 def test_layouts_are_understood_or_refused_in_words(files, words):
@@ -228,7 +235,47 @@ def test_odd_file_names_work_from_every_container(tmp_path):
 
 def test_a_folder_that_cannot_be_listed_stops(tmp_path):
     refuse(tmp_path / "nowhere", "no such folder or archive")
-    refuse(write_folder(tmp_path, {"x.txt": b"hello"}) / "x.txt", "neither a folder nor")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        *((f"labels{suffix}", "save the table as .csv") for suffix in (".txt", ".XLSX", ".json")),
+        *((f"photos{suffix}", "unpack it, and name the folder") for suffix in (".rar", ".7z")),
+        *((f"0{suffix}", "name the folder above it") for suffix in (".JPG", ".png", ".nef")),
+        ("photos.zip", "correct the path, or fetch the archive again"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_told_what_to_do_by_its_name(tmp_path, name, fix):
+    path = write_folder(tmp_path, {name: b"PK\3\4 and then no more"}) / name
+    error = refuse(path, "neither a folder nor a readable zip or tar archive(: it starts as.*)?$")
+    assert error.fix == fix
+    if name == "photos.zip":
+        assert error.what.endswith("archive: it starts as neither does, or is cut off")
+    write_zip(path, pets(1))  # as a spreadsheet is one
+    if name != "photos.zip":
+        assert refuse(path, "neither a folder nor a readable zip").fix == fix
+
+
+@pytest.mark.parametrize(
+    ("files", "fix"),
+    [
+        (["1.jpg", "2.jpg"], "into a folder of its own$"),
+        (["1.jpg", "labels.csv"], "folder of its own, or name the table: {root}/labels.csv$"),
+        (
+            ["1.jpg", "a.tsv", "b.CSV", "images.zip"],
+            ", or name the table: {root}/a.tsv or {root}/b.CSV$",
+        ),
+        (["rose.zip", "daisy.ZIP", "notes.txt"], "^unpack the archives inside it$"),
+    ],
+)
+def test_photos_without_class_folders_may_have_a_table_or_be_packed(tmp_path, files, fix):
+    root = write_folder(tmp_path / "kag", dict.fromkeys(files, b"x"))
+    error = refuse(root, f"expected one folder per class, found {len(files)} files directly")
+    assert re.search(fix.format(root=root), error.fix)
+    packed = write_zip(tmp_path / "kag.zip", dict.fromkeys(files, b"x"))
+    fix = re.sub("or name the.*", "or unpack it and name the table in it$", fix)
+    assert re.search(fix, refuse(packed, "expected one folder per class").fix)
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
@@ -276,7 +323,8 @@ def test_links_and_encrypted_members_of_a_zip_are_refused_alone(tmp_path):
     data[data.index(b"PK\1\2") + 8] |= 1  # the flag "encrypted" of the first entry
     path.write_bytes(data)
     locked, good = open_container(path).read(["cat/0.png", "dog/0.png"])
-    assert "encrypted" in locked.what
+    assert (locked.reason, locked.what) == ("encrypted", "locked with a password")
+    assert locked.fix == "unpack the archive with its password, and name the folder"
     assert good == pets(1)["dog/0.png"]
 
 
@@ -442,27 +490,86 @@ def test_a_table_gives_labels_groups_and_sides(tmp_path, separator, encoding):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "words", "fix"),
     [
-        ("path,label\n" + ",a\n".join("0123456789x") + ",a", r"11 paths do not exist \(0.*9, …\)$"),
-        ("path,label\nC:\\x\\1.png,a\n../photos.csv,b", r"2 paths do not exist \(C:/x/1.png, \.\."),
-        ("path,label\nIMG 0.png,Cat\nIMG 1.png,cat", "classes 'Cat' and 'cat' differ only in case"),
-        ("path,label\nIMG 0.png,cat \nIMG 1.png,cat", "classes 'cat ' and 'cat' differ only in"),
-        ("path,label\nIMG 0.png,a\nIMG 0.png,b", r"1 images are listed twice \(IMG 0.png\)"),
-        ("path,label,side\nIMG 0.png,a,left", r"1 sides are none of train, val, test \(left\)"),
-        ("path,label,side\nIMG 0.png,a,test", "no image is on the side train"),
-        ("path,label\nIMG 0.png,a,b", r"1 lines have not 2 columns \(IMG 0.png,a,b\)"),
-        ("path,label\nIMG 0.png,", "the class name '' is empty, has"),
-        ("path,label,Label\nIMG 0.png,a,b", r"1 columns are there twice \(label\)"),
-        ("file,class\nIMG 0.png,a", "1 images in the columns file, class"),
-        ("path,label\n", "0 images in the columns path, label"),
-        ("", "0 images in the columns"),
-        (b"path,label\n\xff,a", "no table of labels: 'utf-8' codec"),
-        ('path,label\n"x"y,a', "no table of labels"),
+        ("path,label\n" + ",a\n".join("0123456789x") + ",a", r"11 paths do not exist \(0.*9, …\)$",
+         "write paths as seen from /"),
+        ("path,label\nC:\\x\\1.png,a\n../no.csv,b", r"2 paths do not exist \(C:.x.1.png, \.\./no",
+         "as seen from"),
+        ("path,label\nIMG 0.png,a\nimg 1.PNG,a", r"1 path does not exist \(img 1.PNG\)",
+         r"^did you mean IMG 1\.png\?$"),
+        ("path,label\nSub/[0].png,a\nSUB\\0.PNG,a", r"2 paths do not exist \(Sub/\[0\].png, SUB\\0",
+         "as seen from"),
+        ("path,label\nIMG 0.png,Cat\nIMG 1.png,cat", "classes 'Cat' and 'cat' differ only in case",
+         "rename one"),
+        ("path,label\nIMG 0.png,a\n./IMG 0.png,b", r"1 image is listed twice \(IMG 0.png\)",
+         "keep one line"),
+        ("path,label,side\nIMG 0.png,a,left", r"1 side is none of train, val, test \(left\)",
+         "write train, val or test"),
+        ("path,label,split\nIMG 0.png,a,left", r"1 side is none of train, val, test \(left\)",
+         "write train, val or test"),
+        ("path,label,side\nIMG 0.png,a,test", "no image is on the side train", "move some"),
+        ("path,label,split,Side\nIMG 0.png,a,train,train", r"1 column is there twice \(side\)",
+         "split is another word for side"),
+        *(
+            (f"path,label,{name}\nIMG 0.png,a,train",
+             rf"1 column looks like a side \({name.lower()}\)", "call it side")
+            for name in ("Set", "subset", "partition", "fold")
+        ),
+        ("path,label\n\nIMG 0.png,a,b", r"1 line has not 2 cells \(line 3: IMG 0.png, a, b\)",
+         "take the extra cell out"),
+        ("path,label\nIMG 0.png\na,b,c", r"2 lines have not 2 cells \(line 2: IMG 0.png, line 3",
+         "fill in the missing one"),
+        ("path,label\nIMG 0.png,\nIMG 1.png, ", r"2 images have no label \(line 2, line 3\)",
+         "write a class into each line, or take it out"),
+        ("path,label\n ,a", r"1 image has no path \(line 2\)", "write a path into each line"),
+        ("path,label,Label\nIMG 0.png,a,b", r"1 column is there twice \(label\)", "keep one"),
+        ("file,Class\nIMG 0.png,a", r"no column path and no column label \(it has file, Class\)",
+         "rename the columns to path and label"),
+        ("filename,label\nIMG 0.png,a", r"has no column path \(it has filename, label\)",
+         "rename the column to path$"),
+        ("IMG 0.png,a\nIMG 1.png,b", "its first line names no column path and no column label$",
+         "^put path,label above it$"),
+        ("path,label\n , ", "it lists no images", "write a line for each below path,label"),
+        ("", "it lists no images", "write a line for each below path,label"),
+        (b"path,label\na,b\nb,\xff", "line 3 is not UTF-8", 'in Excel: "Save as", "CSV UTF-8"'),
+        ('path,label\n"x"y,a', "line 2 has an open quotation mark", "close the quotation mark"),
+        ('path,label\n"IMG\n0.png",a\n"IMG 1.png,a\nIMG 2.png,b', "line 4 has an open quot",
+         "close the quotation mark"),
     ],
 )  # fmt: skip
-def test_a_table_that_is_not_clear_is_refused_in_words(tmp_path, text, words):
-    refuse(write_table(tmp_path, text), words)
+def test_a_table_that_is_not_clear_is_refused_in_words(tmp_path, text, words, fix):
+    assert re.search(fix, refuse(write_table(tmp_path, text), words).fix)
+
+
+def test_a_table_may_call_its_side_split_and_have_blanks_of_a_spreadsheet(tmp_path):
+    text = "path,label,Split\nIMG 0.png,rose,valid\n , , \nIMG 1.png,rose ,train\n,,\n"
+    source = open_source(write_table(tmp_path, text))
+    assert source.classes == ["rose"]
+    assert [(m.name, m.side) for m in source.members] == [
+        ("IMG 0.png", "val"),
+        ("IMG 1.png", "train"),
+    ]
+
+
+def test_beside_a_side_other_columns_of_a_table_may_have_any_name(tmp_path):
+    text = "path,label,side,fold\nIMG 0.png,rose,test,3\nIMG 1.png,rose,train,4"
+    assert len(open_source(write_table(tmp_path, text)).members) == 2
+
+
+def test_paths_of_a_table_may_be_absolute_or_go_round(tmp_path):
+    folder = tmp_path / "real"
+    (tmp_path / "alias").symlink_to(folder)
+    paths = [f"{folder}/IMG 0.png", "../real/IMG 1.png", f"{tmp_path}/alias/IMG 2.png"]
+    text = "\n".join(["path,label", *(f"{path},a" for path in paths)])
+    for path in (write_table(folder, text), tmp_path / "alias/photos.csv"):
+        assert [(name, label) for name, label, _ in listing(path)] == [
+            (f"IMG {number}.png", "a") for number in range(3)
+        ]
+    paths = [f"{folder}/IMG 0.png", "../IMG 1.png"]
+    lower = write_table(folder / "sub", "\n".join(["path,label", *(f"{x},a" for x in paths)]))
+    error = refuse(lower, r"2 paths lie outside of the table's folder \(/.*/IMG 0\.png, \.\./IMG 1")
+    assert "folder that holds them all" in error.fix
 
 
 def test_a_table_looks_at_nothing_but_what_it_names(tmp_path):
@@ -474,7 +581,7 @@ def test_a_table_looks_at_nothing_but_what_it_names(tmp_path):
     ]
     (tmp_path / "outside.png").touch()
     path.write_text("path,label\n../outside.png,a\nIMG 0.png,b")
-    refuse(path, r"1 paths do not exist \(\.\./outside\.png\)")
+    refuse(path, r"1 path lies outside of the table's folder \(\.\./outside\.png\)")
 
 
 def test_names_with_backslashes_are_paths_in_a_zip(tmp_path):

@@ -275,17 +275,35 @@ def test_the_stage_says_by_how_much_groups_miss_a_number(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("sizes", "options", "needed"),
     [
-        ([1] * 9, {"test": 9}, "9 on test, 1 on val, 1 on train: 9 images in 9 groups"),
-        ([1] * 9, {"test": 2, "train": 8}, "2 on test, 2 on val, 8 on train: 9 images in 9 groups"),
-        ([5, 4], {}, "2 on test, 2 on val, 1 on train: 9 images in 2 groups"),
-        ([1, 1], {"val": 0.001}, "1 on test, 1 on val, 1 on train: 2 images in 2 groups"),
+        ([1] * 9, {"test": 9}, "9 images; at least 11 different ones are needed: 9 on test, 1"),
+        ([1] * 9, {"test": 2, "train": 8}, "9 images; at least 12 .*: 2 on test, 2 on val, 8"),
+        (
+            [5, 4],
+            {},
+            r"9 images in 2 groups \(copies .*\); at least 3 groups are needed: 1 on test",
+        ),
+        ([2], {}, r"2 images in 1 group \(.*\); at least 3 different ones are needed: 1 on test"),
+        ([1, 1], {"val": 0.001}, "2 images; at least 3 different ones are needed: 1 on test"),
+        ([1], {}, "1 image; at least 3 different ones are needed: .* 1 on val, 1 on train$"),
     ],
 )
 def test_a_class_too_small_stops_with_its_counts(sizes, options, needed):
     rows = grouped([[1] * 100, sizes])
-    with pytest.raises(DataError, match=f"class 'b' is too small for {needed}") as caught:
+    with pytest.raises(DataError, match=f"class 'b' is too small: it has {needed}") as caught:
         split_rows(rows, split_options(**options))
     assert "split.*.val" in caught.value.fix
+
+
+def test_a_class_too_small_beside_a_given_test_is_counted_on_train():
+    rows = [replace(row, side="test" if row.label == "a" and i % 2 else "train")
+            for i, row in enumerate(many())]  # fmt: skip
+    rows = [row for row in rows if row.label == "a"] + [
+        replace(row, side="test" if i else "train")
+        for i, row in enumerate([row for row in rows if row.label == "b"])
+    ]
+    words = "it has 1 image on train; at least 2 different ones are needed: 1 on val, 1 on train$"
+    with pytest.raises(DataError, match=words):
+        sides(rows)
 
 
 def test_a_class_that_a_given_side_lacks_stops():
@@ -501,8 +519,9 @@ def test_folds_pool_the_sides_that_the_dataset_brings_and_count_them():
 
 def test_a_class_of_too_few_groups_for_the_folds_is_refused():
     rows = many(30, "a") + [make_row(f"b/{i}.png", "b", f"b{i % 5}") for i in range(30)]
-    with pytest.raises(DataError, match="'b' is too small for 5 folds: it has 5 groups") as caught:
+    with pytest.raises(DataError, match="'b' is too small: it has 30 images in 5 groups") as caught:
         folds_of(rows)
+    assert caught.value.what.endswith("at least 6 groups are needed for 5 folds")
     assert "split.*.folds" in caught.value.fix
 
 

@@ -280,6 +280,9 @@ def test_content_that_is_not_one_set_of_weights_is_refused(tmp_path, content, me
 def test_files_of_other_kinds_and_missing_ones_are_refused(tmp_path):
     with pytest.raises(EnvironmentFault, match=r"none\.pth: no such file"):
         load_weights(tmp_path / "none.pth")
+    with pytest.raises(EnvironmentFault, match=f"{tmp_path}: a folder") as caught:
+        load_weights(tmp_path)
+    assert caught.value.fix == "name the .pth or .safetensors file in it"
     (tmp_path / "w.bin").write_bytes(b"1")
     with pytest.raises(ArtefactError, match="not a weights file"):
         load_weights(tmp_path / "w.bin")

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -41,7 +42,9 @@ from resnets.system.errors import (
     ParamsError,
 )
 from resnets.system.runtime import Engine
+from resnets.tasks.decode import BadImageError
 from tests.bundles import CLASSES, PREPROCESS, Trained, make_trained, need
+from tests.copies import ROOT, edit_params
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +188,10 @@ def test_a_shard_of_few_inputs_may_be_empty_but_not_all_may(model: Path, tmp_pat
     assert len(table([tmp_path / "a.png"], model, tmp_path, shard="1/2")) == 1
     assert table([tmp_path / "a.png"], model, tmp_path, shard="2/2") == []
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images found"):
+    with pytest.raises(DataError, match="no photos"):
         table([tmp_path / "empty"], model, tmp_path, shard="1/2")
     (tmp_path / "empty/0 notes.txt").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="no images found"):
+    with pytest.raises(DataError, match="no photos"):
         table([tmp_path / "empty"], model, tmp_path)
     (tmp_path / "empty/1.png").write_bytes(png())
     parts = [table([tmp_path / "empty"], model, tmp_path, shard=f"{k}/2") for k in (1, 2)]
@@ -259,11 +262,21 @@ def test_a_pattern_gives_each_photo_once_whatever_links_and_names_there_are(
     assert names("./links/*") == ["./links/**", "./links/IMG1.jpg", "./links/IMG[1].jpg"]
 
 
-def test_nothing_to_predict_is_an_error_and_writes_nothing(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images found"):
-        table([tmp_path / "empty"], model, tmp_path)
+def test_nothing_to_predict_is_an_error_and_writes_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    with pytest.raises(DataError, match=f"{folder}: no photos$") as caught:
+        table([folder], model, tmp_path)
+    assert caught.value.fix.startswith("name a folder with JPEG, PNG, ")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    for name in ("a.xmp", "b.xmp", "c.txt", "README"):
+        (folder / name).write_bytes(b"no picture")
+    words = rf"{folder}: no photos, 4 other files \(\.xmp, \.txt\) skipped$"
+    with pytest.raises(DataError, match=words):
+        run([folder], model)
+    assert capsys.readouterr().out == ""
 
 
 def test_pipes_links_and_broken_archives_are_rows_not_ends(model: Path, tmp_path: Path) -> None:
@@ -398,6 +411,15 @@ def test_table_prints_the_best_classes(
     shares = [f"{float(row[name]):.1%}" for name in best[:2]]
     assert first.split()[1:-1] == [shares[0], best[0], shares[0], best[1], shares[1]]
     assert second.endswith("missing.png: No such file or directory")
+    (tmp_path / "bad.jpg").write_bytes(b"<html>")
+    (tmp_path / "empty.png").write_bytes(b"")
+    run([tmp_path / "bad.jpg", tmp_path / "empty.png"], model)
+    _, bad, empty = capsys.readouterr().out.splitlines()
+    assert "bad.jpg: not an image (starts with '<html>'); remove it; accepted are JPEG" in bad
+    assert empty.endswith("empty.png: empty file; fetch the file again, or remove it")
+    with open_writers(Reports(), CLASSES, 0) as [write]:
+        write(Answer("huge.png", "201 megapixels", BadImageError("too_large", "").fix))
+    assert capsys.readouterr().out.endswith("huge.png: 201 megapixels; scale it down\n")
     assert head.index("path") == first.index(str(tmp_path)) == second.index(str(tmp_path))
     run([evil], model, top=99)  # more than there are classes
     assert capsys.readouterr().out.count("%") == 4
@@ -546,23 +568,82 @@ def test_names_in_a_csv_drive_neither_spreadsheets_nor_terminals(tmp_path: Path)
 def test_a_failure_on_the_way_leaves_the_old_file(
     trained: Trained, model: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "answers.csv").write_text("old")
+    old = "path,predicted,confidence,error,old\n"
+    (tmp_path / "answers.csv").write_text(old)
     broken = onnx.load(model)
     [bias] = [t for t in broken.graph.initializer if t.name == "model.fc.bias"]
     bias.CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0], np.float32), bias.name))
     onnx.save(broken, tmp_path / "nan.onnx")
     with pytest.raises(NumericalError, match="not finite"):
         run([trained.photos], tmp_path / "nan.onnx", output=tmp_path / "answers.csv")
-    assert (tmp_path / "answers.csv").read_text() == "old"
+    assert (tmp_path / "answers.csv").read_text() == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "nan.onnx"]
+
+
+@pytest.mark.parametrize("option", ["plot", "explain"])
+def test_pictures_are_not_drawn_among_the_photos(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("photos/a.png").write_bytes(png())
+    Path("link").symlink_to("photos")
+    for folder in ("photos", "photos/new/heat", "link", "pictures/../photos"):
+        with pytest.raises(ParamsError, match="lies among the photos") as caught:
+            run(["photos"], model, **{option: Path(folder)})
+        assert caught.value.fix == "name a folder outside of the photos"
+    assert [path.name for path in Path("photos").iterdir()] == ["a.png"]
+    run(["photos"], model, **{option: Path("photos2")})
+    run(["photos/a.png"], model, **{option: Path()})  # of a file that is named
+
+
+@pytest.mark.parametrize("option", ["plot", "explain"])
+def test_a_file_in_place_of_a_folder_is_refused_before_any_answer(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    for folder in (tmp_path / "a.png", tmp_path / "a.png/below"):
+        with pytest.raises(ParamsError, match=r"a\.png: is a file") as caught:
+            run([tmp_path / "a.png"], model, **{option: folder})
+        assert caught.value.fix == "name a folder"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", [".csv", ".CSV", ".json", ".JSON"])
+def test_answers_take_the_place_of_answers_only(
+    trained: Trained, model: Path, tmp_path: Path, kind: str
+) -> None:
+    photo, output = next(trained.photos.rglob("*.png")), tmp_path / f"labels{kind}"
+    others = ["path,label\na.png,rose\n", '[{"path": "a.png", "label": "rose"}]', "{}", "[1]"]
+    for text in others:
+        output.write_text(text)
+        with pytest.raises(ParamsError, match=f"labels{kind}: exists, and holds no ans") as caught:
+            run([photo], model, output=output)
+        assert caught.value.fix == "name another file, or remove it"
+        assert output.read_text() == text
+    output.write_text("")
+    run([photo], model, output=output)
+    run([photo], model, output=output, shard="2/2")  # no answer over some
+    run([photo], model, output=output)  # and some over none
+    if kind.lower() == ".json":
+        output.write_text(json.dumps(json.loads(output.read_text()), indent=4))
+        run([photo], model, output=output)
+    (tmp_path / "features.csv").write_text(others[0])
+    with pytest.raises(ParamsError, match=r"features\.csv: exists"):
+        run([photo], model, features=tmp_path / "features.npy")
 
 
 # ---- models that are refused --------------------------------------------------------------------
 
 
 def test_unknown_kinds_of_files_are_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"not a \.csv or \.json file"):
-        run([tmp_path], model, output=tmp_path / "answers.xlsx")
+    for name, better in (("ANS.xlsx", "ANS.csv"), ("ANS", "ANS.csv"), ("/", "answers.csv")):
+        with pytest.raises(ParamsError, match=r"not a \.csv or \.json file") as caught:
+            run([tmp_path], model, output=tmp_path / name)
+        assert caught.value.fix == f"call it {better}"
+    with pytest.raises(ParamsError, match=r"not a \.npy file") as caught:
+        run([tmp_path], model, features=tmp_path / "f.csv")
+    assert caught.value.fix == "call it f.npy"
     with pytest.raises(ParamsError, match="not a model file"):
         run([tmp_path], tmp_path / "model.pt")
 
@@ -606,6 +687,36 @@ def test_without_a_model_the_export_is_taken_and_its_int8_first(
     bias.CopyFrom(numpy_helper.from_array(np.array([999, 0, 0], np.float32), bias.name))
     onnx.save(changed, int8)
     assert first_probability() == 1
+
+
+def test_the_exported_model_of_other_photos_than_params_yaml_names_says_so(
+    trained: Trained,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def warnings(given: Path | None = None) -> list[str]:
+        run([next(trained.photos.rglob("*.png"))], given)
+        return [line for line in capsys.readouterr().err.splitlines() if "params.yaml" in line]
+
+    monkeypatch.chdir(tmp_path)
+    Path("artifacts/export").mkdir(parents=True)
+    shutil.copy(model, "artifacts/export/model.onnx")
+    lock = (ROOT / "dvc.lock").read_text()  # as DVC writes it
+    [path] = set(re.findall("tasks.target:\n +path: (.*)\n", lock))
+    assert warnings() == []  # no project
+    Path("dvc.lock").write_text(lock)
+    Path("params.yaml").write_text("tasks: [")
+    assert warnings() == []
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    edit_params(Path("params.yaml"), {"tasks.target.path": f"{path}/"})
+    assert warnings() == []
+    edit_params(Path("params.yaml"), {"tasks.target.path": "/home/u/photos"})
+    known = "knows 3 classes (daisy, rose, tulip|<b>)"
+    words = f"artifacts/export/model.onnx {known}; params.yaml names other photos since: dvc repro"
+    assert warnings() == [words]
+    assert warnings(model) == []
 
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
@@ -787,11 +898,32 @@ def test_in_an_empty_folder_with_only_the_model_and_without_torch(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "error: 1 of 4 inputs could not be read" in done.stderr
+    assert "fix: their rows say why; the other answers are complete" in done.stderr
     assert "Traceback" not in done.stderr
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model.onnx", "bad.jpg", "answers.csv", "f.npy", "heat"}
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 5
     assert len(list((tmp_path / "heat").iterdir())) == 3
+
+
+def test_odd_photos_leave_no_warning_of_pillow_and_no_answers_are_not_complete(
+    model: Path, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description, cut below"
+    Image.new("RGB", (40, 40)).save(tmp_path / "odd.jpg", exif=exif.tobytes()[:-20])
+    with pytest.warns(UserWarning, match="orrupt EXIF|runcated File Read"):
+        Image.open(tmp_path / "odd.jpg").getexif()
+    command = [sys.executable, "-m", "resnets.cli", "predict", "--model", str(model)]
+    done = subprocess.run(
+        [*command, "odd.jpg", "odd.jpg"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "Warning" not in done.stderr
+    done = subprocess.run(
+        [*command, "x.jpg"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "fix: their rows say why"
 
 
 def test_the_first_answer_waits_for_no_package_that_it_does_not_need(

@@ -60,12 +60,33 @@ def test_commit_without_metrics_is_said_in_a_sentence(project):
     assert experiment_table(project.root, "HEAD") == "nothing was measured yet, or nothing differs"
 
 
-@pytest.mark.parametrize("place", ["unknown commit", "no project"])
-def test_what_dvc_refuses_is_an_error_in_two_lines(place, project, tmp_path):
-    folder = tmp_path if place == "no project" else project.root
-    what, fix = refusal("table", "nowhere", cwd=folder, code=5)
+def test_without_a_project_there_is_no_table(tmp_path):
+    what, fix = refusal("table", cwd=tmp_path, code=5)
     assert what.startswith("error: DVC: ")
     assert fix.startswith("fix: run it in a clone of the project")
+
+
+def test_an_unknown_commit_is_refused_as_compare_does(project):
+    table = refusal("table", "nowhere", cwd=project.root, code=2)
+    assert table == refusal("compare", "nowhere", cwd=project.root, code=2)
+    assert table[0] == "error: nowhere: Git knows no such revision here"
+
+
+def test_scores_that_are_not_committed_have_a_row_of_their_own(project):
+    write(project, lr=0.4)  # without a run of it
+    assert "workspace" not in experiment_table(project.root, "HEAD")
+    write(project, lr=0.4, finetune=0.8125)
+    models, header, *rows = experiment_table(project.root, "HEAD").splitlines()
+    assert models.split() == ["finetune"]
+    assert header.split() == ["lr", "acc", "F1", "nll", "val"]
+    assert [row.split() for row in rows] == [
+        ["workspace", "0.4", "81.25", "81.25", "0.188", "81.25"],
+        ["main", "0.1", "75.00", "75.00", "0.250", "75.00"],
+    ]
+    (project.root / "metrics/finetune.json").unlink()  # of a variant that is not there any more
+    assert "workspace" not in experiment_table(project.root, "HEAD")
+    project.write("params.yaml", "a: [")
+    assert "workspace" not in experiment_table(project.root, "HEAD")
 
 
 @pytest.mark.slow

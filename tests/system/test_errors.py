@@ -51,6 +51,18 @@ def test_missing_memory_is_told_whoever_misses_it(monkeypatch, capfd, error):
     assert fix.startswith("fix: lower batch_size")
 
 
+def test_a_file_that_may_not_be_read_is_said_to_be_one(monkeypatch, capfd):
+    def fail() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "model.onnx")
+
+    monkeypatch.setattr(sys, "argv", ["fail"])
+    with pytest.raises(SystemExit, match="5"):
+        run_app(fail)
+    what, fix = capfd.readouterr().err.splitlines()
+    assert what == "error: model.onnx: Permission denied"
+    assert fix == "fix: check that the path exists and that you may read or write there"
+
+
 def test_keys_of_an_error_name_the_task_and_patterns_stay():
     @about_task("pets")
     def refuse() -> None:

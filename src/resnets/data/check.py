@@ -61,7 +61,8 @@ def check(path: Path, *, max_megapixels: float) -> None:
         lines_below[f"Odd, {finding.kind}: look at them"].append(line)
     bad = [image.id for image in rejected if image.reason != "bad_name"]  # printed otherwise
     if names := [*(rows[finding.index].id for finding in found), *bad]:
-        title = "To leave all of them out, paste this below a task in params.yaml"
+        title = "To leave all of them out, put this in place of `exclude:` under tasks.target"
+        title += " in params.yaml"
         lines_below[title].append(f"exclude: {json.dumps(names, ensure_ascii=False)}")
     for title, lines in lines_below.items():
         print(f"\n{printable(title)} ({len(lines)})", *map(printable, lines), sep="\n  ")
@@ -147,7 +148,9 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
     for label in sorted(source.classes, key=lambda label: num_images[label]):
         images = f"{label}: {num_images[label]} image{'s' * (num_images[label] != 1)}"
         if num_groups[label] < num_sides:
-            lines[small].append(f"{images}, {num_groups[label]} of them no copies")
+            pictures = f" of {num_groups[label]} picture{'s' * (num_groups[label] != 1)}"
+            has_copies = num_groups[label] < num_images[label]
+            lines[small].append(images + pictures * has_copies)
         if IMBALANCE * num_images[label] < most:
             lines[few].append(images)
     for title, named in lines.items():

@@ -20,6 +20,20 @@ from resnets.tasks.decode import BadImageError, check_file_size, read_file
 
 TOOL_NAMES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "Icon\r", "__pycache__"})
 
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".heic", ".heif", ".avif"),
+)
+UNREAD_SUFFIXES = (  # of photos as well, but no format that is read
+    *(".nef", ".cr2", ".cr3", ".arw", ".dng", ".orf", ".rw2", ".raf"),
+    *(".jxl", ".jp2", ".psd"),
+)
+FIXES = {  # what to do with a file that is no archive, or none that is read, by its suffix
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".txt", ".json"), "save the table as .csv"),
+    **dict.fromkeys((".rar", ".7z"), "unpack it, and name the folder"),
+    **dict.fromkeys((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES), "name the folder above it"),
+}
+
 Listing = tuple[list[str], list[str], Callable[[str], bytes]]  # files, folders, reads one file
 
 
@@ -62,6 +76,9 @@ def open_container(path: Path) -> Container:
 
     Raises DataError when it is neither, or cannot be read as a whole.
     """
+    what = f"{path}: neither a folder nor a readable zip or tar archive"
+    if path.is_file() and (fix := FIXES.get(path.suffix.lower())):  # a spreadsheet is a zip too
+        raise DataError(what, fix)
     try:
         kind = _folder if path.is_dir() else _zip if zipfile.is_zipfile(path) else _tar
         files, folders, read_one = kind(path)
@@ -69,10 +86,10 @@ def open_container(path: Path) -> Container:
         raise
     except Exception as error:  # a broken archive raises anything, from OSError to struct.error
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{path}: neither a folder nor a readable zip or tar archive: {reason}",
-            "correct the path, or fetch the archive again",
-        ) from error
+        if reason.endswith(":"):  # a line for each compression follows
+            reason = "it starts as neither does, or is cut off"
+        fix = "correct the path, or fetch the archive again"
+        raise DataError(f"{what}: {reason}", fix) from error
     hidden = [file for file in files if is_hidden(file)]
     files = [file for file in files if not is_hidden(file)]
     return Container(files, [x for x in folders if x and not is_hidden(x)], hidden, read_one)
@@ -119,6 +136,8 @@ def _zip(path: Path) -> Listing:
 
     def read_one(name: str) -> bytes:
         info = members[name]
+        if info.flag_bits & 1:
+            raise BadImageError("encrypted", "locked with a password")
         check_file_size(info.file_size)
         with archive.open(info) as file:
             return file.read(info.file_size)

@@ -5,10 +5,12 @@ then renamed; a broken download continues where it stopped. `--from` takes local
 same checks.
 """
 
+import difflib
 import gzip
 import hashlib
 import re
 import shutil
+import socket
 import urllib.request
 import zlib
 from functools import partial
@@ -38,7 +40,10 @@ def fetch_by_name(
             print(f"{known:54}{item.megabytes:4} MB  {item.licence}")
         return
     if name not in items:
-        raise ParamsError(f"nothing is called {name!r}", "see what there is: resnets fetch")
+        whole = {known.partition("-")[0]: known for known in items}  # digits end a name
+        close = difflib.get_close_matches(name.partition("-")[0], whole, 1)
+        hint = f"did you mean {whole[close[0]]}? " if close else ""
+        raise ParamsError(f"nothing is called {name!r}", f"{hint}see what there is: resnets fetch")
     item = items[name]
     if about:
         print(f"{name}, {item.megabytes} MB")
@@ -57,7 +62,7 @@ def fetch(
 
     `source` is a local file or folder to take them from, `sha256` the checksum of a single file
     that the publisher gives none for. Raises ArtefactError when a checksum differs,
-    EnvironmentFault when an address cannot be reached.
+    EnvironmentFault when an address cannot be reached or a local file is missing.
     """
     files = item.files
     if sha256 is not None:
@@ -74,18 +79,22 @@ def fetch(
         if path.exists():
             _verify(path, files[url])
             continue
-        if source is None:
+        given = source / path.name if source and source.is_dir() else source
+        if given is None:
             download(url, part)
+        elif given.is_file():
+            shutil.copyfile(given, part)
         else:
-            shutil.copyfile(source / path.name if source.is_dir() else source, part)
-        _verify(part, files[url])
+            fix = f"let --from name {path.name}, or a folder that has it"
+            raise EnvironmentFault(f"{given}: No such file", fix)
+        _verify(part, files[url], given)
         part.replace(path)
     if item.classes:
         write_text(folder / "classes.txt", item.classes)
     return list(paths.values())
 
 
-def _verify(path: Path, sha256: str) -> None:
+def _verify(path: Path, sha256: str, given: Path | None = None) -> None:
     """Raise ArtefactError unless the checksum of a file starts with these digits.
 
     A part with another one is removed; one that has no published checksum waits for --sha256.
@@ -103,11 +112,12 @@ def _verify(path: Path, sha256: str) -> None:
             f"if you trust this file, say so: --sha256 {actual}",
         )
     if not actual.startswith(sha256):
-        what = f"{path}: not the published file: {path.stat().st_size} bytes, SHA-256 {actual}"
+        size = path.stat().st_size
+        what = f"{given or path}: not the published file: {size} bytes, SHA-256 {actual}"
         fix = "delete it and fetch it again"
         if path.suffix == ".part":
             path.unlink()
-            fix = "fetch it again"
+            fix = "name the right file" if given else "fetch it again"
         raise ArtefactError(f"{what}; expected {sha256}", fix)
 
 
@@ -134,8 +144,11 @@ def download(url: str, part: Path) -> None:
     except (HTTPException, TimeoutError, ConnectionError, URLError) as error:
         if isinstance(error, HTTPError) and error.code == 416:
             return  # nothing is missing; the checksum will tell whether it is right
+        words = error.reason if type(error) is URLError else error
+        if isinstance(words, socket.gaierror):
+            words = f"no network? ({words.strerror})"
         raise EnvironmentFault(
-            f"{url}: {error}",
+            f"{url}: {words}",
             f"run it again, or get {name} by other means and name it with --from",
         ) from error
     if done < total:

@@ -11,12 +11,12 @@ Anything else is refused in words, because a guess would change labels silently.
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.data.containers import Container
+from resnets.data.containers import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Container
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, Pixels
 from resnets.tasks.manifest import has_control_characters
@@ -27,10 +27,8 @@ SIDE_OF = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 ANNOTATIONS = "val/val_annotations.txt"  # lines of file, class and a box, with tabs between
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".heic", ".heif", ".avif"),
-)
+TABLES = (".csv", ".tsv")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar", ".7z")
 NO_PHOTO = {"empty", "not_an_image"}  # why a file is ignored that is not called like an image
 
 Folder = tuple[str, ...]  # the names from the top down
@@ -66,7 +64,7 @@ class Source:
 
 def looks_like_image(path: str) -> bool:
     """Tell from the name alone whether a file was meant as an image."""
-    return path.lower().endswith(IMAGE_SUFFIXES)
+    return path.lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
 
 
 def with_class_folders(container: Container) -> Container:
@@ -105,10 +103,9 @@ def arrange(container: Container, where: Path) -> Source:
     with_images = {names[:-1] for path, names in files.items() if looks_like_image(path)}
     tree = _subfolders(with_files.union(tuple(path.split("/")) for path in container.folders))
     if not tree[()]:
-        raise DataError(
-            f"{where}: expected one folder per class, found {len(files)} files directly in it",
-            "put the images of each class into a folder of its own",
-        )
+        found = f"{len(files)} file{'s' * (len(files) != 1)} directly in it"
+        what = f"{where}: expected one folder per class, found {found}"
+        raise DataError(what, advise_classes(container.files, where))
     root = _root(tree, with_images)
     has_sides = _has_sides(tree, root, where)
     tops = [(*root, name) for name in sorted(tree[root])] if has_sides else [root]
@@ -131,6 +128,20 @@ def arrange(container: Container, where: Path) -> Source:
             (source.homeless if looks_like_image(path) else source.ignored).append(path)
     source.homeless.sort()  # a tar has an order of its own
     return source
+
+
+def advise_classes(files: Iterable[str], where: Path) -> str:
+    """Say how a dataset of fewer than two classes may name them, by what lies at its top."""
+    if where.suffix.lower() in TABLES:
+        return "give at least two labels"
+    tops = sorted(file for file in files if "/" not in file)
+    tables = [str(where / name) for name in tops if name.lower().endswith(TABLES)]
+    if not tables and any(name.lower().endswith(ARCHIVES) for name in tops):
+        return "unpack the archives inside it"
+    fix = "put the images of each class into a folder of its own"
+    if tables and where.is_dir():
+        return f"{fix}, or name the table: {' or '.join(tables)}"
+    return f"{fix}, or unpack it and name the table in it" if tables else fix
 
 
 def _subfolders(folders: Iterable[Folder]) -> dict[Folder, set[str]]:
@@ -169,11 +180,12 @@ def _has_sides(tree: dict[Folder, set[str]], root: Folder, where: Path) -> bool:
 
 def refuse_twins(labels: dict[str, str], where: Path) -> None:
     """Refuse classes, by their names as found, that some system or reader takes for one."""
-    label_of = {name: " ".join(label.split()).casefold() for name, label in labels.items()}
-    num_folders = Counter(label_of.values())
-    twins = sorted(ascii(name) for name, label in label_of.items() if num_folders[label] > 1)
-    if twins:
-        what = f"the classes {' and '.join(twins)} differ only in case, blanks or Unicode form"
+    names_of: dict[str, list[str]] = defaultdict(list)
+    for name, label in sorted(labels.items()):
+        names_of[" ".join(label.split()).casefold()].append(ascii(name))
+    if twins := [names for names in names_of.values() if len(names) > 1]:
+        what = f"the classes {' and '.join(twins[0])} differ only in case, blanks or Unicode form"
+        what += f" (and {len(twins) - 1} more)" * (len(twins) > 1)
         raise DataError(f"{where}: {what}", "merge them into one, or rename one")
 
 
@@ -183,7 +195,12 @@ def class_name(name: str, where: Path) -> str:
     Class names become columns of CSV files, keys of JSON files and words in charts.
     """
     label = unicodedata.normalize("NFC", name)
-    if has_control_characters(label) or not label.strip() or label[0] in "=+-@":
-        what = "is empty, has control characters, is not UTF-8, or starts like a formula"
-        raise DataError(f"{where}: the class name {name!a} {what}", "rename the class")
+    faults = {
+        "is empty": not label.strip(),
+        "is not UTF-8": any(unicodedata.category(char) == "Cs" for char in label),
+        "has control characters": has_control_characters(label),
+        "starts like a formula": label[:1] in "=+-@",
+    }
+    if fault := next((words for words, holds in faults.items() if holds), ""):
+        raise DataError(f"{where}: the class name {name!a} {fault}", "rename the class")
     return label

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.data.duplicates import label_conflicts, mark_near
-from resnets.data.layout import NO_PHOTO, Member, Source, looks_like_image
+from resnets.data.layout import NO_PHOTO, Member, Source, advise_classes, looks_like_image
 from resnets.data.pack import Packing, pack
 from resnets.data.sources import open_source
 from resnets.params.schema import Checks, Data, TaskSection
@@ -65,7 +65,7 @@ def check_classes(path: Path, classes: set[str], images: Sequence[Member | Manif
     """Raise DataError where a class has no good image: to go on would renumber the others."""
     if empty := sorted(classes - {image.label for image in images}):
         what = f"{path}: class {empty[0]!r} has 0 good images"
-        raise DataError(what, "repair its images, fill its folder, or remove it")
+        raise DataError(what, "repair what `resnets check` lists, fill its folder, or remove it")
 
 
 def select_members(
@@ -89,7 +89,7 @@ def select_members(
         fix = "correct tasks.*.num_classes or the folders"
     elif len(wanted) < 2:
         what = f"need at least 2 classes, found {len(wanted)} ({', '.join(wanted)})"
-        fix = "put the images of each class into a folder of its own"
+        fix = advise_classes(source.container.files, source.path)
     elif unknown := sorted(set(exclude) - known):
         what = f"has no image {unknown[0]!r}, which is to be excluded"
         fix = "correct tasks.*.exclude: names are as `resnets check` prints them"

@@ -2,7 +2,8 @@
 
 A table (.csv, .tsv; comma, tab or semicolon) has a line per image with the columns path, below the
 table's own folder, and label. `group` names what belongs together (a patient, who took the photo)
-and stays on one side of the split; `side` is respected as folders called train, val and test are.
+and stays on one side of the split; `side`, or `split`, is respected as folders called train, val
+and test are.
 
 An IDX file has two zeros, 8 for bytes, the number of axes, their lengths as big-endian 32-bit
 numbers, and the values. A file `classes.txt` beside the four names the labels, one a line; without
@@ -12,9 +13,10 @@ for the label and 3,072 for the pixels, and `batches.meta.txt` for the names.
 
 import codecs
 import csv
+import glob
 import gzip
 import io
-import posixpath
+import os
 import re
 import struct
 import zlib
@@ -27,10 +29,12 @@ import numpy as np
 from resnets.data.containers import Container, open_container
 from resnets.data.layout import (
     SIDE_OF,
+    TABLES,
     Member,
     Source,
     arrange,
     class_name,
+    looks_like_image,
     refuse_twins,
     with_class_folders,
 )
@@ -38,9 +42,9 @@ from resnets.system.errors import DataError, list_kinds
 from resnets.tasks.decode import BadImageError, Pixels, read_file
 
 IDX_SIDES = {"train": "train", "t10k": "test"}  # how a file name starts: the side that it means
-TABLES = (".csv", ".tsv")
 CIFAR_FILE = re.compile(r"(^|/)(data_batch_\d|test_batch)\.bin$")
 COLUMNS = ("path", "label", "group", "side")
+LIKE_SIDE = ("set", "subset", "partition", "fold")
 MOST_NAMED = 10  # lines of a table, in an error
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes
 
@@ -70,63 +74,109 @@ def open_source(path: Path) -> Source:
     return arrange(with_class_folders(container), path)
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """Return the lines of a table of labels, each with the columns path and label at least."""
+def _read_lines(path: Path) -> dict[int, list[str]]:
+    """Return the cells of each line of a table that is not blank, by its number."""
     try:
         data = path.read_bytes()
         is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's text
         text = data.decode("utf-16" if is_wide else "utf-8-sig")
-        separator = max(",\t;", key=text.split("\n", 1)[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        header, *lines = [line for line in reader if any(line)] or [[]]
-    except (OSError, UnicodeError, csv.Error) as error:
-        what = f"{path}: no table of labels: {error}"
-        raise DataError(what, "save it as CSV in UTF-8") from error
-    names = [name.strip().lower() for name in header]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "name a table that can be read") from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        fix = 'save it as UTF-8 (in Excel: "Save as", "CSV UTF-8")'
+        raise DataError(f"{path}: line {number} is not UTF-8", fix) from error
+    separator = max(",\t;", key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines, number = dict[int, list[str]](), 1
+    try:
+        for cells in reader:
+            lines[number] = [cell.strip() for cell in cells]
+            number = reader.line_num + 1  # text in quotation marks may have several lines
+    except csv.Error as error:
+        what = f"{path}: line {number} has an open quotation mark: {error}"
+        raise DataError(what, "close the quotation mark, or double one within a text") from error
+    return {number: cells for number, cells in lines.items() if any(cells)}
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a table of labels, each with the columns path and label at least."""
+    lines = _read_lines(path)
+    if len(lines) < 2:
+        raise DataError(f"{path}: it lists no images", "write a line for each below path,label")
+    header = lines.pop(min(lines))
+    names = ["side" if name.lower() == "split" else name.lower() for name in header]
+    if missing := [name for name in ("path", "label") if name not in names]:
+        what = " and ".join(f"no column {name}" for name in missing)
+        if any(map(looks_like_image, header)):
+            raise DataError(f"{path}: its first line names {what}", "put path,label above it")
+        fix = f"rename the column{'s' * (len(missing) - 1)} to {' and '.join(missing)}"
+        raise DataError(f"{path}: has {what} (it has {', '.join(header)})", fix)
     twice = [name for name, number in Counter(names).items() if number > 1 and name in COLUMNS]
-    _refuse(path, twice, "columns are there twice", "keep one of each")
-    if not {"path", "label"} <= set(names) or not lines:
-        what = f"{path}: {len(lines)} images in the columns {', '.join(names)}"
-        raise DataError(what, "name the columns path, label and, if you like, group and side")
-    uneven = [separator.join(line) for line in lines if len(line) != len(names)]
-    _refuse(path, uneven, f"lines have not {len(names)} columns", "put quotes around the text")
-    return [dict(zip(names, line, strict=True)) for line in lines]
+    fix = "keep one of each; split is another word for side"
+    _refuse(path, twice, "column is there twice|columns are there twice", fix)
+    alike = [name for name in names if name in LIKE_SIDE and "side" not in names]
+    _refuse(path, alike, "column looks like a side|columns look like a side", "call it side")
+    uneven = [f"line {n}: {', '.join(x)}" for n, x in lines.items() if len(x) != len(names)]
+    words = f"line has not {len(names)} cells|lines have not {len(names)} cells"
+    fix = "take the extra cell out, fill in the missing one, or quote text with commas"
+    _refuse(path, uneven, words, fix)
+    for name in ("path", "label"):
+        empty = [f"line {n}" for n, cells in lines.items() if not cells[names.index(name)]]
+        fix = f"write a {name if name == 'path' else 'class'} into each line, or take it out"
+        _refuse(path, empty, f"image has no {name}|images have no {name}", fix)
+    return [dict(zip(names, cells, strict=True)) for cells in lines.values()]
 
 
-def _refuse(path: Path, bad: Sequence[str], what: str, fix: str) -> None:
-    """Raise DataError with the number of bad entries and the first of them, if there are any."""
+def _refuse(path: Path, bad: Sequence[str], words: str, fix: str) -> None:
+    """Raise DataError that counts and names bad entries, if any; `words` are for one|several."""
     if bad:
-        raise DataError(f"{path}: {list_kinds({what: bad}, MOST_NAMED)}", fix)
+        kind = words.split("|")[len(bad) > 1]
+        raise DataError(f"{path}: {list_kinds({kind: bad}, MOST_NAMED)}", fix)
+
+
+def _from_folder(folder: Path, written: str) -> str:
+    """Return a path as seen from a folder, with ../ ahead where it lies outside."""
+    path = folder / written.replace("\\", "/")
+    name = os.path.relpath(path, folder)  # one that leads outside may come back through a link
+    return os.path.relpath(path.resolve(), folder) if name.startswith("../") else name
+
+
+def _advise_path(folder: Path, name: str) -> str:
+    """Say how to write a path that does not exist, with the file that it may mean."""
+    pattern = (f"[{c.lower()}{c.upper()}]" if c.isalpha() else glob.escape(c) for c in name)
+    for path in filter(Path.is_file, folder.glob("".join(pattern))):
+        return f"did you mean {path.relative_to(folder).as_posix()}?"
+    return f"write paths as seen from {folder}"
 
 
 def _open_table(path: Path) -> Source:
     """Open a table of labels; other files of its folder are left alone."""
-    folder, lines = path.parent, _read_table(path)
-    names = [posixpath.normpath(line["path"].strip().replace("\\", "/")) for line in lines]
-    sides = [line.get("side", "").strip().lower() for line in lines]
-    files = list(dict.fromkeys(names))
-    missing = [x for x in files if x.startswith(("../", "/")) or not (folder / x).is_file()]
-    _refuse(path, missing, "paths do not exist", f"write them as seen from {folder}")
+    folder, lines = path.parent.resolve(), _read_table(path)
+    names = [_from_folder(folder, line["path"]) for line in lines]
+    sides = [line.get("side", "").lower() for line in lines]
+    written = {name: line["path"] for name, line in zip(names, lines, strict=True)}
+    missing = {name: text for name, text in written.items() if not (folder / name).is_file()}
+    fix = _advise_path(folder, next(iter(missing))) if missing else ""
+    _refuse(path, [*missing.values()], "path does not exist|paths do not exist", fix)
+    outside = [text for name, text in written.items() if name.startswith("../")]
+    words = "path lies outside of the table's folder|paths lie outside of the table's folder"
+    _refuse(path, outside, words, "put the table into a folder that holds them all")
     twice = [name for name, number in Counter(names).items() if number > 1]
-    _refuse(path, twice, "images are listed twice", "keep one line for each")
+    _refuse(path, twice, "image is listed twice|images are listed twice", "keep one line for each")
     odd = sorted(set(sides).difference(SIDE_OF, [""]))
-    _refuse(path, odd, "sides are none of train, val, test", "correct the column side")
+    words = "side is none of train, val, test|sides are none of train, val, test"
+    _refuse(path, odd, words, "write train, val or test, or take the column out")
     if {SIDE_OF.get(side, "train") for side in sides}.isdisjoint(["train"]):
-        raise DataError(f"{path}: no image is on the side train", "correct the column side")
-    labels = {line["label"]: class_name(line["label"].strip(), path) for line in lines}
+        raise DataError(f"{path}: no image is on the side train", "move some images to it")
+    labels = {line["label"]: class_name(line["label"], path) for line in lines}
     refuse_twins(labels, path)
     other = "train" if any(sides) else ""  # what has no side where others have one
     members = [
-        Member(
-            name,
-            labels[line["label"]],
-            SIDE_OF.get(side, other),
-            name,
-            line.get("group", "").strip(),
-        )
+        Member(name, labels[line["label"]], SIDE_OF.get(side, other), name, line.get("group", ""))
         for name, side, line in zip(names, sides, lines, strict=True)
     ]
-    container = Container(files, [], [], lambda name: read_file(folder / name))
+    container = Container([*written], [], [], lambda name: read_file(folder / name))
     return Source(path, members, sorted(set(labels.values())), [], [], container)
 
 

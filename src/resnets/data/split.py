@@ -141,9 +141,9 @@ def _test_folds(
     num_groups = Counter(label for labels in left.values() for label in labels)
     labels = sorted(row.label for row in rows)
     if few := [label for label in num_groups if num_groups[label] <= num_folds]:
+        has = labels.count(few[0]), num_groups[few[0]]
         raise DataError(
-            f"class {few[0]!r} is too small for {num_folds} folds: it has {num_groups[few[0]]} "
-            "groups of images (copies of one picture are one)",
+            f"{_compare(few[0], has, num_folds + 1)} for {num_folds} folds",
             "add images of this class, leave it out (tasks.*.classes), or set fewer folds "
             "(split.*.folds)",
         )
@@ -156,6 +156,16 @@ def _test_folds(
             for row in pool[key]:
                 tests[row] = fold
     return tests, quotas
+
+
+def _compare(label: str, has: tuple[int, int], needed: int, *, has_given: bool = False) -> str:
+    """Say how many images, in how many groups, a class has on train, and how many are needed."""
+    num_images, num_groups = has
+    words = f"{num_images} image{'s' * (num_images != 1)}" + " on train" * has_given
+    if num_groups < num_images:
+        words += f" in {num_groups} group{'s' * (num_groups != 1)} (copies of one picture are one)"
+    kind = "different ones" if num_images < needed else "groups"
+    return f"class {label!r} is too small: it has {words}; at least {needed} {kind} are needed"
 
 
 def _given_sides(rows: list[ManifestRow], groups: list[str]) -> list[str]:
@@ -190,10 +200,11 @@ def _quotas(rows: list[ManifestRow], sides: list[str], groups: list[str], option
             quotas[side][label] = size
             left -= size
         if left < 0 or num_groups[label] < len(sizes):
-            needed = ", ".join(f"{quotas[side][label]} on {side}" for side in sizes)
+            needed = {side: quotas[side][label] if left < 0 else 1 for side in sizes}
+            has = num_images[label], num_groups[label]
+            words = _compare(label, has, sum(needed.values()), has_given=len(sizes) < len(SIDES))
             raise DataError(
-                f"class {label!r} is too small for {needed}: {num_images[label]} images in "
-                f"{num_groups[label]} groups (copies of one picture are one)",
+                f"{words}: {', '.join(f'{number} on {side}' for side, number in needed.items())}",
                 "add images of this class, leave it out (tasks.*.classes), ask for fewer "
                 "(split.*.val, test, train), or group fewer together (group_regex, group_near)",
             )

@@ -45,6 +45,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     marks of DataParallel (`module.`) and `torch.compile` (`_orig_mod.`) are taken off.
     Raises ArtefactError for any other content, EnvironmentFault where there is no file.
     """
+    if path.is_dir():
+        raise EnvironmentFault(f"{path}: a folder", "name the .pth or .safetensors file in it")
     if not path.is_file():
         raise EnvironmentFault(f"{path}: no such file", "fetch it with `resnets fetch`")
     weights: dict[str, Tensor] = {}

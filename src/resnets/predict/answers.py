@@ -62,8 +62,9 @@ class Reports:
 
     def __post_init__(self) -> None:
         for path, kinds in ((self.output, (".csv", ".json")), (self.features, (".npy",))):
-            if path and path.suffix not in kinds:
-                raise ParamsError(f"{path}: not a {' or '.join(kinds)} file", "rename the output")
+            if path and path.suffix.lower() not in kinds:
+                fix = f"call it {path.stem or 'answers'}{kinds[0]}"
+                raise ParamsError(f"{path}: not a {' or '.join(kinds)} file", fix)
         if not 0 <= self.threshold <= 1:  # nan, which the command line lets pass
             raise ParamsError(f"--threshold is {self.threshold}", "give a number from 0 to 1")
 
@@ -130,7 +131,7 @@ def summarise(reports: Reports, counts: Counter[str], num_skipped: int) -> str:
 @contextmanager
 def _table(path: Path, reports: Reports, classes: Sequence[str]) -> Iterator[Write]:
     """Yield what adds a row to a CSV file, or an object to a list in a JSON file."""
-    is_json, between = path.suffix == ".json", "\n"
+    is_json, between = path.suffix.lower() == ".json", "\n"
     with (
         atomic_path(path) as part,
         part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -211,13 +212,19 @@ def _print_table(reports: Reports, classes: Sequence[str]) -> Write:
     top, names = min(reports.top, len(classes)), [printable(name) for name in classes]
     width = max(map(cell_len, names))
     first, likely = max(width, len(UNREAD)), f"top {top}".ljust(top * (width + 9) - 2)
-    print(f"{'predicted':<{first}}  confidence  {likely}  path")
+    header = f"{'predicted':<{first}}  confidence  {likely}  path"
 
     def add(answer: Answer) -> None:
+        nonlocal header
+        if header:  # with the first answer: there may be none
+            print(header)
+            header = ""
         name = printable(name_answer(answer, classes, reports.threshold))
         start, path = set_cell_size(name, first), printable(answer.path)
         if answer.probabilities is None:
-            print(f"{start}  {'':10}  {'':{len(likely)}}  {path}: {printable(answer.error)}")
+            fix = answer.fix.replace(", or raise checks.max_megapixels", "")  # of training alone
+            why = printable(f"{answer.error}; {fix}" if fix else answer.error)
+            print(f"{start}  {'':10}  {'':{len(likely)}}  {path}: {why}")
             return
         shares = answer.probabilities
         best = np.argsort(-shares, kind="stable")[:top]

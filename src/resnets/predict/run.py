@@ -3,6 +3,8 @@
 Images are decoded in threads while the model computes, and nothing grows with their number.
 """
 
+import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,12 +22,16 @@ from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import Output
 from resnets.predict.answers import Answer, Reports, name_answer, open_writers, summarise
 from resnets.predict.inputs import ALL, Input, InputContent, Shard, find_inputs
-from resnets.system.errors import DataError, EnvironmentFault
+from resnets.system.errors import DataError, EnvironmentFault, ParamsError, list_kinds, printable
 from resnets.system.progress import follow, map_ahead
 from resnets.system.runtime import Engine, allowed_cpus
-from resnets.tasks.decode import BadImageError, Crops, center_crop, decode, resize
+from resnets.tasks.decode import FORMATS, BadImageError, Crops, center_crop, decode, resize
 
 MAX_MEGAPIXELS = 200.0  # of one input: keeps memory in bounds, and belongs to no model
+# how a CSV or JSON file of answers begins
+ANSWERS = re.compile(
+    r'path,predicted,confidence,error|\[\s*(\]|\{\s*"path":.*"predicted":)', re.DOTALL
+)
 EXACT, INT8 = Path("artifacts/export/model.onnx"), Path("artifacts/export/model_int8.onnx")
 
 
@@ -45,6 +51,7 @@ def predict(
 
     Raises DataError, after everything is written, where an input was bad or there was none.
     """
+    _check_places(reports, arguments)
     output: Output = "logits"
     if reports.explain or reports.features:
         output = "feature_map" if reports.explain else "features"
@@ -52,31 +59,77 @@ def predict(
     classifier = open_classifier(
         path, output=output, device=device, engine=engine, precision=precision
     )
+    if model is None:
+        _warn_of_other_photos(path, classifier.meta.classes)
     has_pictures = bool(reports.plot or reports.explain)
     inputs = find_inputs(arguments, lines, shard=shard)
     answers = classify(inputs, classifier, batch_size=batch_size, has_pictures=has_pictures)
     if "-" not in arguments and (reports.table or not sys.stdout.isatty()):
         total = sum(1 for _ in find_inputs(arguments, (), read=False, shard=shard))
         answers = follow(answers, f"predicting with {path}", "images", total)
-    num_inputs = num_bad = num_skipped = 0
-    counts: Counter[str] = Counter()
+    num_bad, counts, skipped = 0, Counter[str](), Counter[str]()
     width = classifier.head[0].shape[1]
     with open_writers(reports, classifier.meta.classes, width, shard) as writers:
         for answer in answers:
             if answer.is_no_image and answer.path not in arguments and "-" not in arguments:
-                num_skipped += 1  # of a folder or an archive: nobody asked about it
+                skipped[Path(answer.path).suffix] += 1  # in a folder or archive: not asked for
                 continue
             counts[name_answer(answer, classifier.meta.classes, reports.threshold)] += 1
-            num_inputs, num_bad = num_inputs + 1, num_bad + bool(answer.error)
+            num_bad += bool(answer.error)
             for write in writers:
                 write(answer)
         # of few inputs, other shards than the first may get none, and that one what is no image
-        if not num_inputs and (shard == ALL or (shard[0] == 1 and not num_skipped)):
-            raise DataError("no images found", f"name image files instead of {arguments}")
-    print(summarise(reports, counts, num_skipped), file=sys.stderr)
+        if not counts and (shard == ALL or (shard[0] == 1 and not skipped)):
+            raise _no_photos(arguments, skipped)
+    print(summarise(reports, counts, skipped.total()), file=sys.stderr)
     if num_bad:
-        what = f"{num_bad} of {num_inputs} inputs could not be read"
-        raise DataError(what, "their rows say why; the other answers are complete")
+        fix = "their rows say why" + "; the other answers are complete" * (num_bad < counts.total())
+        raise DataError(f"{num_bad} of {counts.total()} inputs could not be read", fix)
+
+
+def _check_places(reports: Reports, arguments: list[str]) -> None:
+    """Raise ParamsError for a table over what holds no answers, or pictures among photos."""
+    photos = [Path(text).resolve() for text in arguments if os.path.isdir(text)]  # noqa: PTH112
+    for folder in filter(None, (reports.plot, reports.explain)):
+        for path in (folder, *folder.parents):
+            if path.is_file():
+                raise ParamsError(f"{path}: is a file", "name a folder")
+        if any(folder.resolve().is_relative_to(inputs) for inputs in photos):
+            what = f"{folder}: lies among the photos, as one of which its pictures would count"
+            raise ParamsError(what, "name a folder outside of the photos")
+    if (table := reports.table) and table.is_file():
+        with table.open(encoding="utf-8-sig", errors="replace") as file:
+            text = file.read(2**16)
+        if text and not ANSWERS.match(text):
+            what = f"{table}: exists, and holds no answers"
+            raise ParamsError(what, "name another file, or remove it")
+
+
+def _no_photos(arguments: list[str], skipped: Counter[str]) -> DataError:
+    """Say which files were found instead, by their suffixes."""
+    kinds = ", ".join(suffix for suffix, _ in skipped.most_common(5) if suffix)
+    others = f", {skipped.total():,} other files{kinds and f' ({kinds})'} skipped"
+    what = f"{', '.join(arguments)}: no photos{others if skipped else ''}"
+    return DataError(what, f"name a folder with {', '.join(FORMATS)} or HEIC files")
+
+
+def _warn_of_other_photos(model: Path, classes: list[str]) -> None:
+    """Say so where params.yaml names other photos than those of the last `dvc repro` here."""
+    from ruamel.yaml import YAML  # late: a model from elsewhere waits for neither of these
+    from ruamel.yaml.error import YAMLError
+
+    from resnets.params import load_params
+
+    try:
+        photos = load_params("params.yaml").tasks["target"].path
+        stages = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
+        recorded = stages["prepare@target"]["params"]["params.yaml"]["tasks.target"]["path"]
+    except (OSError, KeyError, TypeError, ValueError, YAMLError):
+        return  # no project here, or one that `dvc repro` will complain about
+    if Path(photos) != Path(recorded):
+        known = printable(list_kinds({"classes": classes}))
+        words = f"{model} knows {known}; params.yaml names other photos since: dvc repro"
+        print(words, file=sys.stderr)
 
 
 def default_model() -> Path:
@@ -126,7 +179,8 @@ def prepare(
         return Answer(path, crop=crop, picture=small if has_picture else None)
     except BadImageError as error:
         is_no_image = error.reason in NO_PHOTO and not looks_like_image(path)
-        return Answer(path, error.what, error.fix, is_no_image)
+        fix = "" if error.reason == "unreadable" else error.fix  # "No such file" says enough
+        return Answer(path, error.what, fix, is_no_image)
     except MemoryError:
         return Answer(path, "not enough memory to decode it", "scale it down")
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 from dvc.repo import Repo
 from dvc.repo.experiments.serialize import ExpState, SerializableExp
+from dvc.scm import RevError
 from dvc.utils.flatten import flatten
 
 from resnets.evaluation.markdown import decimal, points
+from resnets.review.revisions import unknown_revision
 
 WIDTH, WIDEST = 160, 5  # of the table, and of a score: 99.25 or 100.0
 SCORES = {"test.accuracy": "acc", "test.macro_f1": "F1", "test.nll": "nll", "val.accuracy": "val"}
@@ -16,13 +18,21 @@ Column = tuple[str, str]  # a model or section of params.yaml, and what of it
 
 
 def experiment_table(root: Path, commit: str) -> str:
-    """Return a row for a commit and for each of its experiments.
+    """Return a row for a commit, for each of its experiments, and for other scores that lie here.
 
-    The columns are the parameters and scores that differ; of the commit alone, all scores.
+    The columns are the parameters and scores that differ; of the commit alone, all scores. Raises
+    ParamsError for a commit that Git does not know.
     """
-    with Repo(str(root)) as repo:
-        commits = repo.experiments.show(revs=commit, hide_workspace=True)
+    try:
+        with Repo(str(root)) as repo:
+            commits = repo.experiments.show(revs=commit)
+    except RevError:
+        raise unknown_revision(commit) from None
     rows = {name: dict(_cells(data)) for name, data in _named(commits)}
+    # scores alone: the parameters may be newer than they are
+    measured = [{x for x in row.items() if x[0][1] in SCORES.values()} for row in rows.values()]
+    if "workspace" in rows and any(measured[0] <= scores for scores in measured[1:]):
+        del rows["workspace"]  # the first of them
     table = pd.DataFrame(list(rows.values()), index=list(rows), dtype=object).fillna("–")
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     scored = [column for column in columns if column[1] in SCORES.values()]
@@ -42,7 +52,7 @@ def _named(commits: list[ExpState]) -> Iterator[tuple[str, SerializableExp]]:
     for commit in commits:
         for state in (commit, *(x for found in commit.experiments or () for x in found.revs)):
             if state.data:
-                yield state.name or state.rev[:7], state.data
+                yield state.name or state.rev[:10], state.data
 
 
 def _cells(data: SerializableExp) -> Iterator[tuple[Column, str]]:

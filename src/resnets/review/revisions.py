@@ -89,8 +89,7 @@ def read_revision(name: str | None, root: Path) -> Revision:
                 files = dict(_reviewed(repo))
                 stale = _stale_outputs(repo)
     except RevError:
-        fix = "see `git branch -a`; a shallow clone lacks commits until `git fetch --unshallow`"
-        raise ParamsError(f"{shown}: Git knows no such revision here", fix) from None
+        raise unknown_revision(shown) from None
     except (NotDvcRepoError, SCMError):
         what = f"{root.resolve()}: not a Git repository with a DVC project"
         raise EnvironmentFault(what, "run it in a clone of the project") from None
@@ -99,6 +98,12 @@ def read_revision(name: str | None, root: Path) -> Revision:
         raise ArtefactError(what, "restore it from Git, or see `dvc status` there") from None
     shown = shown[:10] if re.fullmatch("[0-9a-f]{40}", shown) else shown
     return Revision(shown, folder, files, stale)
+
+
+def unknown_revision(name: str) -> ParamsError:
+    """Return the error about a name that stands for no commit."""
+    fix = "see `git branch -a`; a shallow clone lacks commits until `git fetch --unshallow`"
+    return ParamsError(f"{name}: Git knows no such revision here", fix)
 
 
 def _reviewed(repo: Repo) -> Iterator[tuple[str, Any]]:

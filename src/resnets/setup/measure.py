@@ -59,7 +59,9 @@ def estimate_seconds(values: Params, num_images: dict[str, int], look_seconds: f
 
 def _measure(values: Params) -> tuple[float, float, float]:
     """Return the seconds per image of training a network, of running it, and of that in fp32."""
-    section = next(iter(values.transfer.values())).model_copy(update={"train": "all"})
+    section = next(section for section in values.transfer.values() if section.train != "head")
+    sides = getattr(section.augment, "sides", None) or [values.preprocess.crop]
+    section = section.model_copy(update={"epochs": len(sides)})  # one of each side
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
     with tempfile.TemporaryDirectory() as folder:
         side = _generated_side(Path(folder), values, STEPS * section.batch_size)
@@ -68,7 +70,8 @@ def _measure(values: Params) -> tuple[float, float, float]:
         course = trainer.course(model, 0)
         optimizer = build_optimizer(course.groups, section.optimizer)
         times = []
-        for batches in (course.batches.epoch(0, STEPS - 2), course.batches.epoch(1)):
+        epochs = map(course.batches.epoch, range(len(sides)))
+        for batches in (course.batches.epoch(0, STEPS - 2), *epochs):
             times.append(time.perf_counter())  # the first two steps warm up
             *_, last = train_one_epoch(model, optimizer, batches, course, 0)
             last.found.tolist()  # waits for a GPU
@@ -77,9 +80,8 @@ def _measure(values: Params) -> tuple[float, float, float]:
             machine = {**trainer.machine, "runtime.precision": precision}
             run_over(side.images, model, preprocess, machine)
         times.append(time.perf_counter())
-    _, *seconds = np.diff(times) / len(side.ids)
-    step, forward, exact = seconds
-    return step, forward, exact
+    _, *steps, forward, exact = np.diff(times) / len(side.ids)
+    return float(np.mean(steps)), forward, exact
 
 
 def _generated_side(folder: Path, values: Params, num_images: int) -> Side:

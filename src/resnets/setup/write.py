@@ -19,8 +19,8 @@ from rich.table import Table
 from resnets.data.catalogue import all_items
 from resnets.data.fetch import fetch
 from resnets.data.findings import IMBALANCE
+from resnets.data.layout import TABLES
 from resnets.data.prepare import list_bad, summarise
-from resnets.data.sources import TABLES
 from resnets.params import load_params
 from resnets.params.schema import NO_BACKBONE, Params
 from resnets.setup.look import FOLDS_BELOW, Look, look

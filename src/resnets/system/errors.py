@@ -140,7 +140,8 @@ def _as_ours(error: Exception) -> ResNetsError | None:
         fix = "run it in a clone of the project that has the commit, when no other `dvc` runs there"
         return EnvironmentFault(f"DVC: {error}".replace("\n", " "), fix)
     if isinstance(error, OSError):
-        fix = FIXES.get(error.errno or 0, "check that the path exists and that you may write there")
+        words = "check that the path exists and that you may read or write there"
+        fix = FIXES.get(error.errno or 0, words)
         return EnvironmentFault(f"{error.filename or 'I/O'}: {error.strerror or error}", fix)
     return None
 

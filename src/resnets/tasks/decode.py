@@ -22,6 +22,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +56,8 @@ FIXES = {  # every reason to refuse a file, and what to do about it
     "not_an_image": f"remove it; accepted are {', '.join(FORMATS)} and HEIC",
     "no_decoder": "python -m pip install pillow-heif, or save it as a JPEG",
     "damaged": "fetch the file again, or remove it",
+    "encrypted": "unpack the archive with its password, and name the folder",
+    "other_format": "export it as JPEG",
     "too_large": "scale it down, or raise checks.max_megapixels",
     "too_thin": "crop it, or remove it",
     "unsupported": "save it as an 8-bit PNG or JPEG",
@@ -62,6 +65,8 @@ FIXES = {  # every reason to refuse a file, and what to do about it
     "no_class": "move it into the folder of its class, or remove it",
     "label_conflict": "keep it under the right label only",
 }
+# here and not around a call: what catches warnings for a while does so for all threads at once
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class Images(Protocol):
