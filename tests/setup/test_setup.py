@@ -19,7 +19,14 @@ from resnets.models.resnet import build_model
 from resnets.params import load_params
 from resnets.setup import measure
 from resnets.setup.look import Look, look
-from resnets.setup.rules import SIZE_RULES, choose, find_weights, image_size, read_backbone
+from resnets.setup.rules import (
+    MOST_EPOCHS,
+    SIZE_RULES,
+    choose,
+    find_weights,
+    image_size,
+    read_backbone,
+)
 from resnets.setup.write import init
 from resnets.system.errors import ResNetsError
 from resnets.training.publish import full_preprocess, publish_given
@@ -241,7 +248,8 @@ def test_every_choice_is_accepted_and_takes_the_steps_of_its_rule(tmp_path, effo
     params = written(tmp_path, seen, effort=effort)
     rule = next(rule for rule in SIZE_RULES if number < rule.below)
     steps = params.training.epochs * -(-number // params.training.batch_size)
-    wanted = rule.scratch * {"fast": 0.4, "normal": 1, "best": 2.5}[effort]
+    most = MOST_EPOCHS["scratch"] * -(-number // params.training.batch_size)
+    wanted = min(rule.scratch, most) * {"fast": 0.4, "normal": 1, "best": 2.5}[effort]
     assert steps == pytest.approx(wanted, rel=0.2)
     assert params.preprocess.crop <= max(params.data.resize, side)
     assert (params.training.augment.crop == "pad") == (side < 40)
