@@ -7,6 +7,7 @@ keys come out in any order and DVC decides by bytes.
 
 import hashlib
 import json
+import re
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,10 +121,11 @@ def parse_meta(text: str, where: Path) -> BundleMeta:
         return BundleMeta.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"]) or "metadata"
-    if key == "format_version":
-        what = f"format {fault['input']} of a newer resnets (this one reads {FORMAT_VERSION})"
+    written = re.search(r'"format_version":\s*(\d+)', text)
+    if written and int(written[1]) > FORMAT_VERSION:  # whose keys may be unknown here
+        what = f"format {written[1]} of a newer resnets (this one reads {FORMAT_VERSION})"
         raise ArtefactError(f"{where}: {what}", "upgrade resnets, or export with this version")
+    key = ".".join(str(part) for part in fault["loc"]) or "metadata"
     raise ArtefactError(f"{where}: {key}: {fault['msg']}", REMAKE)
 
 
