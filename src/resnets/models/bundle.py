@@ -7,8 +7,8 @@ keys come out in any order and DVC decides by bytes.
 
 import hashlib
 import json
-import re
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
