@@ -365,6 +365,7 @@ def test_resolved_values_are_printed_as_an_experiment_would_set_them(capsys):
         ("seed: 0", "seed: 0\nseed: 1", "duplicate key", "keep one of the two lines"),
         ("repeat: [", "repeat: 5 # [", "repeat is 5", "a list, as [a, b]"),
         ("\n  target:", "\n\ttarget:", "found character", "indent with blanks, not tabs"),
+        ("tasks:", "tasks: {<<: {a: {path: x}, b: {path: y}}}\nx:", "uses the YAML merge", "write"),
     ],
 )
 def test_faults_are_worded_for_who_knows_no_python(tmp_path, old, new, what, fix):
@@ -373,3 +374,14 @@ def test_faults_are_worded_for_who_knows_no_python(tmp_path, old, new, what, fix
     with pytest.raises(ParamsError, match=what) as caught:
         load_params(file)
     assert fix in caught.value.fix
+
+
+def test_a_pair_with_one_number_lacks_the_other(tmp_path):
+    box = {"crop": "random_resized", "scale": [0.5]}
+    with pytest.raises(ParamsError, match=r"training\.augment\.scale\.1 is missing"):
+        load_params(PARAMS, {"training.augment": box})
+
+
+def test_a_key_inside_of_a_number_is_no_key():
+    with pytest.raises(ParamsError, match=r"training\.epochs\.x is no key"):
+        load_params(PARAMS, {"training.epochs.x": 1})

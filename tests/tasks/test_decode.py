@@ -83,6 +83,15 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_that_hardly_shows(size, redu
             decode(data[:end], channels=3, max_megapixels=9, size=size)
 
 
+def test_a_turned_jpeg_that_is_square_at_a_reduced_scale_has_its_own_size():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(make_photo(3, (1001, 1008)), "JPEG", exif=exif)
+    found = decode(data, channels=3, max_megapixels=9, size=60)
+    assert found.picture.size == (126, 126)
+    assert (found.width, found.height) == (1008, 1001)
+
+
 def test_only_a_jpeg_is_decoded_at_a_reduced_scale():
     for kind in ("PNG", "WEBP", "TIFF", "HEIF", "AVIF"):
         data = encode(PHOTO, kind)

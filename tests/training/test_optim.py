@@ -115,3 +115,9 @@ def test_balanced_class_weights_are_scikit_learns():
     loss, weights = build_loss(Loss(label_smoothing=0.0, class_weights="none"), labels, 3)
     assert loss.weight is None
     assert weights.tolist() == [1.0] * 100
+
+
+def test_a_class_that_a_redrawn_split_leaves_empty_gives_a_finite_loss():
+    section = Loss(label_smoothing=0.1, class_weights="balanced")
+    loss, _ = build_loss(section, np.array([0, 0, 2]), 3)
+    assert loss(torch.zeros(3, 3), torch.tensor([0, 0, 2])).isfinite()
