@@ -192,7 +192,7 @@ def test_no_groups_are_proposed_where_a_class_has_too_few(tmp_path):
     files = grouped("patient_{group}_{number}.png", groups=2)
     seen = look(photos(tmp_path, files))
     assert seen.split.group_regex is None
-    assert "patient" in seen.torn
+    assert "patient" in seen.dropped_groups
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """What a training starts from."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 
+from resnets.models import build_model
+from resnets.params.architecture import PUBLISHED
 from resnets.params.schema import Model
 from resnets.system.errors import ArtefactError
 from resnets.training.start import import_backbone
@@ -18,3 +21,17 @@ def test_a_head_that_tells_no_classes_apart_is_refused(tmp_path, shape):
     network = Model(name="resnet8", in_channels=3)
     with pytest.raises(ArtefactError, match=r"has no head .* of two classes or more"):
         import_backbone(file, network, PREPROCESS)
+
+
+@pytest.mark.parametrize(("channels", "mean"), [(3, [0.485, 0.456, 0.406]), (1, [0.449])])
+def test_published_weights_bring_the_preprocessing_they_were_trained_with(
+    tmp_path, monkeypatch, channels, mean
+):
+    file = tmp_path / "w.pth"
+    torch.save(build_model("resnet8", num_classes=5, in_channels=3).state_dict(), file)
+    prefix = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(PUBLISHED, f"resnet8-{prefix}.pth", ("x", 232, 224))
+    network = Model(name="resnet8", in_channels=channels)
+    made = import_backbone(file, network, PREPROCESS)[1].preprocess
+    assert (made.resize, made.crop, made.fit, made.channels) == (232, 224, "shorter_side", channels)
+    assert made.mean == mean

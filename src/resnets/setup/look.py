@@ -46,7 +46,7 @@ class Look:
     is_grey: bool
     split: Split
     num_images: dict[str, int]  # per side, of the first fold if there are folds
-    torn: str | None  # a pattern of groups of which a class has too few to keep each on one side
+    dropped_groups: str | None  # their pattern, where a class has too few to keep each on one side
     seconds: float
 
 
@@ -65,9 +65,8 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
         rows, rejected, found = examine(source, select_members(source), Path(folder))
         if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
             what = f"{path}: {len(rejected)} images are bad, {len(rows)} good: {list_bad(rejected)}"
-            raise DataError(
-                what, f"see `resnets check {shlex.quote(str(path))}`, repair or remove them"
-            )
+            command = f"resnets check {shlex.quote(str(path))}"
+            raise DataError(what, f"see `{command}`, and repair or remove them")
         pixels = PixelStore(Path(folder) / STORE, rows)
         colours = [resize(pixels[row], 4, "stretch") for row in range(len(rows))]
         greys = [np.ptp(colour, axis=2).max() <= GREY_LEVELS for colour in colours]

@@ -92,7 +92,7 @@ def init(
 
 
 def _fill(line: str, values: dict[str, Any]) -> str:
-    """Put values into a line of the template, and its comment below the others."""
+    """Put values into a line of the template, and its comment into the column of the others."""
     value, mark, comment = line.partition(" # ") if "$" in line else (line, "", "")
     filled = Template(value).substitute(values)
     return f"{filled:<23} # {comment}" if mark else filled
@@ -152,9 +152,9 @@ def _found(seen: Look) -> dict[str, str]:
         lines["groups"] = f"{len(groups)} in the table: each stays on one side"
     if seen.split.group_regex:
         lines["groups"] = f"names alike in this part stay on one side: {seen.split.group_regex}"
-    if seen.torn:
+    if seen.dropped_groups:
         why = "a class has too few such groups to keep each on one side: scores may be too good"
-        lines["groups"] = f"names look like {seen.torn}, but {why}"
+        lines["groups"] = f"names look like {seen.dropped_groups}, but {why}"
     return lines | {"split": _split(seen, has_given=bool(found["given_sides"]))}
 
 
