@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from resnets.models import build_model
+from resnets.models.bundle import save_bundle
 from resnets.params.architecture import PUBLISHED
 from resnets.params.schema import Model
 from resnets.system.errors import ArtefactError
+from resnets.training.publish import publish_given
 from resnets.training.start import import_backbone
-from tests.bundles import PREPROCESS
+from tests.bundles import PREPROCESS, make_model
 
 
 @pytest.mark.parametrize("shape", [(1, 64), (0, 64), (64,), ()])
@@ -35,3 +37,17 @@ def test_published_weights_bring_the_preprocessing_they_were_trained_with(
     made = import_backbone(file, network, PREPROCESS)[1].preprocess
     assert (made.resize, made.crop, made.fit, made.channels) == (232, 224, "shorter_side", channels)
     assert made.mean == mean
+
+
+def test_a_bundle_says_itself_which_network_it_is_and_what_it_was_trained_with(tmp_path, capsys):
+    """Its weights would fit the look-alike, which computes something else."""
+    model, meta = make_model("resnet8", in_channels=3, stem="imagenet")
+    file = tmp_path / "own.safetensors"
+    save_bundle(file, model, meta)
+    other = PREPROCESS.model_copy(update={"crop": PREPROCESS.crop - 4})
+    options = {"name": "resnet8", "in_channels": 3, "stem": "imagenet", "shortcut": "pad"}
+    publish_given(file, tmp_path / "backbone", Model(**options), other)
+    assert "warning" not in capsys.readouterr().err
+    assert import_backbone(file, Model(**options), other)[1].preprocess == meta.preprocess
+    with pytest.raises(ArtefactError, match="another network: stem is imagenet, not pad2"):
+        import_backbone(file, Model(**options | {"stem": "pad2"}), other)

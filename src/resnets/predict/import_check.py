@@ -18,7 +18,7 @@ from resnets.models.inference import infer
 from resnets.params.schema import Model
 from resnets.system.errors import ArtefactError, DataError, printable
 from resnets.tasks.task import PixelStore
-from resnets.training.start import import_backbone, look_alikes
+from resnets.training.start import import_backbone, look_alikes, recorded
 
 ALPHA = 0.01  # of a better look-alike
 OURS = "as params.yaml has it"
@@ -53,7 +53,8 @@ def check_import(
             raise DataError(f"{data}: no image can be read", "look at it with `resnets check`")
         images = PixelStore(Path(folder) / "images.bin", rows)
         labels = np.array([places[row.label] for row in rows])
-        for name, candidate in {OURS: network, **look_alikes(network)}.items():
+        others = {} if recorded(weights) else look_alikes(network)  # a bundle names its network
+        for name, candidate in {OURS: network, **others}.items():
             model, *_ = import_backbone(weights, candidate, preprocess)
             logits = infer(model, images, preprocess=form, device=device, precision="fp32")
             right[name] = logits.argmax(1) == labels

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from resnets.data.findings import IMBALANCE
-from resnets.models.bundle import FullPreprocess, load_bundle
+from resnets.models.bundle import FullPreprocess
 from resnets.params.architecture import IMAGENET, PUBLISHED, network_of
 from resnets.params.schema import NO_BACKBONE, Model
 from resnets.setup.look import Look
@@ -68,15 +68,14 @@ def read_backbone(path: Path) -> FoundBackbone:
     Raises ArtefactError for weights that the stage `backbone` would refuse.
     """
     from resnets.models.weights import load_weights
-    from resnets.training.start import import_backbone
+    from resnets.training.start import import_backbone, recorded
 
-    weights = load_weights(path)
-    try:
-        meta = load_bundle(path).meta
-        options = {k: v for k, v in meta.architecture.items() if k in Model.model_fields}
-        return path, Model.model_validate(options), meta.preprocess
-    except ArtefactError:  # weights of others say nothing but their shapes
-        name = network_of({key: tuple(tensor.shape) for key, tensor in weights.items()})
+    weights, own = load_weights(path), recorded(path)
+    if own:
+        options = {k: v for k, v in own.architecture.items() if k in Model.model_fields}
+        return path, Model.model_validate(options), own.preprocess
+    # weights of others say nothing but their shapes
+    name = network_of({key: tuple(tensor.shape) for key, tensor in weights.items()})
     if name is None:
         what = f"{path}: weights of no network of the family"
         raise ArtefactError(what, "name another file with --backbone")

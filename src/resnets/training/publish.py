@@ -25,7 +25,7 @@ from resnets.tasks.manifest import digest
 from resnets.tasks.task import Task
 from resnets.training.features import run_over
 from resnets.training.parts import Part
-from resnets.training.start import import_backbone, look_alikes
+from resnets.training.start import import_backbone, look_alikes, recorded
 from resnets.training.trainer import Trained
 
 TORCHVISION = {"stem": "imagenet", "stride_on": "conv3x3"}  # of all networks that it published
@@ -99,7 +99,7 @@ def publish_given(source: Path, out: Path, network: Model, preprocess: FullPrepr
         words = [f"{k} is {v}, not {usual[k]}" for k, v in given.items() if v != usual[k]]
         doubt = f"was trained with other values than params.yaml has: {'; '.join(words)}"
     else:
-        words = list(look_alikes(network))
+        words = [] if recorded(source) else list(look_alikes(network))  # a bundle names its own
         check = f"score it on labelled images: resnets import-check {source} --data FOLDER"
         doubt = f"would fit a network with {', '.join(words)} as well; {check}"
     if words:

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,10 +29,19 @@ def initial_model(
     if init == "random":
         return model, "random"
     bundle = load_bundle(file)
-    given = bundle.meta.architecture
+    _check_network(bundle.meta.architecture, network.model_dump(), file)
+    weights = bundle.model.state_dict()
+    if bundle.meta.classes != classes:
+        weights |= {k: v for k, v in model.state_dict().items() if k.startswith("fc.")}
+    model.load_state_dict(weights)
+    return model, bundle.sha256
+
+
+def _check_network(given: dict[str, Any], wanted: dict[str, Any], file: Path) -> None:
+    """Raise ArtefactError where a bundle records another network than is wanted of it."""
     differing = [
         f"{key} is {given[key]}, not {value}"
-        for key, value in network.model_dump().items()
+        for key, value in wanted.items()
         if key not in ONLY_AT_THE_START and given.get(key, value) != value
     ]
     if differing:
@@ -39,11 +49,13 @@ def initial_model(
             f"{file} is another network: {', '.join(differing)}",
             "let model in params.yaml describe the network that the weights are of",
         )
-    weights = bundle.model.state_dict()
-    if bundle.meta.classes != classes:
-        weights |= {k: v for k, v in model.state_dict().items() if k.startswith("fc.")}
-    model.load_state_dict(weights)
-    return model, bundle.sha256
+
+
+def recorded(file: Path) -> BundleMeta | None:
+    """Return what a bundle of an own run says of itself; None for weights alone."""
+    with suppress(ArtefactError):
+        return load_bundle(file).meta
+    return None
 
 
 def look_alikes(network: Model) -> dict[str, Model]:
@@ -59,16 +71,19 @@ def look_alikes(network: Model) -> dict[str, Model]:
 def import_backbone(
     source: Path, network: Model, preprocess: FullPreprocess
 ) -> tuple[ResNet, BundleMeta, Report]:
-    """Fill the network with the weights of a file, torchvision's published ones or others.
+    """Fill the network with the weights of a file: published ones, an own run's, or others.
 
     A stem for RGB serves grey images too, summed over its channels. The bundle notes the
-    preprocessing that a published file was trained with, else that of params.yaml. Raises
-    ArtefactError for a file of another network or one that fits in part.
+    preprocessing that a published file or a bundle was trained with, else that of params.yaml.
+    Raises ArtefactError for a file of another network or one that fits in part.
     """
     head = load_weights(source).get("fc.weight")
     if head is None or head.ndim != 2 or len(head) < 2:
         what = f"{source}: has no head (fc.weight) of two classes or more"
         raise ArtefactError(what, "give the weights of a classifier")
+    own = recorded(source)
+    if own:
+        _check_network(own.architecture, network.model_dump(exclude={"in_channels"}), source)
     torch.manual_seed(0)
     model = build_model(**network.model_dump(), num_classes=len(head))
     report = import_weights(model, source)
@@ -77,6 +92,8 @@ def import_backbone(
         size = {"resize": resize, "fit": "shorter_side", "crop": crop, "channels": channels}
         mean, std = IMAGENET[channels]
         preprocess = FullPreprocess.model_validate({**size, "mean": mean, "std": std})
+    elif own and own.preprocess.channels == network.in_channels:
+        preprocess = own.preprocess
     meta = BundleMeta(
         architecture={**network.model_dump(), "num_classes": len(head)},
         classes=[f"class {index}" for index in range(len(head))],
