@@ -278,6 +278,17 @@ def test_photos_without_class_folders_may_have_a_table_or_be_packed(tmp_path, fi
     assert re.search(fix, refuse(packed, "expected one folder per class").fix)
 
 
+def test_sides_without_class_folders_are_no_classes(tmp_path):
+    """As many competitions give them: no network shall learn to tell train from test."""
+    files = dict.fromkeys(["train/1.jpg", "train/2.jpg", "Test/3.jpg", "train.csv"], b"x")
+    root = write_folder(tmp_path / "kag", files)
+    error = refuse(root, "Test and train hold images, and no class folders$")
+    assert error.fix.endswith(f"or name the table: {root}/train.csv")
+    refuse(write_zip(tmp_path / "kag.zip", files), "no class folders$")
+    vehicles = write_folder(tmp_path / "way", {"train/1.jpg": b"x", "bus/2.jpg": b"x"})
+    assert open_source(vehicles).classes == ["bus", "train"]
+
+
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 def test_names_that_lead_elsewhere_lead_nowhere(tmp_path, write):
     """Nothing is extracted, so such a name is one below the root of the archive."""

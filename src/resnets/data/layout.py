@@ -108,6 +108,9 @@ def arrange(container: Container, where: Path) -> Source:
         raise DataError(what, advise_classes(container.files, where))
     root = _root(tree, with_images)
     has_sides = _has_sides(tree, root, where)
+    if not has_sides and len(tree[root]) > 1 and SIDE_OF.keys() >= set(map(str.lower, tree[root])):
+        what = f"{where}: {' and '.join(sorted(tree[root]))} hold images, and no class folders"
+        raise DataError(what, advise_classes(container.files, where))
     tops = [(*root, name) for name in sorted(tree[root])] if has_sides else [root]
     labels = {(*top, name): class_name(name, where) for top in tops for name in tree[top]}
     if any(tree[folder] for folder in labels) and with_images.isdisjoint(labels):
