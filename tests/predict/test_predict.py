@@ -147,6 +147,7 @@ def test_folder_and_archive_give_the_same_rows(
     (photos / "daisy.png").write_bytes(png())  # sorts between the folders daisy and rose
     (photos / ".hidden.png").write_bytes(b"")
     (photos / "notes.txt").write_bytes(b"no picture")
+    (photos / "rose.NEF").write_bytes(png())  # a camera's, with a small preview first
     archive = shutil.make_archive(str(tmp_path / "archive"), kind, photos)
     folder, packed = table([photos], model, tmp_path), table([archive], model, tmp_path)
     for row in (*folder, *packed):
@@ -154,7 +155,8 @@ def test_folder_and_archive_give_the_same_rows(
     if kind != "zip":  # a tar keeps its own order
         packed.sort(key=lambda row: row["path"])
     assert packed == folder
-    assert len(folder) == 41
+    assert len(folder) == 42
+    assert [row["error"] for row in folder if row["error"]] == [".NEF files are not read"]
     assert [row["path"] for row in folder] == sorted(row["path"] for row in folder)
 
 

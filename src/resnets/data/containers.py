@@ -37,6 +37,13 @@ FIXES = {  # what to do with a file that is no archive, or none that is read, by
 Listing = tuple[list[str], list[str], Callable[[str], bytes]]  # files, folders, reads one file
 
 
+def unread(name: str) -> BadImageError | None:
+    """Return why a photo of this name is not read: some formats hold a preview, which decodes."""
+    if not name.lower().endswith(UNREAD_SUFFIXES):
+        return None
+    return BadImageError("other_format", f"{Path(name).suffix} files are not read")
+
+
 @dataclass(frozen=True)
 class Container:
     """Hold what a folder or an archive contains, and how to read it."""

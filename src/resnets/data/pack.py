@@ -16,7 +16,7 @@ from typing import IO, Literal
 
 import PIL
 
-from resnets.data.containers import UNREAD_SUFFIXES
+from resnets.data.containers import unread
 from resnets.data.duplicates import MIN_SIDE, is_flat, perceptual_hash
 from resnets.data.layout import Content, Member, Source
 from resnets.system.files import failpoint, room_for
@@ -87,9 +87,8 @@ def _decode(member: Member, content: Content, packing: Packing) -> tuple[bytes, 
         raise BadImageError("bad_name", "a name that is not UTF-8 or has control characters")
     if isinstance(content, BadImageError):
         raise content
-    if member.name.lower().endswith(UNREAD_SUFFIXES):  # some hold a small preview, which decodes
-        suffix = Path(member.name).suffix
-        raise BadImageError("other_format", f"{suffix} files are not read")
+    if refused := unread(member.name):
+        raise refused
     if isinstance(content, bytes):
         size = packing.resize if packing.scaled_decoding else None
         limit = packing.max_megapixels

@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import islice, repeat
 from pathlib import Path
 
-from resnets.data.containers import is_hidden, open_container
+from resnets.data.containers import is_hidden, open_container, unread
 from resnets.system.errors import DataError, ParamsError
 from resnets.tasks.decode import BadImageError
 
@@ -42,7 +42,9 @@ def find_inputs(
     and not read. Shard number k of n gets the k-th of every n inputs.
     """
     number, count = shard
-    return islice(_all_inputs(arguments, lines, read=read), number - 1, None, count)
+    found = islice(_all_inputs(arguments, lines, read=read), number - 1, None, count)
+    for name, content in found:
+        yield name, (content if isinstance(content, BadImageError) else unread(name) or content)
 
 
 def _all_inputs(arguments: Iterable[str], lines: Iterable[bytes], *, read: bool) -> Iterator[Input]:
