@@ -253,6 +253,8 @@ def test_every_choice_is_accepted_and_takes_the_steps_of_its_rule(tmp_path, effo
     assert steps == pytest.approx(wanted, rel=0.2)
     assert params.preprocess.crop <= max(params.data.resize, side)
     assert (params.training.augment.crop == "pad") == (side < 40)
+    if side >= 40:  # TrivialAugment pays in a long training only
+        assert params.training.augment.trivial == (params.training.epochs >= 30)
 
 
 def test_larger_photos_make_larger_images_up_to_what_the_number_pays_for():
