@@ -1,5 +1,6 @@
 """Test `resnets init`: what it sees, what it chooses, and that it writes all of it or nothing."""
 
+import math
 import shutil
 import subprocess
 from dataclasses import replace
@@ -206,6 +207,18 @@ def test_folds_are_proposed_for_few_photos_without_a_given_test(tmp_path, num, p
     params = written(tmp_path, seen)
     assert params.split["target"].folds == folds
     assert params.repeat == ([0] if folds else [0, 1, 2])
+
+
+def test_many_photos_are_trained_on_once_and_longer(tmp_path):
+    seen = look(photos(tmp_path, pets(100)))
+    many = replace(seen, num_images=dict.fromkeys(seen.num_images, 2_000))
+    few, large = (written(tmp_path, found) for found in (seen, many))
+    assert (few.repeat, large.repeat) == ([0, 1, 2], [0])
+    steps = [
+        params.training.epochs * math.ceil(found.num_images["train"] / params.training.batch_size)
+        for params, found in ((few, seen), (large, many))
+    ]
+    assert steps[1] > 3 * steps[0]
 
 
 def test_the_time_counts_the_trainings_of_folds(tmp_path, monkeypatch):

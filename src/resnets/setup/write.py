@@ -183,7 +183,7 @@ def _chosen(params: Params) -> dict[str, str]:
     if source.startswith(f"{WEIGHTS}/") and source.endswith(".safetensors"):
         source = f"{source}, weights of an own run. {BETTER}"
     lines["network"] = f"{name} with {NO_WEIGHTS if source == NO_BACKBONE else source}"
-    each = f"{len(params.repeat)} seeds each"
+    each = f"{len(params.repeat)} seeds each" if len(params.repeat) > 1 else "once each"
     if folds := params.split["target"].folds:
         each = f"{folds * len(params.repeat) + 1} trainings each: {folds} folds, and all photos"
     lines["training"] = f"{', '.join(params.transfer)}: {training.epochs} epochs, {each}"
