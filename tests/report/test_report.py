@@ -281,6 +281,11 @@ def test_small_classes_are_to_grow(results):
     assert (
         "It has 20 to learn from" in steps(replace(results, split=split))[f"Add images of {PLAIN}"]
     )
+    sizes = {HOSTILE: 20, PLAIN: 90}  # the one that is recognised least: said once
+    found = steps(replace(results, split=results.split | {"classes": {"train": sizes}}))
+    [step] = [step for step in found if step.startswith("Add images of")]
+    assert "20 images of it were there to learn from" in found[step]
+    assert f"{PLAIN} has 90. Until {HOSTILE} has more" in found[step]
 
 
 def test_small_test_says_how_many_images_would_do(results):

@@ -114,6 +114,10 @@ def _classes(results: Results) -> Iterator[Advice]:
     name, support, recall = row["class"], int(row["support"]), float(row["recall"])
     missed = Counter(answer for label, answer, _ in results.answers if answer != label == name)
     sizes = results.data["classes"] if results.folds else results.split["classes"]["train"]
+    small, large, rare = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__), ""
+    if sizes[large] > IMBALANCE * sizes[small]:
+        rare = f" {large} has {sizes[large]:,}. Until {small} has more, every class counts alike "
+        rare += "with `training.loss.class_weights: balanced`, as `resnets init` sets it."
     if missed:
         [(other, times)], total = missed.most_common(1), missed.total()
         part = "All" if times == total else f"{times:,} of the"
@@ -124,15 +128,11 @@ def _classes(results: Results) -> Iterator[Advice]:
             f"Add images of {name}, above all such that could pass for {other}",
             f"{name} is recognised least: {support - total:,} of {support:,} test images "
             f"({percent(recall)}). {part} {total:,} missed are taken for {other}. "
-            f"{number(sizes[name], 'image')} of it were there to learn from.{chance}",
+            f"{number(sizes[name], 'image')} of it were there to learn from.{chance}"
+            f"{rare if name == small else ''}",
         )
-    small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    if sizes[large] > IMBALANCE * sizes[small]:
-        yield Advice(
-            f"Add images of {small}",
-            f"It has {sizes[small]:,} to learn from, {large} has {sizes[large]:,}. Until then "
-            "`training.loss.class_weights: balanced` makes every class count alike.",
-        )
+    if rare and not (missed and name == small):
+        yield Advice(f"Add images of {small}", f"It has {sizes[small]:,} to learn from.{rare}")
 
 
 def _files(results: Results) -> Iterator[Advice]:
