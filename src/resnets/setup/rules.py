@@ -37,8 +37,8 @@ BATCH = 32
 SIZE_RULES = (
     # 60 epochs fine-tuned and 100 from scratch did best on the default task's 200 images
     SizeRule(500, finetune=400, scratch=700, side=128, seeds=3),
-    # flowers, fine-tuned: 1,500 steps gave 76.4% (three seeds), 3,000 75.9 (one seed), and 3,800 78.2
-    # on another split, with label smoothing; from scratch 1,400 gave 69%, and 3,800 74%
+    # flowers, fine-tuned: 1,500 steps gave 76.4% (three seeds), 3,000 75.9 (one), and 3,800 78.2 on
+    # another split, with label smoothing; from scratch 1,400 gave 69%, and 3,800 74%
     SizeRule(5_000, finetune=3_000, scratch=5_000, side=128),
     # BiT takes 20 times the steps for 25 times the images; smaller crops pay for some of them
     SizeRule(50_000, finetune=5_000, scratch=10_000, side=112),
