@@ -47,7 +47,7 @@ SIZE_RULES = (
 # with 12 flowers per class 80, 120, 200 epochs gave 50.8, 51.2, 51.8%; with 32 more than 80 nothing
 MOST_EPOCHS = {"finetune": 120, "scratch": 250}
 # epochs from which TrivialAugment pays: with 32 flowers per class in 80 epochs 62% with it and 60
-# without; with 500 per class in 19 epochs 76 with it and 77 without, which may be chance
+# without; with 500 per class in 19 and 37 epochs 76 with it, in 19 without 77, which may be chance
 TRIVIAL_FROM = 30
 EFFORTS = {"fast": (0.4, -1), "normal": (1.0, 0), "best": (2.5, 1)}  # of the steps; along CROPS
 CROPS = (64, 112, 128, 224)  # crops; 112 and 224 are cut from photos of 128 and 256 as they are
