@@ -78,7 +78,7 @@ def make_model(name: str, folder: Path, crop: int) -> torch.nn.Module:
         hashes={},
     )  # fmt: skip
     save_bundle(folder / f"{name}.safetensors", model, meta)
-    onnx = to_onnx(load_bundle(folder / f"{name}.safetensors"), preprocess_inside=False)
+    onnx = to_onnx(load_bundle(folder / f"{name}.safetensors"))
     (folder / f"{name}.onnx").write_bytes(onnx.SerializeToString())
     return model
 

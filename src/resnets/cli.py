@@ -10,6 +10,7 @@ from resnets.system.errors import EnvironmentFault, run_app
 from resnets.system.runtime import Engine
 
 Precision = Literal["fp32", "bf16", "auto"]
+PHOTOS = "A folder, zip or tar of class folders, a .csv of path and label, or IDX files."
 
 app = Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -76,7 +77,7 @@ def params(
 
 @app.command(epilog="Examples:\n\nresnets check photos.zip\n\nresnets check data/raw/fashion_mnist")
 def check(
-    path: Annotated[Path, Argument(help="A folder, zip or tar of class folders, a table, IDX.")],
+    path: Annotated[Path, Argument(help=PHOTOS)],
 ) -> None:
     """Judge every image of a dataset: classes, sizes, formats, and all that is wrong.
 
@@ -94,10 +95,11 @@ def check(
 
 @app.command(
     epilog="Examples:\n\nresnets init ~/photos\n\nresnets init photos.zip --fast\n\n"
+    "resnets init photos/labels.csv\n\n"
     "resnets init ../photos --backbone ../other/artifacts/backbone/model.safetensors"
 )
 def init(
-    photos: Annotated[Path, Argument(help="A folder, zip or tar of class folders, a table, IDX.")],
+    photos: Annotated[Path, Argument(help=PHOTOS)],
     backbone: Annotated[
         Path | None, Option(help="A bundle or weights file; else data/weights, or fetched.")
     ] = None,

@@ -29,12 +29,11 @@ from tests.export.test_export import normalised
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Make a bundle, and beside it the same model as plain.onnx, inside.onnx and int8.onnx."""
+    """Make a bundle, and beside it the same model as plain.onnx and int8.onnx."""
     trained = make_trained(tmp_path_factory.mktemp("trained"), num=40)
     folder = trained.bundle.parent
-    for name, inside in (("plain", False), ("inside", True)):
-        model = to_onnx(load_bundle(trained.bundle), preprocess_inside=inside)
-        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+    model = to_onnx(load_bundle(trained.bundle))
+    (folder / "plain.onnx").write_bytes(model.SerializeToString())
     quantize_int8(folder / "plain.onnx", folder / "int8.onnx", trained.task.side("val").images)
     return trained
 
@@ -52,13 +51,12 @@ def crops(trained: Trained) -> NDArray[np.uint8]:
     return crop_batch(images, range(len(images)), PREPROCESS.crop)
 
 
-@pytest.mark.parametrize("name", ["plain", "inside"])
 @pytest.mark.parametrize("output", get_args(Output))
 def test_an_engine_computes_in_fp32_what_torch_computes(
-    trained: Trained, crops: NDArray[np.uint8], engine: Engine, name: str, output: Output
+    trained: Trained, crops: NDArray[np.uint8], engine: Engine, output: Output
 ) -> None:
     wanted = open_classifier(trained.bundle, output=output, device="cpu", precision="fp32")
-    path = trained.bundle.parent / f"{name}.onnx"
+    path = trained.bundle.parent / "plain.onnx"
     opened = open_classifier(path, output=output, engine=engine, precision="fp32")
     assert opened.meta.classes == wanted.meta.classes
     for size in (len(crops), 1, 2):
@@ -84,7 +82,7 @@ def test_pixels_are_normalised_in_the_graph_to_the_bit(
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
-@pytest.mark.parametrize("name", ["plain.onnx", "inside.onnx", "model.safetensors"])
+@pytest.mark.parametrize("name", ["plain.onnx", "model.safetensors"])
 def test_answers_by_default_and_in_bf16_are_those_of_fp32(
     trained: Trained, crops: NDArray[np.uint8], name: str, precision: str
 ) -> None:

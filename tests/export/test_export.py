@@ -36,8 +36,7 @@ ROW = ONE | {"seeds": 3, "seeds_mean": 0.9, "seeds_std": 0.01}
 
 
 def options(**changes: Any) -> Export:
-    inside = {"preprocess_inside": False, "quantize": "none"}
-    values = {"variant": "best", "tolerance": 1e-4, "max_drop": 0.5, **inside}
+    values = {"variant": "best", "tolerance": 1e-4, "max_drop": 0.5, "quantize": "none"}
     return Export(**(values | changes))
 
 
@@ -66,13 +65,6 @@ def plain(trained: Trained) -> tuple[Path, dict[str, Any]]:
     return out, export(trained, out, quantize="int8")
 
 
-@pytest.fixture(scope="module")
-def inside(trained: Trained) -> tuple[Path, dict[str, Any]]:
-    """Export uint8 images to probabilities."""
-    out = trained.bundle.parent / "inside"
-    return out, export(trained, out, ONE, preprocess_inside=True)
-
-
 def scores_of(trained: Trained) -> Evaluation:
     labels, meta = trained.task.side("test").labels, load_bundle(trained.bundle).meta
     return evaluate(logits_of(trained), labels, CLASSES, temperature=meta.temperature)
@@ -84,7 +76,7 @@ def logits_of(trained: Trained) -> NDArray[np.float32]:
 
 
 def test_onnx_runtime_computes_what_torch_computes_after_torchvisions_transforms(
-    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
 ) -> None:
     bundle = load_bundle(trained.bundle)
     crop = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(28)])
@@ -92,43 +84,38 @@ def test_onnx_runtime_computes_what_torch_computes_after_torchvisions_transforms
         [transforms.ToTensor(), transforms.Normalize(PREPROCESS.mean, PREPROCESS.std)]
     )
     files = sorted(trained.photos.rglob("*.png"))
-    crops = [crop(Image.open(file)) for file in files]
-    batch = torch.stack([normalise(c) for c in crops])
+    batch = torch.stack([normalise(crop(Image.open(file))) for file in files])
     with torch.inference_mode():
         logits = bundle.model(batch)
-        probabilities = torch.softmax(logits / bundle.meta.temperature, 1)
     floats = onnxruntime.InferenceSession(plain[0] / "model.onnx")
-    pixels = onnxruntime.InferenceSession(inside[0] / "model.onnx")
     for size in (1, 2, 7, len(files)):
         [found] = floats.run(None, {"images": batch[:size].numpy()})
         np.testing.assert_allclose(found, logits[:size].numpy(), rtol=1e-4, atol=2e-5)
-        [found] = pixels.run(None, {"images": np.stack([np.asarray(c) for c in crops[:size]])})
-        np.testing.assert_allclose(found, probabilities[:size].numpy(), atol=1e-5)
     assert [o.name for o in floats.get_outputs()] == ["logits"]
-    assert [o.name for o in pixels.get_outputs()] == ["probabilities"]
 
 
 def test_every_operator_that_an_export_writes_may_be_opened(
-    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
 ) -> None:
-    models = [onnx.load(file) for out in (plain[0], inside[0]) for file in out.glob("*.onnx")]
+    models = [onnx.load(file) for file in plain[0].glob("*.onnx")]
     for stem, shortcut in zip(get_args(Stem), cycle(get_args(Shortcut))):
         model, meta = make_model(stem=stem, shortcut=shortcut, conv_bias=stem == "pad2")
-        models.append(to_onnx(Bundle(model, meta, "0" * 64), preprocess_inside=False))
+        models.append(to_onnx(Bundle(model, meta, "0" * 64)))
     assert {node.op_type for model in models for node in model.graph.node} == OPERATORS
     assert not {node.domain for model in models for node in model.graph.node} - {""}
 
 
 def test_report_says_what_was_compared(
-    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
 ) -> None:
-    for out, report in (plain, inside):
-        assert report["images"] == len(trained.task.side("test").ids)
-        assert report["batch_sizes"] == "1 2 7"
-        assert 0 < report["max_abs_diff"] < 1e-4
-        assert report["top1_mismatches"] == 0
-        assert report["bytes"] == (out / "model.onnx").stat().st_size
-        json.dumps(report, allow_nan=False)
+    out, report = plain
+    assert report["images"] == len(trained.task.side("test").ids)
+    assert report["batch_sizes"] == "1 2 7"
+    assert report["output"] == "logits"
+    assert 0 < report["max_abs_diff"] < 1e-4
+    assert report["top1_mismatches"] == 0
+    assert report["bytes"] == (out / "model.onnx").stat().st_size
+    json.dumps(report, allow_nan=False)
 
 
 def test_one_file_describes_itself(trained: Trained, plain: tuple[Path, dict[str, Any]]) -> None:
@@ -247,7 +234,7 @@ def test_an_export_without_int8_removes_that_of_an_earlier_one(
     trained: Trained, plain: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copy(plain[0] / "model_int8.onnx", tmp_path)
-    export(trained, tmp_path)
+    export(trained, tmp_path, ONE)
     assert {path.name for path in tmp_path.glob("*.onnx")} == {"model.onnx"}
 
 
@@ -266,7 +253,7 @@ def test_int8_that_loses_too_much_is_not_the_default(
 
 
 def test_card_says_what_a_reader_needs(
-    trained: Trained, plain: tuple[Path, dict[str, Any]], inside: tuple[Path, dict[str, Any]]
+    trained: Trained, plain: tuple[Path, dict[str, Any]]
 ) -> None:
     card = (plain[0] / "model_card.md").read_text()
     sides = {side: trained.task.side(side) for side in ("train", "val", "test")}
@@ -279,7 +266,6 @@ def test_card_says_what_a_reader_needs(
     assert "0.9000 ± 0.0100" in card
     assert "`model_int8.onnx` is the default" in card
     assert "float32 (N, 3, 28, 28)" in card
-    assert "uint8 (N, 28, 28, 3)" in (inside[0] / "model_card.md").read_text()
 
 
 def test_bundle_of_another_task_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -60,23 +60,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Trained) -> dict[str, Path]:
-    """Export normalised floats to logits, and uint8 images to probabilities."""
-    folders = {name: trained.bundle.parent / name for name in ("plain", "inside")}
-    for name, out in folders.items():
-        export(trained, out, preprocess_inside=name == "inside")
-    return folders
+def exported(trained: Trained) -> Path:
+    export(trained, trained.bundle.parent / "plain")
+    return trained.bundle.parent / "plain"
 
 
 @pytest.fixture(scope="module")
-def address(exported: dict[str, Path]) -> Iterator[str]:
-    """Serve all exports as a static host does."""
+def address(exported: Path) -> Iterator[str]:
+    """Serve the export as a static host does."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    handler = functools.partial(Quiet, directory=exported["plain"].parent)
+    handler = functools.partial(Quiet, directory=exported)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -89,11 +86,10 @@ def open_page(browser: Any, address: str) -> Iterator[Any]:
     faults: list[str] = []
     contexts = []
 
-    def open_one(name: str = "plain", url: str = "", **settings: Any) -> Page:
+    def open_one(url: str = f"{address}/demo/", **settings: Any) -> Page:
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
-        url = url or f"{address}/{name}/demo/"
         own = (url.rpartition("/")[0], "data:", f"blob:{address}/", "blob:null/")
         page.on("request", lambda r: r.url.startswith(own) or faults.append(r.url))
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -132,21 +128,20 @@ def saved_table(page: Page) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "inside"])
 def test_200_photos_get_the_answers_of_predict(
-    exported: dict[str, Path], open_page: Any, tmp_path: Path, kind: str
+    exported: Path, open_page: Any, tmp_path: Path
 ) -> None:
     files, table = write_files(tmp_path / "photos", 200), tmp_path / "answers.csv"
     predict(
         [str(file) for file in files],
         (),
-        model=exported[kind] / "model.onnx",
+        model=exported / "model.onnx",
         reports=Reports(table, threshold=0.8),
         batch_size=32,
         device="cpu",
         precision="fp32",
     )
-    page = open_page(kind)
+    page = open_page()
     page.set_input_files(PICK, files)
     wait_for(page, "200 photos classified")
     with table.open(encoding="utf-8") as text:
@@ -311,7 +306,7 @@ def test_a_photo_dropped_before_the_model_is_there_leaves_the_page_in_its_place(
 ) -> None:
     page = browser.new_page()
     page.add_init_script("WebAssembly.instantiate = () => new Promise(() => {})")  # never there
-    page.goto(f"{address}/plain/demo/")
+    page.goto(f"{address}/demo/")
     is_handled = page.evaluate("""() => ["dragover", "drop"].map((kind) => {
         const event = new DragEvent(kind, {bubbles: true, cancelable: true});
         document.body.dispatchEvent(event);
@@ -323,11 +318,9 @@ def test_a_photo_dropped_before_the_model_is_there_leaves_the_page_in_its_place(
 
 
 @pytest.mark.slow
-def test_a_page_on_a_disk_works_offline(
-    exported: dict[str, Path], open_page: Any, tmp_path: Path
-) -> None:
+def test_a_page_on_a_disk_works_offline(exported: Path, open_page: Any, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(FILES["odd"])
-    folder = shutil.copytree(exported["plain"] / "demo", tmp_path / "a folder" / "démo")
+    folder = shutil.copytree(exported / "demo", tmp_path / "a folder" / "démo")
     page = open_page(url=folder.as_uri() + "/index.html", offline=True)
     page.set_input_files(PICK, tmp_path / "a.png")
     wait_for(page, "a.png: ")
@@ -368,9 +361,9 @@ def test_a_phone_scrolls_only_down_and_can_take_photos(
 
 @pytest.mark.slow
 def test_the_page_has_the_whole_model_and_class_maps_that_add_up_to_its_logits(
-    trained: Trained, exported: dict[str, Path]
+    trained: Trained, exported: Path
 ) -> None:
-    text = (exported["plain"] / "demo" / "model.js").read_text("ascii")
+    text = (exported / "demo" / "model.js").read_text("ascii")
     values = json.loads(text.removeprefix("const MODEL = ").removesuffix(";\n"))
     assert values["classes"] == CLASSES
     assert values["temperature"] == 1.5
@@ -378,7 +371,7 @@ def test_the_page_has_the_whole_model_and_class_maps_that_add_up_to_its_logits(
     crops = crop_batch(trained.task.side("test").images, range(9), PREPROCESS.crop)
     images = {"images": normalised(crops, PREPROCESS)}
     logits, maps = session.run(["logits", "class_maps"], images)
-    exact = open_classifier(exported["plain"] / "model.onnx", engine="onnxruntime")
+    exact = open_classifier(exported / "model.onnx", engine="onnxruntime")
     np.testing.assert_allclose(logits, exact.forward(crops), atol=1e-5)
     np.testing.assert_allclose(maps.mean((2, 3)) + exact.head[1], logits, atol=1e-4)
     assert maps.shape[2] > 1

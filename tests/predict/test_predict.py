@@ -49,11 +49,10 @@ from tests.copies import ROOT, edit_params
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Make a bundle, and beside it the same model as plain.onnx and inside.onnx."""
+    """Make a bundle, and beside it the same model as plain.onnx."""
     trained = make_trained(tmp_path_factory.mktemp("trained"), num=40)
-    for name, inside in (("plain", False), ("inside", True)):
-        model = to_onnx(load_bundle(trained.bundle), preprocess_inside=inside)
-        (trained.bundle.parent / f"{name}.onnx").write_bytes(model.SerializeToString())
+    model = to_onnx(load_bundle(trained.bundle))
+    (trained.bundle.parent / "plain.onnx").write_bytes(model.SerializeToString())
     return trained
 
 
@@ -116,7 +115,7 @@ def test_answers_are_those_of_the_evaluation(trained: Trained, tmp_path: Path) -
     predictions = predictions_of([logits / bundle.meta.temperature], test.labels, **words)
     wanted = prediction_tables(predictions, [0])["predictions"]
     files = [trained.photos / name for name in test.ids]
-    for name in ("plain.onnx", "inside.onnx", "model.safetensors"):
+    for name in ("plain.onnx", "model.safetensors"):
         rows = table(files, trained.bundle.parent / name, tmp_path)
         assert [row["predicted"] for row in rows] == wanted["predicted"].tolist()
         assert [row["predicted"] for row in rows] == wanted["label"].tolist()
@@ -279,6 +278,21 @@ def test_nothing_to_predict_is_an_error_and_writes_nothing(
     with pytest.raises(DataError, match=words):
         run([folder], model)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("names", [["/typo"], ["none*.png", "typo/also"]])
+def test_paths_of_nothing_leave_earlier_answers_as_they_were(
+    trained: Trained, model: Path, tmp_path: Path, names: list[str]
+) -> None:
+    earlier = table([trained.photos], model, tmp_path)
+    text = (tmp_path / "answers.csv").read_text()
+    with pytest.raises(DataError, match="no such file or folder, and no file matches") as caught:
+        table(names, model, tmp_path)
+    assert (caught.value.what.partition(":")[0], caught.value.fix) == (names[0], "correct the path")
+    assert (tmp_path / "answers.csv").read_text() == text
+    some = table([names[0], trained.photos], model, tmp_path)  # one of many is a row
+    assert some[0]["error"]
+    assert some[1:] == earlier
 
 
 def test_pipes_links_and_broken_archives_are_rows_not_ends(model: Path, tmp_path: Path) -> None:
@@ -810,6 +824,15 @@ def nested(model: onnx.ModelProto) -> None:
     relu.attribute.append(onnx.helper.make_attribute("body", onnx.GraphProto(name="body")))
 
 
+def pixels(model: onnx.ModelProto) -> None:
+    given = onnx.helper.make_tensor_type_proto(TensorProto.UINT8, ["batch", 28, 28, 3])
+    model.graph.input[0].type.CopyFrom(given)
+
+
+def probabilities(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "probabilities"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -823,6 +846,8 @@ def nested(model: onnx.ModelProto) -> None:
         (lambda model: model.graph.ClearField("input"), "do not fit"),
         (lambda model: model.graph.ClearField("output"), "do not fit"),
         (lambda model: model.graph.output[0].CopyFrom(model.graph.input[0]), "do not fit"),
+        (pixels, "do not fit"),
+        (probabilities, "do not fit"),
     ],
 )
 def test_a_graph_that_no_export_writes_is_refused_before_it_runs(
@@ -921,6 +946,7 @@ def test_odd_photos_leave_no_warning_of_pillow_and_no_answers_are_not_complete(
         [*command, "odd.jpg", "odd.jpg"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "Warning" not in done.stderr
+    (tmp_path / "x.jpg").write_bytes(b"no image")
     done = subprocess.run(
         [*command, "x.jpg"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

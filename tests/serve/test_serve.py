@@ -55,7 +55,7 @@ BAD = {  # what no decoder takes
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Make a bundle, and beside it the same model as model.onnx."""
     trained = make_trained(tmp_path_factory.mktemp("trained"), num=40)
-    model = to_onnx(load_bundle(trained.bundle), preprocess_inside=True)
+    model = to_onnx(load_bundle(trained.bundle))
     (trained.bundle.parent / "model.onnx").write_bytes(model.SerializeToString())
     return trained
 

@@ -1,6 +1,7 @@
 """Test `resnets init`: what it sees, what it chooses, and that it writes all of it or nothing."""
 
 import math
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -130,7 +131,7 @@ TWINS = {name.replace("dog", "Cat "): data for name, data in pets().items()}
         ({"cat/1.png": encode(make_photo(1))}, "need at least 2 classes"),
         ({**pets(), "owl/1.png": encode(make_photo(99))}, "class 'owl' is too small"),
         (TWINS, "'Cat ' and 'cat' differ only in case, blanks"),
-        ({f"{number}/1.png": b"" for number in range(1001)}, "1001 class folders; at most 1000"),
+        ({f"{number}/1.png": b"" for number in range(1001)}, "1001 classes; at most 1000"),
         ({**pets(), "cat/bad.png": b"", "dog/bad.png": b""}, "2 images are bad, 8 good: 2 empty"),
         ({**pets(20), "owl/1.png": b"", "owl/2.png": b""}, "class 'owl' has 0 good images"),
         ({"cat/1.jpg": b"a text", "dog/1.jpg": b"a text"}, "2 images are bad, 0 good"),
@@ -194,6 +195,17 @@ def test_no_groups_are_proposed_where_a_class_has_too_few(tmp_path):
     seen = look(photos(tmp_path, files))
     assert seen.split.group_regex is None
     assert "patient" in seen.dropped_groups
+
+
+@pytest.mark.parametrize("name", ["{label}/Screenshot_{n:05}.png", "plant_{label}/{n}.png"])
+def test_screenshots_and_names_of_classes_are_no_groups(tmp_path, name):
+    files = {
+        name.format(label=label, n=1000 * label + n): encode(make_photo(1000 * label + n))
+        for label in (1, 2, 3)
+        for n in range(8)
+    }
+    seen = look(photos(tmp_path, files))
+    assert (seen.split.group_regex, seen.dropped_groups) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -447,14 +459,64 @@ def test_odd_photos_are_named_and_left_out_where_that_is_asked_for(project, tmp_
     assert (len(rows), found) == (40, [])
 
 
+def test_findings_that_are_a_whole_class_are_not_left_out(project, tmp_path):
+    files = {f"{'ab'[n % 2]}/{n}.png": encode(textured(n, (36, 30))) for n in range(40)}
+    files |= {
+        f"night/{n}.png": encode(ALTERED["dark"](textured(n, (36, 30)))) for n in range(90, 94)
+    }
+    folder = photos(tmp_path, files)
+    assert len(look(folder).odd) == 4
+    with pytest.raises(ResNetsError, match="class 'night' look odd") as caught:
+        look(folder, exclude_findings=True)
+    assert "--exclude-findings" in caught.value.fix
+
+
+def put_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "put"),
+    [
+        (b"cat/9.png", put_dangling_link),
+        (b".thumbnails/9.png", put_dangling_link),
+        (b"cat/9.png", put_pipe),
+        (b"cat/\xff.png", Path.touch),
+    ],
+)
+def test_what_dvc_cannot_read_in_a_folder_is_refused(project, tmp_path, name, put):
+    folder = photos(tmp_path, pets())
+    path = folder / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    put(path)
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(ResNetsError, match="DVC reads every file of the folder") as caught:
+        run(folder)
+    assert str(path) in caught.value.what
+    assert (project / "params.yaml").read_text() == before
+
+
 @pytest.mark.slow
 def test_real_photos_are_understood(tmp_path, shared_data):
     seen = look(shared_data / "hymenoptera_data.zip")
     assert seen.num_images["val"] > 100
     assert not seen.is_grey
     assert written(tmp_path, seen).preprocess.crop == 128
-    flowers = written(tmp_path, look(shared_data / "flowers_128px.zip"))
-    assert (flowers.preprocess.crop, flowers.data.resize) == (112, 128)
-    assert flowers.split["target"].val == 0.2
+    hand_set = load_params(ROOT / "recipes/flowers_resnet18.yaml")
+    made = full_preprocess(
+        hand_set.data.model_copy(update={"resize": 80}),
+        hand_set.preprocess.model_copy(update={"crop": 80}),
+        channels=3,
+    )
+    backbone = Path(hand_set.backbone.input), hand_set.model, made
+    flowers = written(tmp_path, look(shared_data / "flowers_128px.zip"), backbone)
+    for part in ("data", "preprocess", "split"):
+        assert getattr(flowers, part) == getattr(hand_set, part)
+    for name, section in flowers.transfer.items():
+        assert section == hand_set.transfer[name]
     sample = written(tmp_path, look(ROOT / "data/sample"))
     assert (sample.model.name, sample.model.in_channels) == ("resnet20", 1)

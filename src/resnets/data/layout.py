@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.data.containers import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Container
+from resnets.data.containers import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Container, unread
 from resnets.system.errors import DataError
 from resnets.tasks.decode import BadImageError, Pixels
 from resnets.tasks.manifest import has_control_characters
@@ -121,9 +121,12 @@ def arrange(container: Container, where: Path) -> Source:
     refuse_twins({folder[-1]: label for folder, label in labels.items()}, where)
     classes, ignored = sorted(set(labels.values())), list(container.hidden)
     source = Source(where, [], classes, [], ignored, container)
+    stems = {path.rpartition(".")[0] for path in files if path.lower().endswith(IMAGE_SUFFIXES)}
     for path, names in files.items():
         folder = names[: len(tops[0]) + 1]
-        if folder in labels:
+        if unread(path) and path.rpartition(".")[0] in stems:  # a camera's raw file of that photo
+            source.ignored.append(path)
+        elif folder in labels:
             name = "/".join(names[len(root) :])
             side = SIDE_OF[folder[-2].lower()] if has_sides else ""
             source.members.append(Member(name, labels[folder], side, path))
@@ -185,9 +188,11 @@ def refuse_twins(labels: dict[str, str], where: Path) -> None:
     """Refuse classes, by their names as found, that some system or reader takes for one."""
     names_of: dict[str, list[str]] = defaultdict(list)
     for name, label in sorted(labels.items()):
-        names_of[" ".join(label.split()).casefold()].append(ascii(name))
+        names_of[" ".join(label.split()).casefold()].append(name)
     if twins := [names for names in names_of.values() if len(names) > 1]:
-        what = f"the classes {' and '.join(twins[0])} differ only in case, blanks or Unicode form"
+        is_seen = len({unicodedata.normalize("NFKC", name) for name in twins[0]}) > 1
+        shown = map(repr if is_seen else ascii, twins[0])
+        what = f"the classes {' and '.join(shown)} differ only in case, blanks or Unicode form"
         what += f" (and {len(twins) - 1} more)" * (len(twins) > 1)
         raise DataError(f"{where}: {what}", "merge them into one, or rename one")
 

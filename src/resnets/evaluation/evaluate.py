@@ -6,7 +6,6 @@ Images of a group stand or fall together, and count as fewer: as many as tell th
 What cannot be known is None, never NaN.
 """
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from resnets.evaluation.metrics import METRICS, Metric, class_ranks, metrics_for
@@ -81,18 +81,13 @@ def evaluate(
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Read back what scores.csv and per_class.csv in a folder hold."""
-    tables: list[list[dict[str, Any]]] = []
-    for name in ("scores", "per_class"):
-        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            (first, *others), *lines = csv.reader(file)
-        rows = [(word, *map(_number, numbers)) for word, *numbers in lines]
-        tables.append([dict(zip((first, *others), row, strict=True)) for row in rows])
+    tables: list[list[dict[Any, Any]]] = []
+    for name, word in (("scores", "metric"), ("per_class", "class")):
+        file = folder / f"{name}.csv"  # a class may be called NA or 007
+        table = pd.read_csv(file, dtype={word: str}, keep_default_na=False, na_values="")
+        tables.append(table.astype(object).where(table.notna(), None).to_dict("records"))
     scores = {row.pop("metric"): Score(**row) for row in tables[0]}
     return Evaluation(sum(row["support"] for row in tables[1]), scores, tables[1])
-
-
-def _number(text: str) -> int | float | None:
-    return None if not text else int(text) if text.isdigit() else float(text)
 
 
 def _score(metric: Metric, predictions: Predictions, group: Labels) -> Score | None:

@@ -22,15 +22,6 @@ Facts = Mapping[str, Any]
 
 WEAK = 3  # classes named as the weakest
 COLUMNS = ("support", "precision", "recall", "recall_low", "recall_high", "f1")
-# how the two kinds of `model.onnx` are used, by what they give
-USES = {
-    "probabilities": ". Give `images`, uint8 (N, {p.crop}, {p.crop}, {p.channels}) with any N; "
-    "take `probabilities`",
-    "logits": ", divide by 255, subtract {p.mean} and divide by {p.std} (per channel). Give "
-    "`images`, float32 (N, {p.channels}, {p.crop}, {p.crop}) with any N; take `logits`; "
-    "softmax(logits / temperature) are the probabilities, temperature {meta.temperature:g}",
-}
-
 SEEDS = (
     "\n\nOver {seeds} {repetitions} the test accuracy is {seeds_mean:.4f} ± "
     "{seeds_std:.4f} (standard deviation)."
@@ -56,7 +47,6 @@ def model_card(bundle: Bundle, task: Task, scores: Evaluation, row: Facts, repor
         classes=", ".join(map(code, meta.classes)),
         colours="RGB" if preprocess.channels == 3 else "grey",
         fit="shorter side" if preprocess.fit == "shorter_side" else "two sides, stretched,",
-        use=USES[report["output"]].format(p=preprocess, meta=meta),
         images=_count_images(task),
         hashes=_pairs("hash of", {**meta.hashes, "weights": bundle.sha256}),
         training=_pairs("training", meta.training),

@@ -25,11 +25,11 @@ from resnets.tasks.decode import Crops
 if TYPE_CHECKING:
     import onnx
 
-INPUT = "images"  # of an ONNX file; its internal values are called as in `Output`
+INPUT = "images"  # of an ONNX file; its other values are called as in `Output`
 HEAD = ("model.fc.weight", "model.fc.bias")  # the head's weights in an ONNX file
 # All that an export writes, in int8 too: nothing that repeats, branches or reads another file.
-OPERATORS = {"Add", "Cast", "Conv", "Div", "Gemm", "MaxPool", "Pad", "ReduceMean", "Relu", "Slice"}
-OPERATORS |= {"Softmax", "Sub", "Transpose", "QuantizeLinear", "DequantizeLinear"}
+OPERATORS = {"Add", "Conv", "Gemm", "MaxPool", "Pad", "ReduceMean", "Relu", "Slice"}
+OPERATORS |= {"QuantizeLinear", "DequantizeLinear"}
 REMAKE = "make it again with `dvc repro export`, or restore it with `dvc checkout`"
 
 
@@ -48,15 +48,13 @@ class Classifier:
 
     meta: BundleMeta
     forward: Forward
-    output: str  # one of `Output`, or probabilities
+    output: Output
     head: tuple[Float32s, Float32s]  # weight (K, F) and bias (K,)
 
     def score(self, crops: Crops) -> Scores:
         """Classify uint8 crops (N, crop, crop, C); raise NumericalError for NaN and Inf."""
         values = self.forward(crops)
         check_finite(values)
-        if self.output == "probabilities":
-            return Scores(values.astype(np.float64), None, None)
         feature_map = features = None
         if self.output == "feature_map":
             feature_map, values = values, values.mean(axis=(2, 3))
@@ -98,7 +96,7 @@ def open_classifier(
 
 
 def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Classifier:
-    """Open an ONNX file; of one that ends with probabilities, OpenVINO gives the logits."""
+    """Open an ONNX file, and let it give an inner value where one is asked for."""
     from onnx import numpy_helper
 
     engine = engines.resolve_engine(path, engine, precision)
@@ -112,15 +110,12 @@ def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Cl
     misfit = ArtefactError(f"{path}: its graph and its metadata do not fit", REMAKE)
     if not engines.take_pixels(graph, meta.preprocess, num_classes):
         raise misfit
-    name: str = output
-    if output == "logits" and engine == "onnxruntime":
-        name = graph.output[0].name
-    elif output != graph.output[0].name:
-        graph.output.add(name=name)  # a value inside becomes a result too
+    if output != "logits":
+        graph.output.add(name=output)  # a value inside becomes a result too
     with _refusing(f"{path}: not a whole ONNX file"):
         if engine == "openvino":
             # it reads the file and changes that itself: bytes would be copied five times more
-            shape, run = engines.start_openvino(path, name, precision, meta)
+            shape, run = engines.start_openvino(path, output, precision, meta)
         else:
             shape, run = engines.start_onnxruntime(model.SerializeToString())
     size = weight.shape[1:] if output != "logits" else (num_classes,)
@@ -132,7 +127,7 @@ def _open_onnx(path: Path, output: Output, engine: Engine, precision: str) -> Cl
         with _refusing(f"{path}: its graph cannot be computed", too_large):
             return run(crops)
 
-    return Classifier(meta, forward, name, (weight, bias))
+    return Classifier(meta, forward, output, (weight, bias))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnets.models.bundle import BundleMeta, FullPreprocess
-from resnets.models.inference import Float32s, Forward
+from resnets.models.inference import Float32s, Forward, Output
 from resnets.system.errors import EnvironmentFault, ParamsError
 from resnets.system.runtime import Engine, resolve_precision
 from resnets.tasks.decode import Crops
@@ -50,21 +50,18 @@ def resolve_engine(path: Path, engine: Engine, precision: str) -> Engine:
 
 
 def take_pixels(graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classes: int) -> bool:
-    """Let a graph that takes normalised planes take uint8 crops, as one that normalises does.
+    """Let a graph that takes normalised planes and gives logits take uint8 crops.
 
-    Returns False for a graph that is neither. All is computed to the bit as with numpy or torch.
+    Returns False for any other graph. All is computed to the bit as with numpy or torch.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     crop, channels, make = preprocess.crop, preprocess.channels, helper.make_node
-    pixels = (TensorProto.UINT8, [crop, crop, channels])
-    planes = (TensorProto.FLOAT, [channels, crop, crop])
     kinds = [value.type.tensor_type for value in (*graph.input, *graph.output)]
     forms = [(kind.elem_type, [d.dim_value for d in kind.shape.dim][1:]) for kind in kinds]
-    if forms[1:] != [(TensorProto.FLOAT, [num_classes])] or forms[0] not in (pixels, planes):
+    wanted = [(TensorProto.FLOAT, shape) for shape in ([channels, crop, crop], [num_classes])]
+    if forms != wanted or [value.name for value in graph.output] != ["logits"]:
         return False
-    if forms[0] == pixels:
-        return True
     constants = {"white": [255.0], "mean": preprocess.mean, "std": preprocess.std}
     for name, values in constants.items():
         array = np.array(values, np.float32).reshape(-1, 1, 1)
@@ -79,8 +76,8 @@ def take_pixels(graph: "onnx.GraphProto", preprocess: FullPreprocess, num_classe
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    given = helper.make_tensor_value_info("pixels", pixels[0], ["batch", *pixels[1]])
-    graph.input[0].CopyFrom(given)
+    pixels = helper.make_tensor_type_proto(TensorProto.UINT8, ["batch", crop, crop, channels])
+    graph.input[0].CopyFrom(helper.make_value_info("pixels", pixels))
     return True
 
 
@@ -135,7 +132,7 @@ def _openvino_core() -> "openvino.Core":
     return core
 
 
-def start_openvino(path: Path, output: str, precision: str, meta: BundleMeta) -> Started:
+def start_openvino(path: Path, output: Output, precision: str, meta: BundleMeta) -> Started:
     """Read an ONNX file with OpenVINO, which compiles its graph when it is first needed.
 
     Images are computed each on its own: one shape serves batches of any size. One alone has all
@@ -146,15 +143,14 @@ def start_openvino(path: Path, output: str, precision: str, meta: BundleMeta) ->
     import openvino
 
     model = core.read_model(path)
-    if model.inputs[0].element_type != openvino.Type.u8:  # the same as `take_pixels`
-        steps = openvino.preprocess.PrePostProcessor(model)
-        given = steps.input()
-        given.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
-        given.model().set_layout(openvino.Layout("NCHW"))
-        floats = given.preprocess().convert_element_type(openvino.Type.f32)
-        floats.scale(255.0).mean(meta.preprocess.mean).scale(meta.preprocess.std)
-        model = steps.build()
-    if output not in model.outputs[0].names:
+    steps = openvino.preprocess.PrePostProcessor(model)  # the same as `take_pixels`
+    given = steps.input()
+    given.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    given.model().set_layout(openvino.Layout("NCHW"))
+    floats = given.preprocess().convert_element_type(openvino.Type.f32)
+    floats.scale(255.0).mean(meta.preprocess.mean).scale(meta.preprocess.std)
+    model = steps.build()
+    if output != "logits":
         model.add_outputs(output)
     shape = model.inputs[0].partial_shape
     shape[0] = 1

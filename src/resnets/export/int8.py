@@ -14,7 +14,8 @@ import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_static
 
-from resnets.export.classifier import INPUT, Classifier, open_classifier
+from resnets.export.classifier import INPUT, open_classifier, read_onnx
+from resnets.models.bundle import FullPreprocess
 from resnets.models.inference import normalise, run_batches
 from resnets.tasks.decode import Images, crop_batch
 from resnets.tasks.manifest import SideName
@@ -25,23 +26,19 @@ BATCH = 8
 QUANTISED = ["Conv", "Add", "MaxPool"]  # not the head: it costs nothing and decides the class
 
 
-def calibration_inputs(images: Images, model: Classifier) -> Iterator[dict[str, Any]]:
-    """Yield evenly spaced images, in batches, as the graph of the model takes them."""
-    form = model.meta.preprocess
+def calibration_inputs(images: Images, form: FullPreprocess) -> Iterator[dict[str, Any]]:
+    """Yield evenly spaced images, in batches, as the graph of a model takes them."""
     rows = range(0, len(images), max(-(-len(images) // CALIBRATION_IMAGES), 1))
     for start in range(0, len(rows), BATCH):
         batch = torch.from_numpy(crop_batch(images, rows[start : start + BATCH], form.crop))
-        if model.output != "probabilities":
-            planes = batch.permute(0, 3, 1, 2).contiguous()
-            batch = normalise(planes, form.mean, form.std)
-        yield {INPUT: batch.numpy()}
+        planes = batch.permute(0, 3, 1, 2).contiguous()
+        yield {INPUT: normalise(planes, form.mean, form.std).numpy()}
 
 
 def quantize_int8(exact: Path, small: Path, images: Images) -> None:
     """Write a statically quantised copy: int8 weights per channel, uint8 activations."""
-    model = onnx.load_model(exact)
-    props = list(model.metadata_props)
-    inputs = calibration_inputs(images, open_classifier(exact, engine="onnxruntime"))
+    model, meta = read_onnx(exact)
+    props, inputs = list(model.metadata_props), calibration_inputs(images, meta.preprocess)
     # what this flag promises (batch norms folded) the exporter has done; without it, a warning
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantize_static(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -18,8 +18,8 @@ from resnets.export.classifier import INPUT, open_classifier
 from resnets.export.int8 import compare_int8, deciding_side, quantize_int8
 from resnets.export.web import write_page
 from resnets.models.bundle import KEY, Bundle, BundleMeta, FullPreprocess, check_origin, load_bundle
-from resnets.models.calibration import log_softmax
-from resnets.models.inference import Float32s, infer, normalise, run_batches
+from resnets.models.inference import Float32s, Output, infer, run_batches
+from resnets.models.resnet import ResNet
 from resnets.params.schema import Export
 from resnets.system.errors import ArtefactError
 from resnets.system.files import write_bytes, write_json, write_text
@@ -33,21 +33,15 @@ BATCH_SIZES = (1, 2, 7)  # parity is checked at each of them
 class Exported(nn.Module):
     """Wrap a model so that its graph names what it computes on the way to its result."""
 
-    def __init__(self, bundle: Bundle, *, preprocess_inside: bool) -> None:
+    def __init__(self, model: ResNet) -> None:
         super().__init__()
-        self.model, self.meta, self.inside = bundle.model, bundle.meta, preprocess_inside
+        self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images to logits, or uint8 (N, H, W, C) to probabilities; inner values come after."""
-        if self.inside:
-            planes = images.permute(0, 3, 1, 2).contiguous()  # (N, C, H, W)
-            images = normalise(planes, self.meta.preprocess.mean, self.meta.preprocess.std)
+        """Return what `Output` names, in its order."""
         feature_map = self.model.feature_map(images)  # (N, F, h, w)
         features = feature_map.mean((2, 3))  # (N, F)
         logits = self.model.fc(features)  # type: ignore[misc]  # (N, K); a bundle has a head
-        if self.inside:
-            probabilities = torch.softmax(logits / self.meta.temperature, 1)
-            return probabilities, logits, features, feature_map
         return logits, features, feature_map
 
 
@@ -72,7 +66,7 @@ def export_bundle(
     logits = infer(bundle.model, test.images, preprocess=bundle.meta.preprocess)
     with TemporaryDirectory() as folder:
         exact, small = Path(folder, "model.onnx"), Path(folder, "model_int8.onnx")
-        model = to_onnx(bundle, preprocess_inside=options.preprocess_inside)
+        model = to_onnx(bundle)
         exact.write_bytes(model.SerializeToString(deterministic=True))
         report = check_parity(exact, bundle, test.images, logits, tolerance=options.tolerance)
         report["checked_on"] = "training images" if task.num_folds else "test images"
@@ -90,25 +84,21 @@ def export_bundle(
     return report
 
 
-def to_onnx(bundle: Bundle, *, preprocess_inside: bool) -> onnx.ModelProto:
+def to_onnx(bundle: Bundle) -> onnx.ModelProto:
     """Translate a bundle's model; the batch is dynamic, the image size is the evaluation crop.
 
-    The graph takes normalised float32 (N, C, crop, crop) and gives logits, or, with
-    `preprocess_inside`, takes uint8 (N, crop, crop, C) and gives probabilities. The description of
-    the bundle, with the bundle's SHA-256 as `hashes.weights`, stands in one metadata key.
+    The graph takes normalised float32 (N, C, crop, crop) and gives logits. The description of the
+    bundle, with the bundle's SHA-256 as `hashes.weights`, stands in one metadata key.
     """
     form = bundle.meta.preprocess
     example = torch.zeros(2, form.channels, form.crop, form.crop)
-    names = ["logits", "features", "feature_map"]
-    if preprocess_inside:
-        example, names = example.permute(0, 2, 3, 1).byte(), ["probabilities", *names]
     program = torch.onnx.export(
-        Exported(bundle, preprocess_inside=preprocess_inside).eval(),
+        Exported(bundle.model).eval(),
         (example,),
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
-        output_names=names,
+        output_names=list(get_args(Output)),
         dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
         verbose=False,
     )
@@ -153,8 +143,6 @@ def check_parity(
     rare = extremes(preprocess)
     inputs = [*(images[row] for row in range(len(images))), *rare]
     wanted = np.concatenate([logits, infer(bundle.model, rare, preprocess=preprocess)])
-    if classifier.output == "probabilities":
-        wanted = np.exp(log_softmax(wanted / bundle.meta.temperature)).astype(np.float32)
     run = partial(run_batches, classifier.forward, inputs, crop=preprocess.crop)
     exported = np.stack([run(batch_size=size) for size in BATCH_SIZES])  # (sizes, N, K)
     difference = np.abs(exported - wanted).max(axis=2)

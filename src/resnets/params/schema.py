@@ -198,7 +198,6 @@ class Export(Section):
 
     variant: Name  # best (by validation), or the name of a variant
     tolerance: Positive = 0.0001  # largest difference of a logit between ONNX and torch
-    preprocess_inside: bool = False  # true: uint8 image in, probabilities out
     quantize: Literal["none", "int8"] = "none"  # int8: beside the exact model
     max_drop: Fraction = 0.01  # int8 is not shipped where it loses more accuracy than this
 

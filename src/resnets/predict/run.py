@@ -3,6 +3,7 @@
 Images are decoded in threads while the model computes, and nothing grows with their number.
 """
 
+import glob
 import os
 import re
 import sys
@@ -62,6 +63,7 @@ def predict(
     if model is None:
         _warn_of_other_photos(path, classifier.meta.classes)
     has_pictures = bool(reports.plot or reports.explain)
+    _refuse_missing(arguments)
     inputs = find_inputs(arguments, lines, shard=shard)
     answers = classify(inputs, classifier, batch_size=batch_size, has_pictures=has_pictures)
     if "-" not in arguments and (reports.table or not sys.stdout.isatty()):
@@ -103,6 +105,15 @@ def _check_places(reports: Reports, arguments: list[str]) -> None:
         if text and not ANSWERS.match(text):
             what = f"{table}: exists, and holds no answers"
             raise ParamsError(what, "name another file, or remove it")
+
+
+def _refuse_missing(arguments: list[str]) -> None:
+    """Raise DataError where nothing is there that is named; a table written before stays."""
+    paths = [text for text in arguments if text != "-" and "://" not in text]
+    missing = [text for text in paths if not os.path.lexists(text) and not glob.glob(text)]  # noqa: PTH207
+    if missing and len(missing) == len(arguments):
+        what = "no such file or folder, and no file matches"
+        raise DataError(f"{missing[0]}: {what}", "correct the path")
 
 
 def _no_photos(arguments: list[str], skipped: Counter[str]) -> DataError:

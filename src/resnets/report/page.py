@@ -17,12 +17,7 @@ from resnets.report.advice import SIMPLE, Advice, advise, enumerate_words, numbe
 from resnets.report.results import Results
 from resnets.system.errors import printable
 
-SIDE_WORDS = {
-    "train": "to learn from",
-    "val": "to choose by",
-    "test": "to test",
-    "unused": "not used",
-}
+SIDE_WORDS = {"train": "to learn from", "val": "to choose by", "test": "to test"}
 OURS = re.compile("`((?:resnets|checks|split|tasks|training|transfer)\\b[^`]*)`")
 MOST_ROWS, MOST_CONFUSIONS = 40, 8  # of a table
 FOLDS = (
@@ -92,7 +87,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: in
 
 def _counts(results: Results) -> str:
     sides, split = results.split["images"], results.split["classes"]
-    shown = [side for side in SIDE_WORDS if sides[side] and side in split and not results.folds]
+    shown = [side for side in SIDE_WORDS if sides[side] and not results.folds]
     header = ["class", "images", *(SIDE_WORDS[side] for side in shown)]
     rows = [
         [name, f"{count:,}", *(f"{split[side][name]:,}" for side in shown)]

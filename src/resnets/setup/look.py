@@ -1,5 +1,6 @@
 """Look at photos as `resnets check` does, and split them, so that parameters can be chosen."""
 
+import os
 import re
 import shlex
 import tempfile
@@ -23,13 +24,16 @@ from resnets.tasks.manifest import ManifestRow, Rejected
 from resnets.tasks.task import PixelStore
 
 MOST_CLASSES, MOST_BAD = 1000, 0.1
+NOT_READ = (".git", ".hg", ".dvc")  # folders that DVC leaves out
 SMALLEST = 4  # pixels, as data.resize
 FOLDS, FOLDS_BELOW = 5, 100  # photos per class: a fifth of fewer says little as a test
 FRACTION_FROM = 25  # photos of the largest class: a fraction of fewer is a handful
+TEST, VAL, VAL_OF_MANY = 0.2, 0.2, 0.1
+MANY = 2_000  # photos: a tenth of them tells variants apart, and more to learn from is worth more
 GREY_LEVELS, MOSTLY = 8, 0.95  # between the channels of a grey photo after JPEG; of all photos
 GROUP_PATTERNS = (  # what all photos of one patient have in common, or of one burst
     "(?i)((?:patient|subject|person|animal|plant|site|video|clip|scene|session)[-_ ]?[0-9]+)",
-    "(?i)([^/]+?)[-_ ]*(?:burst|frame|shot|tile|patch|slice|view)[-_ ]?[0-9]+",
+    "(?i)([^/]+?)[-_ ]*(?:burst|frame|(?<!screen)shot|tile|patch|slice|view)[-_ ]?[0-9]+",
 )
 
 
@@ -42,6 +46,7 @@ class Look:
     rejected: list[Rejected]
     odd: dict[str, Finding]  # by name
     excluded: list[str]  # names of odd photos that are to be left out, which no row has
+    ignored: int  # files that are hidden, of a tool, or no images
     shorter_side: int  # pixels, the median
     is_grey: bool
     split: Split
@@ -57,10 +62,12 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
     """
     if str(path).encode(errors="ignore").decode() != str(path):
         raise DataError(f"{path}: its name is not UTF-8, as params.yaml is", "rename it")
+    _refuse_unreadable(path)
     start, source = time.monotonic(), open_source(path)
     if len(source.classes) > MOST_CLASSES:
-        what = f"{path}: {len(source.classes)} class folders; at most {MOST_CLASSES} are trained on"
-        raise DataError(what, "point it at the folder whose own folders are the classes")
+        what = f"{path}: {len(source.classes)} classes; at most {MOST_CLASSES} are trained on"
+        fix = "point it at the folder whose own folders are the classes"
+        raise DataError(what, fix if path.is_dir() else "name few enough classes in its labels")
     with tempfile.TemporaryDirectory() as folder:
         rows, rejected, found = examine(source, select_members(source), Path(folder))
         if len(rejected) > MOST_BAD * (len(rows) + len(rejected)):
@@ -72,15 +79,40 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
         greys = [np.ptp(colour, axis=2).max() <= GREY_LEVELS for colour in colours]
     odd = {rows[finding.index].id: finding for finding in found}
     excluded = list(odd) if exclude_findings else []
-    rows = [row for row in rows if row.id not in excluded]
+    kept = [row for row in rows if row.id not in excluded]
+    if gone := sorted({row.label for row in rows} - {row.label for row in kept}):
+        what = f"{path}: all good images of class {gone[0]!r} look odd beside the others"
+        raise DataError(what, "leave out --exclude-findings, and name images in `exclude` yourself")
+    rows = kept
     check_classes(path, set(source.classes), rows)
     side = int(np.median([min(row.width, row.height) for row in rows]))
     if side < SMALLEST:
         raise DataError(f"{path}: photos of {side} pixels", f"take photos of {SMALLEST} or more")
     sides, is_grey = _split(path, rows), bool(np.mean(greys) > MOSTLY)
     return Look(
-        path, rows, rejected, odd, excluded, side, is_grey, *sides, time.monotonic() - start
+        path,
+        rows,
+        rejected,
+        odd,
+        excluded,
+        len(source.ignored),
+        side,
+        is_grey,
+        *sides,
+        time.monotonic() - start,
     )
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    """Raise DataError for what DVC stops at, or waits for: it reads each file of a folder."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in NOT_READ]
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            is_utf8 = str(path).encode(errors="ignore").decode() == str(path)
+            if not (is_utf8 and (path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
+                why = "it cannot be read" if is_utf8 else "its name is not UTF-8"
+                what = f"{path}: {why}, and DVC reads every file of the folder"
+                raise DataError(what, "repair or rename it, or move it out of the folder")
 
 
 def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int], str | None]:
@@ -90,17 +122,20 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int], 
     """
     counts = Counter(row.label for row in rows if row.side in ("", "train")).values()
     few = max(counts, default=0) < FRACTION_FROM
-    size = max(1, round(0.2 * min(counts, default=0))) if few else 0.2
+    handful = max(1, round(TEST * min(counts, default=0)))
+    val, test = (handful, handful) if few else (VAL_OF_MANY if len(rows) >= MANY else VAL, TEST)
     patterns: list[str | None] = [None]
     for pattern in reversed(GROUP_PATTERNS):
-        words = [match[1] for row in rows if (match := re.search(pattern, row.id))]
-        if len(words) > MOSTLY * len(rows) and 2 * len(set(words)) <= len(words):
+        found = [(row.label, match[1]) for row in rows if (match := re.search(pattern, row.id))]
+        labels, words = ({pair[k] for pair in found} for k in (0, 1))
+        is_class = len(set(found)) == len(labels)  # "plant 1" may be what a class is called
+        if len(found) > MOSTLY * len(rows) and 2 * len(words) <= len(found) and not is_class:
             patterns.insert(0, pattern)
     is_large = len(rows) >= FOLDS_BELOW * len({row.label for row in rows})
     is_plain = is_large or any(row.side == "test" for row in rows)
     fault = DataError("", "")
     for regex, folds in product(patterns, [None] if is_plain else [FOLDS, None]):
-        split = Split(val=size, test=size, group_regex=regex, folds=folds)
+        split = Split(val=val, test=test, group_regex=regex, folds=folds)
         try:
             return split, split_rows(rows, split, [0])[2]["images"], None if regex else patterns[0]
         except DataError as error:  # of a class with too few groups

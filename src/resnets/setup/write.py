@@ -140,6 +140,8 @@ def _found(seen: Look) -> dict[str, str]:
         lines["table"] = "DVC watches it, not its photos: `dvc repro -f prepare@target` after those"
     if seen.rejected:
         lines["left out"] = f"{list_bad(seen.rejected)} (resnets check names all)"
+    if seen.ignored:
+        lines["skipped"] = f"{seen.ignored} that are hidden, of a tool, or no images"
     if notes := sum(found["notes"].values()):
         lines["noted"] = f"{notes} (resnets check names them, tasks.target.exclude drops them)"
     if kinds := Counter(finding.kind for finding in seen.odd.values()):
@@ -160,9 +162,12 @@ def _found(seen: Look) -> dict[str, str]:
 
 def _split(seen: Look, *, has_given: bool) -> str:
     """Say how the photos are split, and why."""
-    size = seen.split.test
-    drawn = f"{size:.0%}" if isinstance(size, float) else f"{size} of each class"
-    sides = ", ".join(f"{seen.num_images[side]} {side}" for side in ("train", "val", "test"))
+    val, test = (
+        f"{size:.0%}" if isinstance(size, float) else f"{size} of each class"
+        for size in (seen.split.val, seen.split.test)
+    )
+    shown = [side for side, number in seen.num_images.items() if number or side != "unused"]
+    sides = ", ".join(f"{seen.num_images[side]} {side}" for side in shown)
     if seen.split.folds:
         given = ", the given sides are pooled" if has_given else ""
         return (
@@ -170,7 +175,7 @@ def _split(seen: Look, *, has_given: bool) -> str:
             f"are too few for one test{given}; what is shipped is trained on all"
         )
     given = "the given sides are kept; " if has_given else ""
-    return f"{sides} ({given}a side that is drawn gets {drawn})"
+    return f"{sides} ({given}where drawn, val gets {val} and test {test})"
 
 
 def _chosen(params: Params) -> dict[str, str]:

@@ -133,13 +133,6 @@ def erase(views: Tensor, draws: Draws, probability: float, fill: Pixels) -> None
             view[:, top : top + h, left : left + w] = colour
 
 
-def side_at(augment: Augment, preprocess: Preprocess, progress: float) -> int:
-    """Return the views' side in pixels once this share of the epochs, below 1, is over."""
-    own = augment.sides if isinstance(augment, RandomResizedCrop) else None
-    sides = own or [preprocess.crop]
-    return sides[int(progress * len(sides))]
-
-
 class View:
     """Give the augmented images of one epoch: in batches to training, one by one to `infer`."""
 
@@ -154,7 +147,8 @@ class View:
         epochs: int,
     ) -> None:
         self.images, self.augment = images, augment
-        self.crop = side_at(augment, preprocess, epoch / epochs)
+        sides = getattr(augment, "sides", None) or [preprocess.crop]
+        self.crop = sides[int(epoch / epochs * len(sides))]  # equal parts of the training
         self.seed, self.epoch = seed, epoch
         self.fill = np.round(np.array(preprocess.mean) * 255).astype(np.uint8)
         self.draws = uniform(epoch_table(seed, epoch, len(images)))

@@ -140,7 +140,8 @@ def _look(taken: list[Taken], progress: Progress, course: Course, stop: StopRequ
             raise _not_finite(one.rows, loss, one.step, course)
         num_images = len(one.rows)  # a short last batch must not count as a full one
         sums = {"loss": loss * num_images, "correct": int(correct), "images": num_images}
-        progress.count_step(sums)
+        progress.sums = {key: progress.sums.get(key, 0) + value for key, value in sums.items()}
+        progress.batch += 1
     taken.clear()
     return num_stopping > 0
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, Literal
 
-import pandas as pd
-
 from resnets.models.bundle import (
     SHIPPED,
     UNSCORED,
@@ -19,7 +17,7 @@ from resnets.models.bundle import (
 from resnets.models.calibration import fit_temperature
 from resnets.params.schema import NO_BACKBONE, Data, Model
 from resnets.params.section import Preprocess
-from resnets.system.files import write_json, write_text
+from resnets.system.files import write_json
 from resnets.system.runtime import process_number
 from resnets.tasks.manifest import digest
 from resnets.tasks.task import Task
@@ -80,15 +78,12 @@ def publish_bundle(
 
 
 def publish_given(source: Path, out: Path, network: Model, preprocess: FullPreprocess) -> None:
-    """Write the bundle of a weights file, and what became of each key; or that there is none."""
+    """Write the bundle of a weights file, and how many keys fitted; or that there is none."""
     if str(source) == NO_BACKBONE:
         write_json(out / UNSCORED, {"backbone": "none"})
         return
     model, meta, report = import_backbone(source, network, preprocess)
     save_bundle(out / SHIPPED, model, meta)
-    rows = [(kind, key) for kind, keys in report.keys.items() for key in keys]
-    table = pd.DataFrame(rows, columns=["result", "key"])
-    write_text(out / "imported.csv", table.to_csv(index=False, lineterminator="\n"))
     counts = {kind: len(keys) for kind, keys in report.keys.items()}
     imported = {"weights": report.sha256, "published_as": report.published or "unknown"}
     write_json(out / UNSCORED, {"imported": counts, "measured_on": imported})

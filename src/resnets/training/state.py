@@ -50,11 +50,6 @@ class Progress:
         """Say where the run stands."""
         return f"epoch {self.epoch + 1}, batch {self.batch}"
 
-    def count_step(self, step_sums: dict[str, float]) -> None:
-        """Add what a step yields to the sums of the epoch."""
-        self.sums = {key: self.sums.get(key, 0) + value for key, value in step_sums.items()}
-        self.batch += 1
-
     def chosen_row(self) -> dict[str, Any]:
         """Return what the history says of the epoch to ship."""
         return [row for row in self.history if row["is_chosen"]][-1]

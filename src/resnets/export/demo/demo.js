@@ -122,9 +122,7 @@ function fromBase64(text) {
 /** Classify a crop: probabilities (K), classes from the best, class maps (K, height, width). */
 async function infer(crop) {
   const { crop: side, channels } = FORM;
-  const input = session.inputMetadata[0].type === "uint8"
-    ? new ort.Tensor("uint8", crop, [1, side, side, channels])
-    : new ort.Tensor("float32", normalise(crop), [1, channels, side, side]);
+  const input = new ort.Tensor("float32", normalise(crop), [1, channels, side, side]);
   const { logits, class_maps: maps } = await session.run({ images: input });
   const probabilities = softmax(logits.data), [, , height, width] = maps.dims;
   const best = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
