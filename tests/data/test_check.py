@@ -149,6 +149,14 @@ def test_given_sides_need_fewer_images(tmp_path):
     assert lines == ["cat: 1 image", "dog: 1 image"]
 
 
+def test_a_class_without_images_on_a_given_side_is_named(tmp_path):
+    files = {**pets(4, "train/"), **pets(2, "test/", start=50)}
+    assert "Missing" not in run(write_folder(tmp_path / "x", files)).stdout
+    files = {name: data for name, data in files.items() if not name.startswith("test/dog")}
+    lines = lines_below(run(write_folder(tmp_path / "y", files)).stdout, "Missing on a given side")
+    assert lines == ["dog: none on test"]
+
+
 def test_photos_that_a_camera_leaves_raw_are_bad_and_not_ignored(tmp_path):
     """Some hold a small TIFF of the photo, which would pass as the photo itself."""
     names = [f"rose/{i}{x}" for i, x in enumerate((".NEF", ".dng", ".cr2", ".psd", ".jxl", ".jp2"))]

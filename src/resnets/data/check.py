@@ -133,7 +133,7 @@ def _kind(group: list[ManifestRow]) -> str:
 
 
 def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
-    """Yield the classes that are too small to split, or much smaller than the largest."""
+    """Yield the classes too small to split, much smaller than the largest, or without a side."""
     # of these images the sides are drawn that the dataset lacks
     pool = [row for row in rows if row.side in ("", "train")]
     num_sides = 1 + len({"val", "test"} - {row.side for row in rows})
@@ -144,7 +144,10 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
     small = f"Too small for {num_sides} sides: add images, or leave it out (tasks.target.classes)"
     few = f"Few: {largest} has {most}, over {IMBALANCE} times as many"
     few += ": add images, and set training.loss.class_weights: balanced"
-    lines: dict[str, list[str]] = {small: [], few: []}
+    absent = "Missing on a given side: add images there, or leave it out (tasks.target.classes)"
+    present = {(row.label, row.side) for row in rows}
+    given = [side for side in ("val", "test") if any(row.side == side for row in rows)]
+    lines: dict[str, list[str]] = {small: [], few: [], absent: []}
     for label in sorted(source.classes, key=lambda label: num_images[label]):
         images = f"{label}: {num_images[label]} image{'s' * (num_images[label] != 1)}"
         if num_groups[label] < num_sides:
@@ -153,6 +156,8 @@ def _odd_sizes(source: Source, rows: list[ManifestRow]) -> Iterator[Line]:
             lines[small].append(images + pictures * has_copies)
         if IMBALANCE * num_images[label] < most:
             lines[few].append(images)
+        if missing := [side for side in given if (label, side) not in present]:
+            lines[absent].append(f"{label}: none on {' and '.join(missing)}")
     for title, named in lines.items():
         cut = f"; the smallest of {len(named):,}" * (len(named) > WORST)
         yield from ((title + cut, line) for line in named[:WORST])

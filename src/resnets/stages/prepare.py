@@ -44,6 +44,8 @@ def main(
         rows, rejected, counts = prepare_task(dataset, values.data, values.checks, channels, out)
         found = [*find_odd(rows, PixelStore(store, rows)), *find_across(rows)]
         write_json(metrics, counts | {"findings": count(found)})
+        if ignored := counts["ignored"]:
+            typer.echo(f"skipped {ignored}: excluded, hidden, of a tool, or no images", err=True)
         if rejected:
             bad = printable(list_bad(rejected))
             typer.echo(f"left out {bad}; see {out}/rejected.csv", err=True)
