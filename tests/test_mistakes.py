@@ -190,7 +190,9 @@ DATA = [
     (SPLIT, {"split.target.group_regex": "burst_[0-9]+"}, "matches no name; set it to null"),
     ("resnets check nowhere", nothing, "nowhere: no such folder"),
     ("resnets check params.yaml", nothing, "neither a folder nor a readable zip"),
-    (f"resnets {PREDICT.replace('photos', 'typo.jpg')}", nothing, "1 of 1 inputs could not be"),
+    (f"resnets {PREDICT.replace('photos', 'typo.jpg')}", nothing, "typo.jpg: no such file or f"),
+    (f"resnets {PREDICT.replace('photos', 'm.json')}", write("m.json", "{}"),
+     "1 of 1 inputs could not be"),
     ("resnets predict none --model model/model.safetensors", lambda f: (f / "none").mkdir(),
      "none: no photos; name a folder with JPEG"),
 ]  # fmt: skip
