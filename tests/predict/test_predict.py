@@ -290,6 +290,9 @@ def test_paths_of_nothing_leave_earlier_answers_as_they_were(
         table(names, model, tmp_path)
     assert (caught.value.what.partition(":")[0], caught.value.fix) == (names[0], "correct the path")
     assert (tmp_path / "answers.csv").read_text() == text
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/b/c/1.png").write_bytes(png())
+    assert len(table([tmp_path / "**/1.png"], model, tmp_path)) == 1  # some folders down
     some = table([names[0], trained.photos], model, tmp_path)  # one of many is a row
     assert some[0]["error"]
     assert some[1:] == earlier

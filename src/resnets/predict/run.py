@@ -110,7 +110,8 @@ def _check_places(reports: Reports, arguments: list[str]) -> None:
 def _refuse_missing(arguments: list[str]) -> None:
     """Raise DataError where nothing is there that is named; a table written before stays."""
     paths = [text for text in arguments if text != "-" and "://" not in text]
-    missing = [text for text in paths if not os.path.lexists(text) and not glob.glob(text)]  # noqa: PTH207
+    found = (os.path.lexists(text) or any(glob.iglob(text, recursive=True)) for text in paths)  # noqa: PTH207
+    missing = [text for text, is_there in zip(paths, found, strict=True) if not is_there]
     if missing and len(missing) == len(arguments):
         what = "no such file or folder, and no file matches"
         raise DataError(f"{missing[0]}: {what}", "correct the path")

@@ -60,7 +60,7 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
 
     With `exclude_findings` the odd ones are not among them.
     """
-    if str(path).encode(errors="ignore").decode() != str(path):
+    if not _is_utf8(path):
         raise DataError(f"{path}: its name is not UTF-8, as params.yaml is", "rename it")
     _refuse_unreadable(path)
     start, source = time.monotonic(), open_source(path)
@@ -103,14 +103,18 @@ def look(path: Path, *, exclude_findings: bool = False) -> Look:
     )
 
 
+def _is_utf8(path: Path) -> bool:
+    return str(path).encode(errors="ignore").decode() == str(path)
+
+
 def _refuse_unreadable(folder: Path) -> None:
     """Raise DataError for what DVC stops at, or waits for: it reads each file of a folder."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in NOT_READ]
         for path in (Path(parent, name) for name in (*folders, *files)):
-            is_utf8 = str(path).encode(errors="ignore").decode() == str(path)
-            if not (is_utf8 and (path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
-                why = "it cannot be read" if is_utf8 else "its name is not UTF-8"
+            is_read = (path.is_file() or path.is_dir()) and os.access(path, os.R_OK)
+            if not (_is_utf8(path) and is_read):
+                why = "it cannot be read" if _is_utf8(path) else "its name is not UTF-8"
                 what = f"{path}: {why}, and DVC reads every file of the folder"
                 raise DataError(what, "repair or rename it, or move it out of the folder")
 
@@ -127,8 +131,9 @@ def _split(path: Path, rows: list[ManifestRow]) -> tuple[Split, dict[str, int], 
     patterns: list[str | None] = [None]
     for pattern in reversed(GROUP_PATTERNS):
         found = [(row.label, match[1]) for row in rows if (match := re.search(pattern, row.id))]
-        labels, words = ({pair[k] for pair in found} for k in (0, 1))
-        is_class = len(set(found)) == len(labels)  # "plant 1" may be what a class is called
+        words = {word for _, word in found}
+        # "plant 1" may be what a class is called
+        is_class = len(set(found)) == len({label for label, _ in found})
         if len(found) > MOSTLY * len(rows) and 2 * len(words) <= len(found) and not is_class:
             patterns.insert(0, pattern)
     is_large = len(rows) >= FOLDS_BELOW * len({row.label for row in rows})
