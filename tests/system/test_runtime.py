@@ -68,9 +68,12 @@ def test_auto_takes_a_device_that_there_is_and_no_other_is_taken():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the flags are those of Linux")
-def test_on_a_cpu_auto_means_bf16_where_torch_finds_amx():
-    has_amx = torch.cpu._is_amx_tile_supported()
-    assert resolve_precision("auto", "cpu") == ("bf16" if has_amx else "fp32")
+def test_on_a_cpu_auto_means_bf16_where_torch_finds_amx_or_an_amd_with_avx512s():
+    is_amd = "AMD" in subprocess.check_output(["lscpu"], text=True)
+    is_faster = torch.cpu._is_amx_tile_supported() or (
+        is_amd and torch.cpu._is_avx512_bf16_supported()
+    )
+    assert resolve_precision("auto", "cpu") == ("bf16" if is_faster else "fp32")
 
 
 def test_on_mps_auto_means_fp32_because_torch_does_not_say_where_bf16_is_faster():
