@@ -284,8 +284,8 @@ def test_every_choice_is_accepted_and_takes_the_steps_of_its_rule(tmp_path, effo
 
 def test_larger_photos_make_larger_images_up_to_what_the_number_pays_for():
     small, _, _, huge = SIZE_RULES
-    sizes = [image_size(side, small, None, "normal") for side in (28, 50, 128, 256, 3000)]
-    assert sizes == [(28, 28), (64, 73), (112, 128), (128, 146), (128, 146)]
+    sizes = [image_size(side, small, None, "normal") for side in (28, 50, 120, 128, 256)]
+    assert sizes == [(28, 28), (64, 64), (112, 120), (128, 128), (128, 146)]  # whole, if small
     assert image_size(3000, huge, None, "normal") == (64, 73)
     assert image_size(3000, small, None, "best") == (224, 256)
     assert image_size(3000, small, None, "fast") == (112, 128)
@@ -508,8 +508,8 @@ def test_real_photos_are_understood(tmp_path, shared_data):
     assert written(tmp_path, seen).preprocess.crop == 128
     hand_set = load_params(ROOT / "recipes/flowers_resnet18.yaml")
     made = full_preprocess(
-        hand_set.data.model_copy(update={"resize": 80}),
-        hand_set.preprocess.model_copy(update={"crop": 80}),
+        hand_set.data.model_copy(update={"resize": 112}),
+        hand_set.preprocess.model_copy(update={"crop": 112}),
         channels=3,
     )
     backbone = Path(hand_set.backbone.input), hand_set.model, made
