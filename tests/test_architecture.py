@@ -142,6 +142,14 @@ def test_a_stage_script_is_small(stage):
     assert len((PACKAGE / f"stages/{stage}.py").read_text().splitlines()) <= 75
 
 
+@pytest.mark.parametrize("file", modules(), ids=name_of)
+def test_functions_fit_on_a_screen(file):
+    nodes = ast.walk(ast.parse(file.read_text()))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert not [name for name, length in lengths.items() if length > 50]
+
+
 @pytest.mark.parametrize("script", NO_TORCH)
 def test_what_needs_no_torch_cannot_reach_it(script):
     # these import torch in functions that the scripts do not call

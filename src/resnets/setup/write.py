@@ -63,10 +63,7 @@ def init(
         what = f"{backbone}: lies in artifacts/, which `dvc repro` writes anew"
         raise ParamsError(what, f"copy it to {WEIGHTS}/ first, and name the copy")
     seen = look(photos, exclude_findings=exclude_findings)
-    weights = backbone
-    if weights is None and seen.shorter_side >= SMALL:  # small images have other networks
-        weights = find_weights(WEIGHTS, is_published=True) or (None if offline else _fetch())
-    weights = weights or find_weights(WEIGHTS, is_published=False)
+    weights = backbone or _weights(seen, offline=offline)
     values = choose(seen, read_backbone(weights) if weights else None, effort)
     template = Path(__file__).with_name("params.yaml").read_text(encoding="utf-8")
     text = _sealed("\n".join(_fill(line, values) for line in template.split("\n")))
@@ -76,19 +73,35 @@ def init(
     from resnets.setup.measure import estimate_seconds  # imports torch
 
     minutes = estimate_seconds(params, seen.num_images, seen.seconds) / 60
-    said = {"written": str(TARGET)}
-    if TARGET.is_file():
-        names = (Path(f"{TARGET}.old{number or ''}") for number in count())
-        old = next(path for path in names if not path.exists())
-        write_bytes(old, TARGET.read_bytes())
-        said["written"] += f"; the one before is kept as {old}"
-    write_text(TARGET, text)
     time = str(timedelta(minutes=max(1, round(minutes))))[:-3]
-    said["time"] = f"about {time} (hours:minutes) for `dvc repro` on this machine"
+    said = {
+        "written": _write(text),
+        "time": f"about {time} (hours:minutes) for `dvc repro` on this machine",
+    }
     table = Table.grid(padding=(0, 2))
     for topic, line in (_found(seen) | _chosen(params) | said).items():
         table.add_row(topic, escape(printable(line)))
     Console(highlight=False).print(table)
+
+
+def _weights(seen: Look, *, offline: bool) -> Path | None:
+    """Return the weights to start from where none are named; None where there are none."""
+    published = None
+    if seen.shorter_side >= SMALL:  # small images have other networks
+        published = find_weights(WEIGHTS, is_published=True) or (None if offline else _fetch())
+    return published or find_weights(WEIGHTS, is_published=False)
+
+
+def _write(text: str) -> str:
+    """Write params.yaml, keep the one before under another name, and say so."""
+    said = str(TARGET)
+    if TARGET.is_file():
+        names = (Path(f"{TARGET}.old{number or ''}") for number in count())
+        old = next(path for path in names if not path.exists())
+        write_bytes(old, TARGET.read_bytes())
+        said += f"; the one before is kept as {old}"
+    write_text(TARGET, text)
+    return said
 
 
 def _fill(line: str, values: dict[str, Any]) -> str:
