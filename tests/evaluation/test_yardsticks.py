@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
@@ -54,7 +55,7 @@ def test_scores_are_those_of_scikit_learn(trained, table, name):
     train, val, test = (features(trained, x) if name == "probe" else pixels(x) for x in sides)
     labels = [side.labels for side in sides]
     kind = SVC if name == "svm" else LogisticRegression
-    more = {} if name == "svm" else {"max_iter": 1000}
+    more = {} if name == "svm" else {"max_iter": 300}
     models = [kind(C=c, **more).fit(train, labels[0]) for c in STRENGTHS]
     scores = [model.score(val, labels[1]) for model in models]
     best = models[scores.index(max(scores))]
@@ -101,3 +102,16 @@ def test_thumbnails_are_small_and_between_0_and_1():
     assert values.shape == (2, 32 * 32 * 3)
     assert values[0].min() == 1
     assert values[1].max() == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_without_end_is_taken_as_it_is():
+    draw = np.random.default_rng(0)
+    values = draw.random((300, 100))
+    labels = (values[:, 0] + 0.3 * draw.random(300) > 0.65).astype(int)
+    sides, estimator = [100 * values] * 3, LogisticRegression(C=10, max_iter=300)
+    with pytest.warns(ConvergenceWarning):
+        estimator.fit(sides[0], labels)
+    strength, _, right = yardsticks._score([estimator], sides, [labels] * 3)
+    assert strength == 10
+    assert right.mean() == estimator.score(sides[2], labels)

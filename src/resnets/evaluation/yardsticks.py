@@ -4,6 +4,7 @@ They learn from at most MOST_IMAGES images of the training side, and take their 
 from the validation side.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
@@ -117,7 +119,7 @@ def _yardsticks(
     pixels: Sequence[Values], features: Sequence[Values] | None = None
 ) -> Iterator[Yardstick]:
     """Yield each yardstick with what it sees of train, val and test."""
-    linear = [LogisticRegression(C=c, max_iter=1000) for c in STRENGTHS]
+    linear = [LogisticRegression(C=c, max_iter=300) for c in STRENGTHS]
     gamma = 1 / (pixels[0].shape[1] * pixels[0].var())  # scikit-learn's "scale"
     kernels = [rbf_kernel(side, pixels[0], gamma) for side in pixels]  # many times SVC's own speed
     yield "majority", [DummyClassifier()], pixels
@@ -133,7 +135,9 @@ def _score(
     """Return C of the estimator that is best on val, and what it has right on val and test."""
     if np.ptp(labels[0]) == 0:  # all that were drawn are of one class
         estimators = [DummyClassifier()]
-    fitted = [estimator.fit(values[0], labels[0]) for estimator in estimators]
+    with warnings.catch_warnings():  # of separable images the logits grow for ever where C is large
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = [estimator.fit(values[0], labels[0]) for estimator in estimators]
     accuracies = [estimator.score(values[1], labels[1]) for estimator in fitted]
     best = fitted[int(np.argmax(accuracies))]
     val, test = (best.predict(values[k]) == labels[k] for k in (1, 2))
