@@ -109,6 +109,7 @@ def test_a_fit_without_end_is_taken_as_it_is():
     draw = np.random.default_rng(0)
     values = draw.random((300, 100))
     labels = (values[:, 0] + 0.3 * draw.random(300) > 0.65).astype(int)
+    values[:, 0] /= 100
     sides, estimator = [100 * values] * 3, LogisticRegression(C=10, max_iter=300)
     with pytest.warns(ConvergenceWarning):
         estimator.fit(sides[0], labels)

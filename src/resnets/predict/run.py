@@ -69,14 +69,25 @@ def predict(
     if "-" not in arguments and (reports.table or not sys.stdout.isatty()):
         total = sum(1 for _ in find_inputs(arguments, (), read=False, shard=shard))
         answers = follow(answers, f"predicting with {path}", "images", total)
+    _write(answers, classifier, reports, arguments, shard)
+
+
+def _write(
+    answers: Iterable[Answer],
+    classifier: Classifier,
+    reports: Reports,
+    arguments: list[str],
+    shard: Shard,
+) -> None:
+    """Write the reports and sum them up; raises the errors of `predict`."""
     num_bad, counts, skipped = 0, Counter[str](), Counter[str]()
-    width = classifier.head[0].shape[1]
-    with open_writers(reports, classifier.meta.classes, width, shard) as writers:
+    classes, width = classifier.meta.classes, classifier.head[0].shape[1]
+    with open_writers(reports, classes, width, shard) as writers:
         for answer in answers:
             if answer.is_no_image and answer.path not in arguments and "-" not in arguments:
                 skipped[Path(answer.path).suffix] += 1  # in a folder or archive: not asked for
                 continue
-            counts[name_answer(answer, classifier.meta.classes, reports.threshold)] += 1
+            counts[name_answer(answer, classes, reports.threshold)] += 1
             num_bad += bool(answer.error)
             for write in writers:
                 write(answer)
