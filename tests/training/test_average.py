@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,9 +8,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from resnets.models import build_model
 from resnets.models.resnet import layer_groups
+from resnets.params.training import PadCrop
+from resnets.training.augment import View
 from resnets.training.average import average_of, estimate_statistics, update_average
+from resnets.training.batches import SHARE, Batches, epoch_table, uniform
 from resnets.training.plan import set_trainable
-from tests.training.runs import SECTION, make_side, start_model, train
+from tests.training.runs import PREPROCESS, SECTION, make_side, start_model, train
 
 
 def test_average_is_the_sum_of_all_weights_that_fade_by_the_decay():
@@ -67,13 +71,22 @@ def test_statistics_are_averaged_as_the_weights_until_they_are_estimated():
 
 
 @pytest.mark.parametrize("select", ["last", "best"])
-def test_what_is_shipped_has_the_statistics_of_the_training_images(tmp_path, select):
-    model = train(tmp_path, select=select, ema_decay=0.8).model
-    images = make_side(33, 0).images.images  # as `train` trains on, and their crops
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    outputs = model.conv1((pixels - 0.4) / 0.3)
-    assert torch.allclose(model.bn1.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
-    assert torch.allclose(model.bn1.running_var, outputs.var((0, 2, 3)), atol=1e-4)
+def test_what_is_shipped_has_the_statistics_of_the_images_as_its_epoch_showed_them(
+    tmp_path, select
+):
+    """Erased, and mixed with the next of the epoch's order: so the weights have learned them."""
+    augment = PadCrop(crop="pad", padding=2, erasing=0.9, mixup=1.0)
+    result = train(tmp_path, select=select, ema_decay=0.8, augment=augment)
+    side, epoch = make_side(33, 0), result.summary["chosen_epoch"] - 1
+    view = View(side.images, augment, PREPROCESS, seed=0, epoch=epoch, epochs=SECTION.epochs)
+    order = Batches(torch.from_numpy(side.labels), lambda _: None, 8, 0).order(epoch)
+    pixels = view.take(order) / 255
+    drawn = uniform(epoch_table(0, epoch, 33, 1)[:, SHARE])[order]  # Beta(1, 1) is uniform
+    share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).float().view(-1, 1, 1, 1)
+    outputs = result.model.conv1((share * pixels + (1 - share) * pixels.roll(-1, 0) - 0.4) / 0.3)
+    norm = result.model.bn1
+    assert torch.allclose(norm.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, outputs.var((0, 2, 3)), atol=1e-4)
 
 
 @pytest.mark.parametrize("trained", ["head", ["head", "layer3"]])

@@ -123,6 +123,10 @@ class _Crop(Section):
     erasing: Fraction = 0.0  # probability of an erased box (arXiv 1708.04896)
     mixup: NonNegative = 0.0  # alpha of the shares of two mixed images (arXiv 1710.09412)
 
+    def view_sides(self, crop: int) -> list[int]:
+        """Return the sizes of the views in pixels, in equal parts of the training."""
+        return [crop]
+
 
 class CenterCrop(_Crop):
     """Train on the evaluation crop."""
@@ -156,6 +160,10 @@ class RandomResizedCrop(_Crop):
         if self.scale[1] > 1:
             raise ValueError(f"scale ends at {self.scale[1]}, above the whole image (1)")
         return self
+
+    def view_sides(self, crop: int) -> list[int]:
+        """Return `sides`, or the size of the evaluation crop."""
+        return self.sides or super().view_sides(crop)
 
 
 Augment = Annotated[CenterCrop | PadCrop | RandomResizedCrop, Field(discriminator="crop")]

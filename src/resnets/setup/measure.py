@@ -10,10 +10,10 @@ from resnets.models.resnet import build_model
 from resnets.params.schema import NO_BACKBONE, Params
 from resnets.tasks.task import Side
 from resnets.training.features import run_over
-from resnets.training.loop import train_one_epoch
+from resnets.training.loop import STATISTICS_IMAGES, train_one_epoch
 from resnets.training.optim import build_optimizer
 from resnets.training.publish import full_preprocess
-from resnets.training.trainer import STATISTICS_IMAGES, Trainer
+from resnets.training.trainer import Trainer
 
 STEPS = 6
 STAGE_SECONDS = 5.0  # of a stage beside its images: Python, torch, DVC and pictures
@@ -54,7 +54,7 @@ def estimate_seconds(values: Params, num_images: dict[str, int], look_seconds: f
 def _measure(values: Params) -> tuple[float, float, float]:
     """Return the seconds per image of training a network, of running it, and of that in fp32."""
     section = next(section for section in values.transfer.values() if section.train != "head")
-    sides = getattr(section.augment, "sides", None) or [values.preprocess.crop]
+    sides = section.augment.view_sides(values.preprocess.crop)
     section = section.model_copy(update={"epochs": len(sides)})  # one of each side
     preprocess = full_preprocess(values.data, values.preprocess, values.model.in_channels)
     side = _generated_side(values, STEPS * section.batch_size)

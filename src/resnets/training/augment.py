@@ -147,8 +147,8 @@ class View:
         epochs: int,
     ) -> None:
         self.images, self.augment = images, augment
-        sides = getattr(augment, "sides", None) or [preprocess.crop]
-        self.crop = sides[int(epoch / epochs * len(sides))]  # equal parts of the training
+        sides = augment.view_sides(preprocess.crop)
+        self.crop = sides[int(epoch / epochs * len(sides))]
         self.seed, self.epoch = seed, epoch
         self.fill = np.round(np.array(preprocess.mean) * 255).astype(np.uint8)
         self.draws = uniform(epoch_table(seed, epoch, len(images)))

@@ -103,8 +103,8 @@ class Batches:
         words = epoch_table(self.seed, epoch, len(self.labels))[:, ORDER]
         return np.argsort(words, kind="stable")
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on, assembled ahead in threads."""
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `start` to before `stop`, made ahead in threads."""
         order, inputs = self.order(epoch), self.inputs_of(epoch)
         part, shares = slice(process_number(), None, num_processes()), self._shares(epoch)
 
@@ -121,5 +121,6 @@ class Batches:
             others = np.roll(order, -1)[slice(*bounds)]
             return replace(take(rows), others=take(others), shares=shares[rows])
 
+        bounds = self._bounds()[start:stop]
         workers = min(MOST_WORKERS, max(2, resolve_threads("auto")))
-        yield from map_ahead(assemble, self._bounds()[start:], workers=workers, ahead=workers + 2)
+        yield from map_ahead(assemble, bounds, workers=workers, ahead=workers + 2)

@@ -21,16 +21,15 @@ from resnets.tasks.decode import crop_batch
 from resnets.tasks.task import Side
 from resnets.training.augment import View
 from resnets.training.average import average_of, estimate_statistics
-from resnets.training.batches import Batches, Rows
+from resnets.training.batches import Batches
 from resnets.training.features import EVAL_BATCH, Features, run_over
-from resnets.training.loop import Course, fit
+from resnets.training.loop import STATISTICS_IMAGES, Course, fit
 from resnets.training.optim import build_loss, build_optimizer
 from resnets.training.plan import train_plan
 from resnets.training.processes import check_alike, join, num_processes, synchronise
 from resnets.training.show import EpochLog, History
 from resnets.training.state import Progress, StateFolder
 
-STATISTICS_IMAGES = 2048  # from which BatchNorm statistics of averaged weights are estimated
 LOOK_EVERY = 16  # steps of a GPU that computes while the next ones are prepared
 MACHINE = ("precision", "device", "threads", "processes")  # what a summary says of it
 
@@ -79,7 +78,7 @@ class Trainer:
         log = EpochLog(title, epochs=epochs, images_per_epoch=num_images, write_curve=write_curve)
         if isinstance(self.section, Variant) and self.section.frozen_batchnorm == "adapt":
             with course.autocast:
-                estimate_statistics(model, map(course.prepare, course.plain_batches()))
+                estimate_statistics(model, map(course.prepare, self._plain_batches(course)))
         if trained_groups == {"head"} and course.freeze_batchnorm:
             course = self._on_features(course, model, seed)
         else:
@@ -169,7 +168,6 @@ class Trainer:
             lr_at=lr_schedule(section.schedule, lr=lr, steps_per_epoch=len(batches), epochs=epochs),
             clip_norm=section.optimizer.clip_norm,
             select=section.select,
-            plain_batches=lambda: self._plain_batches(batches.order(0)[:STATISTICS_IMAGES]),
             val_logits=self._val_logits,
             val_labels=torch.from_numpy(self.val.labels),
             device=device,
@@ -189,8 +187,9 @@ class Trainer:
         assert isinstance(module, ResNet)  # the network, or its average
         return run_over(self.val.images, module, self.preprocess, self.machine)
 
-    def _plain_batches(self, rows: Rows) -> Iterator[Tensor]:
-        """Yield the evaluation crops of these training images, (N, C, crop, crop) uint8."""
+    def _plain_batches(self, course: Course) -> Iterator[Tensor]:
+        """Yield the evaluation crops of some training images, (N, C, crop, crop) uint8."""
+        rows = course.batches.order(0)[:STATISTICS_IMAGES]
         for part in np.array_split(rows, -(-len(rows) // EVAL_BATCH)):
             crops = crop_batch(self.train.images, part, self.preprocess.crop)
             yield torch.from_numpy(crops).permute(0, 3, 1, 2)
